@@ -1,0 +1,2 @@
+//! tern-bench.
+fn main() {}

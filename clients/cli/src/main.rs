@@ -1,0 +1,2 @@
+//! tern.
+fn main() {}

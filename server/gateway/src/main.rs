@@ -1,0 +1,2 @@
+//! ternd.
+fn main() {}
