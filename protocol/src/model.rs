@@ -140,6 +140,9 @@ pub enum Change {
         /// What they are from here on.
         role: Role,
     },
+    /// An entry of a kind that this version does not know, from a newer server: it counts, it cannot be shown. No
+    /// request parses to it and no server makes it.
+    Unknown,
 }
 
 /// Who sends, from which device.
