@@ -1,0 +1,717 @@
+//! The owner of a conversation: takes appends and watermarks in, batches whatever arrived while the last commit was in
+//! flight, numbers it, has it committed, and only then acknowledges and publishes it.
+//!
+//! ```text
+//!            submit / mark
+//!   Cold ------------------> Loading --on_loaded--> Ready --submit--> Committing
+//!    ^                          ^  ^                  ^                 |  |  |
+//!    |   on_loaded(failed)      |  |                  +--on_committed---+  |  |
+//!    +--------------------------+  +--------conflict, outcome unknown------+  |
+//!    +------------------------------------------------unavailable-------------+
+//! ```
+//!
+//! What is numbered and not yet durable is visible to nobody. When a commit fails the whole picture is thrown away and
+//! loaded anew, and its appends are decided again from the start; the send windows make that safe even when the failed
+//! commit had landed after all.
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use bytes::Bytes;
+use hashbrown::{HashMap, HashSet};
+use tern_protocol::convert::encode_entry;
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::SendOk;
+use tern_protocol::frame::encode_push;
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
+use tern_protocol::limits::ENTRY_BYTES_MAX;
+use tern_protocol::model::{
+    Change, Conversation, Entry, Head, Kind, Membership, SendWindow, Sender, WallMillis, Watermarks,
+};
+
+use crate::dedup::{self, Verdict};
+use crate::limits::{
+    BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMMIT_ATTEMPTS_MAX, CONVERSATION_MARKS_MAX, CONVERSATION_QUEUE_MAX,
+    RECEIPT_COUNTS_INTERVAL_MS, WINDOWS_CACHED_MAX,
+};
+use crate::membership::{self, Members, apply, permit};
+use crate::receipts::{Dirty, Notice, Receipts};
+use crate::sequencer::Sequencer;
+use crate::time::{MonoMillis, Now};
+
+/// A commit's version in the store; rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u64);
+
+/// How long a version may stand for "the head is as I know it" without reading it: below the 5 s after which a
+/// FoundationDB transaction is too old.
+const VERSION_LIFE_MS: u64 = 3_000;
+/// A batch ends after an entry that changes this many members, each of which costs two records.
+const BATCH_MEMBERS_MAX: usize = 64;
+
+/// A send on its way into the log. `T` finds the way back to whoever asked.
+#[derive(Debug)]
+pub struct Append<T> {
+    /// Who asked.
+    pub ticket: T,
+    /// The logged-in user and device.
+    pub sender: Sender,
+    /// For a send to a user: the other end of the direct chat, which may not exist yet.
+    pub peer: Option<UserId>,
+    /// The device's number for it.
+    pub client_seq: ClientSeq,
+    /// What.
+    pub change: Change,
+}
+
+/// A watermark on its way.
+#[derive(Debug)]
+pub struct Mark<T> {
+    /// Who asked; `None` when no answer is wanted.
+    pub ticket: Option<T>,
+    /// The logged-in user and device.
+    pub sender: Sender,
+    /// The device has everything up to here.
+    pub delivered: Seq,
+    /// The user has seen everything up to here; 0: not said.
+    pub read: Seq,
+}
+
+/// A conversation as the store has it.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Kind and title.
+    pub conversation: Conversation,
+    /// Where the log stands.
+    pub head: Head,
+    /// Past members included.
+    pub members: Vec<(UserId, Membership)>,
+    /// Of members.
+    pub watermarks: Vec<(UserId, Watermarks)>,
+}
+
+/// Entries to be committed together, fenced by the head.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Whose log.
+    pub conversation: ConversationId,
+    /// The head before it; of a conversation that does not exist, `last` is 0.
+    pub base: Head,
+    /// The version at which that was the head, while it is fresh; `None`: read and compare.
+    pub version: Option<Version>,
+    /// Encoded, dense, from `base.last + 1`.
+    pub entries: Vec<(Seq, Bytes)>,
+    /// The head after it.
+    pub head: Head,
+    /// The windows that changed.
+    pub windows: Vec<(Sender, SendWindow)>,
+    /// The memberships that changed.
+    pub members: Vec<(UserId, Membership)>,
+    /// The conversation's record, when it is new or changed.
+    pub record: Option<Conversation>,
+}
+
+/// Why a commit failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitFault {
+    /// The head is not as the batch assumed, or the version was too old; nothing is stored.
+    Conflict,
+    /// It may be stored, now or later.
+    Unknown,
+    /// The store takes nothing at present; nothing is stored.
+    Unavailable,
+    /// The store will never take it, or is broken; nothing more can be said.
+    Failed,
+}
+
+/// Durable entries for everybody in an audience.
+#[derive(Debug, Clone)]
+pub struct Publication {
+    /// Whose log.
+    pub conversation: ConversationId,
+    /// `Push` frames, ready to be written, in order.
+    pub frames: Vec<(Seq, Bytes)>,
+    /// Who gets them, sorted.
+    pub audience: Arc<[UserId]>,
+}
+
+/// What the owner wants done.
+#[derive(Debug)]
+pub enum Effect<T> {
+    /// Load the conversation, after a fence against a commit that may still land if `fence` says so, and call
+    /// [`Owner::on_loaded`].
+    Load {
+        /// First move the head, so that an earlier commit cannot land any more.
+        fence: bool,
+    },
+    /// Load these windows and call [`Owner::on_windows`].
+    LoadWindows(Vec<Sender>),
+    /// Commit and call [`Owner::on_committed`].
+    Commit(Batch),
+    /// Look this send up in the log, below `before`, and answer with what is found.
+    FindSend {
+        /// Who asked.
+        ticket: T,
+        /// Whose send.
+        sender: Sender,
+        /// Which.
+        client_seq: ClientSeq,
+        /// Its seq is below this one.
+        before: Seq,
+    },
+    /// Answer a send.
+    Reply(T, Result<SendOk, ErrorCode>),
+    /// Push to everybody's connections.
+    Publish(Publication),
+    /// Tell everybody's connections that the log has grown.
+    HeadMoved {
+        /// To here.
+        head: Seq,
+        /// Whom.
+        audience: Arc<[UserId]>,
+    },
+    /// Answer a mark; when it is taken and says `durable`, after the next [`Owner::take_dirty`] is persisted.
+    Marked {
+        /// Who asked.
+        ticket: T,
+        /// Taken or refused.
+        result: Result<(), ErrorCode>,
+        /// Whether the answer waits for the store.
+        durable: bool,
+    },
+}
+
+#[derive(Debug)]
+struct Known {
+    exists: bool,
+    version: Option<(Version, MonoMillis)>,
+    conversation: Conversation,
+    members: Members,
+    sequencer: Sequencer,
+    windows: HashMap<Sender, SendWindow>,
+}
+
+#[derive(Debug)]
+struct Queued<T> {
+    append: Append<T>,
+    attempts: u32,
+    maybe_stored: bool,
+}
+
+#[derive(Debug)]
+struct InFlight<T> {
+    /// What was numbered, with its answer; a duplicate of an entry of the same batch is among them.
+    items: Vec<(Queued<T>, SendOk)>,
+    entries: Vec<Numbered>,
+}
+
+/// An entry that has its number and is not durable yet.
+#[derive(Debug)]
+struct Numbered {
+    seq: Seq,
+    time: WallMillis,
+    sender: UserId,
+    is_message: bool,
+    /// The `Push` frame.
+    frame: Bytes,
+    audience: Arc<[UserId]>,
+}
+
+#[derive(Debug)]
+enum Phase<T> {
+    Cold,
+    Loading,
+    Ready(Known),
+    Committing(Known, InFlight<T>),
+}
+
+/// The owner of one conversation.
+#[derive(Debug)]
+pub struct Owner<T> {
+    id: ConversationId,
+    phase: Phase<T>,
+    queue: VecDeque<Queued<T>>,
+    marks: VecDeque<Mark<T>>,
+    windows_asked: bool,
+    /// The last entry that connections here were told of, over reloads.
+    published: Option<Seq>,
+    receipts: Receipts,
+    counts_due: MonoMillis,
+    effects: VecDeque<Effect<T>>,
+}
+
+impl<T> Owner<T> {
+    /// An owner that knows nothing yet.
+    pub fn new(id: ConversationId) -> Self {
+        Self {
+            id,
+            phase: Phase::Cold,
+            queue: VecDeque::new(),
+            marks: VecDeque::new(),
+            windows_asked: false,
+            published: None,
+            receipts: Receipts::default(),
+            counts_due: MonoMillis::default(),
+            effects: VecDeque::new(),
+        }
+    }
+
+    /// The conversation.
+    pub fn id(&self) -> ConversationId {
+        self.id
+    }
+
+    /// The next thing to do. Call after every other method until it returns `None`.
+    pub fn poll_effect(&mut self) -> Option<Effect<T>> {
+        self.effects.pop_front()
+    }
+
+    /// Whether it may be forgotten: nothing waits, is in flight or is to be persisted.
+    pub fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Cold | Phase::Ready(_))
+            && self.queue.is_empty()
+            && self.marks.is_empty()
+            && self.effects.is_empty()
+            && !self.windows_asked
+            && !self.receipts.is_dirty()
+            && !self.receipts.has_moved()
+    }
+
+    /// Takes an append.
+    pub fn submit(&mut self, now: Now, append: Append<T>) {
+        if self.queue.len() >= CONVERSATION_QUEUE_MAX {
+            self.effects.push_back(Effect::Reply(append.ticket, Err(ErrorCode::Overloaded)));
+            return;
+        }
+        self.queue.push_back(Queued { append, attempts: 0, maybe_stored: false });
+        self.pump(now);
+    }
+
+    /// Takes a watermark.
+    pub fn mark(&mut self, now: Now, mark: Mark<T>) {
+        if let Phase::Ready(known) | Phase::Committing(known, _) = &self.phase {
+            let result = take_mark(known, &mut self.receipts, &mark);
+            self.answer_mark(mark, result);
+        } else if self.marks.len() >= CONVERSATION_MARKS_MAX {
+            self.answer_mark(mark, Err(ErrorCode::Overloaded));
+        } else {
+            self.marks.push_back(mark);
+            self.pump(now);
+        }
+    }
+
+    /// The answer to [`Effect::Load`]: `Ok(None)` when there is no such conversation, `Err` when it could not be loaded.
+    pub fn on_loaded(&mut self, now: Now, loaded: Result<(Version, Option<Stored>), ()>) {
+        assert!(matches!(self.phase, Phase::Loading), "loaded without having asked");
+        let Ok((version, stored)) = loaded else {
+            self.phase = Phase::Cold;
+            while let Some(queued) = self.queue.pop_front() {
+                self.give_up(queued, ErrorCode::Unavailable);
+            }
+            while let Some(mark) = self.marks.pop_front() {
+                self.answer_mark(mark, Err(ErrorCode::Unavailable));
+            }
+            return;
+        };
+        let exists = stored.is_some();
+        let stored = stored.unwrap_or_else(|| Stored {
+            conversation: Conversation { kind: Kind::Group, title: Default::default() },
+            head: Head::default(),
+            members: Vec::new(),
+            watermarks: Vec::new(),
+        });
+        let mut known = Known {
+            exists,
+            version: Some((version, now.mono)),
+            conversation: stored.conversation,
+            members: Members::new(stored.members),
+            sequencer: Sequencer::new(stored.head),
+            windows: HashMap::new(),
+        };
+        self.receipts.absorb(stored.watermarks);
+        let last = stored.head.last;
+        if self.published.is_some_and(|published| published < last) {
+            // A commit whose outcome was unknown has landed, or somebody else has appended: nobody here was told.
+            let audience = known.members.audience();
+            self.effects.push_back(Effect::HeadMoved { head: last, audience });
+        }
+        self.published = self.published.max(Some(last));
+        while let Some(mark) = self.marks.pop_front() {
+            let result = take_mark(&known, &mut self.receipts, &mark);
+            self.answer_mark(mark, result);
+        }
+        self.phase = Phase::Ready(known);
+        self.pump(now);
+    }
+
+    /// The answer to [`Effect::LoadWindows`], with the head that was read together with them; `Err` when they could not
+    /// be loaded.
+    pub fn on_windows(&mut self, now: Now, loaded: Result<(Head, Vec<(Sender, SendWindow)>), ()>) {
+        self.windows_asked = false;
+        // While a commit is in flight, the windows in memory know more than the store.
+        let may_forget = matches!(self.phase, Phase::Ready(_));
+        match (&mut self.phase, loaded) {
+            (_, Err(())) => {
+                while let Some(queued) = self.queue.pop_front() {
+                    self.give_up(queued, ErrorCode::Unavailable);
+                }
+            }
+            (Phase::Ready(known) | Phase::Committing(known, _), Ok((head, windows)))
+                if head.last == known.sequencer.durable() || head.last == known.sequencer.head().last =>
+            {
+                if may_forget && known.windows.len() + windows.len() > WINDOWS_CACHED_MAX {
+                    known.windows.clear();
+                }
+                for (sender, window) in windows {
+                    // One that is cached is newer: it has what was numbered since.
+                    known.windows.entry(sender).or_insert(window);
+                }
+            }
+            // Somebody else has appended since, so the windows and the rest of the picture do not belong together.
+            (Phase::Ready(_), Ok(_)) => {
+                self.phase = Phase::Loading;
+                self.effects.push_back(Effect::Load { fence: false });
+            }
+            (Phase::Cold | Phase::Loading | Phase::Committing(..), Ok(_)) => {}
+        }
+        self.pump(now);
+    }
+
+    /// The answer to [`Effect::Commit`].
+    pub fn on_committed(&mut self, now: Now, result: Result<Version, CommitFault>) {
+        let Phase::Committing(mut known, in_flight) = core::mem::replace(&mut self.phase, Phase::Cold) else {
+            panic!("committed without having asked");
+        };
+        match result {
+            Ok(version) => {
+                known.exists = true;
+                known.version = Some((version, now.mono));
+                self.on_durable(&mut known, in_flight);
+                self.phase = Phase::Ready(known);
+            }
+            Err(fault) => {
+                let fence = fault == CommitFault::Unknown;
+                for (mut queued, _) in in_flight.items.into_iter().rev() {
+                    queued.attempts += 1;
+                    queued.maybe_stored |= matches!(fault, CommitFault::Unknown | CommitFault::Failed);
+                    let code = match fault {
+                        CommitFault::Failed => Some(ErrorCode::Internal),
+                        CommitFault::Unavailable => Some(ErrorCode::Unavailable),
+                        CommitFault::Conflict | CommitFault::Unknown => {
+                            (queued.attempts >= COMMIT_ATTEMPTS_MAX).then_some(ErrorCode::Overloaded)
+                        }
+                    };
+                    match code {
+                        Some(code) => self.give_up(queued, code),
+                        None => self.queue.push_front(queued),
+                    }
+                }
+                if fence || !self.queue.is_empty() {
+                    self.phase = Phase::Loading;
+                    self.effects.push_back(Effect::Load { fence });
+                }
+            }
+        }
+        self.pump(now);
+    }
+
+    /// The only place where a send is acknowledged and an entry is shown.
+    fn on_durable(&mut self, known: &mut Known, in_flight: InFlight<T>) {
+        let mut publications: Vec<Publication> = Vec::new();
+        for Numbered { seq, sender, is_message, frame, audience, .. } in in_flight.entries {
+            known.sequencer.on_durable(seq);
+            if is_message && known.conversation.kind == Kind::Group {
+                self.receipts.on_message(sender, seq);
+            }
+            match publications.last_mut() {
+                Some(last) if Arc::ptr_eq(&last.audience, &audience) => last.frames.push((seq, frame)),
+                _ => publications.push(Publication {
+                    conversation: self.id,
+                    frames: alloc::vec![(seq, frame)],
+                    audience,
+                }),
+            }
+        }
+        self.published = Some(known.sequencer.durable());
+        self.effects
+            .extend(in_flight.items.into_iter().map(|(q, ok)| Effect::Reply(q.append.ticket, Ok(ok))));
+        self.effects.extend(publications.into_iter().map(Effect::Publish));
+    }
+
+    fn give_up(&mut self, queued: Queued<T>, code: ErrorCode) {
+        let code = if queued.maybe_stored { ErrorCode::OutcomeUnknown } else { code };
+        self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code)));
+    }
+
+    fn answer_mark(&mut self, mark: Mark<T>, result: Result<(), ErrorCode>) {
+        if let Some(ticket) = mark.ticket {
+            let durable = result.is_ok() && mark.read > Seq(0);
+            self.effects.push_back(Effect::Marked { ticket, result, durable });
+        }
+    }
+
+    /// Does what can be done now: loads, or forms the next batch.
+    fn pump(&mut self, now: Now) {
+        match core::mem::replace(&mut self.phase, Phase::Cold) {
+            Phase::Cold if !self.queue.is_empty() || !self.marks.is_empty() => {
+                self.phase = Phase::Loading;
+                self.effects.push_back(Effect::Load { fence: false });
+            }
+            Phase::Ready(known) if !self.queue.is_empty() => self.phase = self.form_batch(now, known),
+            phase => self.phase = phase,
+        }
+    }
+
+    fn form_batch(&mut self, now: Now, mut known: Known) -> Phase<T> {
+        let base = if known.exists { known.sequencer.head() } else { Head::default() };
+        let mut staged = Staged::default();
+        let mut in_flight = InFlight { items: Vec::new(), entries: Vec::new() };
+        while let Some(queued) = self.queue.front() {
+            if known.exists && !known.windows.contains_key(&queued.append.sender) {
+                if in_flight.entries.is_empty() {
+                    self.ask_for_windows(&known);
+                }
+                break;
+            }
+            let Some(mut queued) = self.queue.pop_front() else { break };
+            match decide(self.id, now, &mut known, &mut staged, &in_flight.entries, &mut queued.append) {
+                Decision::Refuse(code) => self.give_up_refused(queued, code),
+                Decision::Find(before) => self.effects.push_back(Effect::FindSend {
+                    sender: queued.append.sender,
+                    client_seq: queued.append.client_seq,
+                    before,
+                    ticket: queued.append.ticket,
+                }),
+                Decision::Numbered { ok, entry } => {
+                    if let Some(entry) = entry {
+                        in_flight.entries.push(entry);
+                    }
+                    in_flight.items.push((queued, ok));
+                }
+            }
+            if staged.entries.len() >= BATCH_ENTRIES_MAX
+                || staged.bytes + ENTRY_BYTES_MAX > BATCH_BYTES_MAX
+                || staged.members.len() >= BATCH_MEMBERS_MAX
+            {
+                break;
+            }
+        }
+        if staged.entries.is_empty() {
+            assert!(in_flight.items.is_empty(), "an answer that waits for nothing");
+            return Phase::Ready(known);
+        }
+        let version =
+            known.version.filter(|(_, at)| now.mono.since(*at) < VERSION_LIFE_MS).map(|(version, _)| version);
+        let window = |sender: &Sender| (*sender, known.windows.get(sender).cloned().unwrap_or_default());
+        self.effects.push_back(Effect::Commit(Batch {
+            conversation: self.id,
+            base,
+            version,
+            head: known.sequencer.head(),
+            windows: staged.senders.iter().map(window).collect(),
+            members: staged.members.iter().filter_map(|u| Some((*u, *known.members.get(*u)?))).collect(),
+            record: staged.record.then(|| known.conversation.clone()),
+            entries: staged.entries,
+        }));
+        Phase::Committing(known, in_flight)
+    }
+
+    fn give_up_refused(&mut self, queued: Queued<T>, code: ErrorCode) {
+        // What is refused now would also have been found now, had an earlier try stored it.
+        self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code)));
+    }
+
+    fn ask_for_windows(&mut self, known: &Known) {
+        if self.windows_asked {
+            return;
+        }
+        let mut seen = HashSet::new();
+        let missing: Vec<Sender> = self
+            .queue
+            .iter()
+            .take(BATCH_ENTRIES_MAX)
+            .map(|queued| queued.append.sender)
+            .filter(|sender| !known.windows.contains_key(sender) && seen.insert(*sender))
+            .collect();
+        self.windows_asked = true;
+        self.effects.push_back(Effect::LoadWindows(missing));
+    }
+
+    /// The watermarks to persist now.
+    pub fn take_dirty(&mut self) -> Vec<(UserId, Dirty)> {
+        self.receipts.take_dirty().into_iter().collect()
+    }
+
+    /// Whether [`Owner::take_dirty`] has something.
+    pub fn is_dirty(&self) -> bool {
+        self.receipts.is_dirty()
+    }
+
+    /// Watermarks that could not be persisted; they will be taken again.
+    pub fn put_back_dirty(&mut self, dirty: &[(UserId, Dirty)]) {
+        dirty.iter().for_each(|(user, dirty)| self.receipts.put_back(*user, dirty));
+    }
+
+    /// Whom to tell which watermarks now, and when to ask again if something is held back: groups are told at most every
+    /// `RECEIPT_COUNTS_INTERVAL_MS`.
+    pub fn take_notices(&mut self, now: Now) -> (Vec<Notice>, Option<MonoMillis>) {
+        let (Phase::Ready(known) | Phase::Committing(known, _)) = &mut self.phase else {
+            return (Vec::new(), None);
+        };
+        if !self.receipts.has_moved() {
+            return (Vec::new(), None);
+        }
+        let kind = known.conversation.kind;
+        if kind == Kind::Group {
+            if now.mono < self.counts_due {
+                return (Vec::new(), Some(self.counts_due));
+            }
+            self.counts_due = now.mono.plus(RECEIPT_COUNTS_INTERVAL_MS);
+        }
+        (self.receipts.take_notices(kind, &mut known.members), None)
+    }
+}
+
+/// What a batch has changed so far.
+#[derive(Default)]
+struct Staged {
+    entries: Vec<(Seq, Bytes)>,
+    bytes: usize,
+    senders: Vec<Sender>,
+    members: Vec<UserId>,
+    record: bool,
+}
+
+enum Decision {
+    Refuse(ErrorCode),
+    Find(Seq),
+    Numbered { ok: SendOk, entry: Option<Numbered> },
+}
+
+/// Decides one append: has it been stored, is it permitted? If it is new and permitted, numbers and applies it.
+fn decide<T>(
+    id: ConversationId,
+    now: Now,
+    known: &mut Known,
+    staged: &mut Staged,
+    numbered: &[Numbered],
+    append: &mut Append<T>,
+) -> Decision {
+    let exists = known.exists || !numbered.is_empty();
+    let sender = append.sender;
+    let verdict =
+        known.windows.get(&sender).map_or(Verdict::New, |window| dedup::check(window, append.client_seq));
+    match verdict {
+        Verdict::New => {}
+        Verdict::Duplicate(seq) if seq <= known.sequencer.durable() => return Decision::Find(seq.next()),
+        Verdict::Duplicate(seq) => {
+            let time = numbered.iter().find(|n| n.seq == seq).map_or(known.sequencer.head().time, |n| n.time);
+            let ok = SendOk { conversation: id, seq, time, duplicate: true };
+            return Decision::Numbered { ok, entry: None };
+        }
+        Verdict::Stale => return Decision::Refuse(ErrorCode::ClientSeqStale),
+        Verdict::BeforeWindow(seq) => return Decision::Find(seq),
+    }
+    let change = core::mem::replace(&mut append.change, Change::Unknown);
+    let permitted = if exists {
+        permit(&known.conversation, &known.members, known.sequencer.head().last, sender.user, change.clone())
+    } else {
+        found(known, &append.peer, sender.user, change.clone())
+    };
+    // A later attempt, should this commit fail, decides on what was asked.
+    append.change = change;
+    let change = match permitted {
+        Ok(change) => change,
+        Err(code) => return Decision::Refuse(code),
+    };
+    if !exists {
+        staged.record = true;
+        if known.conversation.kind == Kind::Direct {
+            staged.members.extend_from_slice(&known.members.audience());
+        }
+    }
+    let (seq, time) = known.sequencer.assign(now.wall);
+    let entry = Entry { seq, time, sender, client_seq: append.client_seq, change };
+    let bytes = encode_entry(&entry);
+    assert!(bytes.len() <= ENTRY_BYTES_MAX, "the limits of requests keep entries below that of the store");
+
+    let before = match entry.change {
+        Change::Remove { .. } | Change::Leave => Some(known.members.audience()),
+        _ => None,
+    };
+    let applied = apply(&mut known.conversation, &mut known.members, sender.user, seq, &entry.change);
+    // Whoever is removed by an entry still gets that entry.
+    let audience = before.unwrap_or_else(|| known.members.audience());
+    for user in applied.members {
+        if !staged.members.contains(&user) {
+            staged.members.push(user);
+        }
+    }
+    staged.record |= applied.record;
+    dedup::record(known.windows.entry(sender).or_default(), append.client_seq, seq);
+    if !staged.senders.contains(&sender) {
+        staged.senders.push(sender);
+    }
+    staged.bytes += bytes.len();
+    let frame = encode_push(id, &bytes);
+    staged.entries.push((seq, bytes));
+    Decision::Numbered {
+        ok: SendOk { conversation: id, seq, time, duplicate: false },
+        entry: Some(Numbered {
+            seq,
+            time,
+            sender: sender.user,
+            is_message: matches!(entry.change, Change::Message(_)),
+            frame,
+            audience,
+        }),
+    }
+}
+
+/// The first entry of a conversation: a message to a user, or the creation of a group.
+fn found(
+    known: &mut Known,
+    peer: &Option<UserId>,
+    user: UserId,
+    change: Change,
+) -> Result<Change, ErrorCode> {
+    match (change, peer) {
+        (Change::Message(message), Some(peer)) => {
+            if message.reply_to.is_some() {
+                return Err(ErrorCode::InvalidArgument);
+            }
+            known.conversation = Conversation { kind: Kind::Direct, title: Default::default() };
+            known.members = membership::direct(user, *peer);
+            Ok(Change::Message(message))
+        }
+        (Change::Create { title, mut members }, None) => {
+            members.retain(|member| *member != user);
+            known.conversation = Conversation { kind: Kind::Group, title: Default::default() };
+            known.members = Members::new([]);
+            Ok(Change::Create { title, members })
+        }
+        _ => Err(ErrorCode::UnknownConversation),
+    }
+}
+
+fn take_mark<T>(known: &Known, receipts: &mut Receipts, mark: &Mark<T>) -> Result<(), ErrorCode> {
+    if !known.exists {
+        return Err(ErrorCode::UnknownConversation);
+    }
+    let membership = known.members.get(mark.sender.user).ok_or(match known.conversation.kind {
+        Kind::Direct => ErrorCode::UnknownConversation,
+        Kind::Group => ErrorCode::NotMember,
+    })?;
+    let durable = known.sequencer.durable();
+    let head = membership.left.map_or(durable, |left| left.min(durable));
+    if mark.delivered.max(mark.read) > head {
+        return Err(ErrorCode::InvalidArgument);
+    }
+    receipts.mark(mark.sender, mark.delivered, mark.read);
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "conversation_tests.rs"]
+mod tests;

@@ -1,0 +1,87 @@
+//! From the users who are to get something to the connections of one shard that they have.
+
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+use tern_protocol::ids::UserId;
+
+/// The logged-in connections of one shard by user. `K` is the shard's own handle of a connection.
+#[derive(Debug)]
+pub struct Local<K> {
+    users: HashMap<UserId, Vec<K>>,
+}
+
+impl<K> Default for Local<K> {
+    fn default() -> Self {
+        Self { users: HashMap::new() }
+    }
+}
+
+impl<K: PartialEq> Local<K> {
+    /// A connection has logged in.
+    pub fn insert(&mut self, user: UserId, key: K) {
+        self.users.entry(user).or_default().push(key);
+    }
+
+    /// A connection has ended.
+    pub fn remove(&mut self, user: UserId, key: &K) {
+        if let Some(keys) = self.users.get_mut(&user) {
+            keys.retain(|k| k != key);
+            if keys.is_empty() {
+                self.users.remove(&user);
+            }
+        }
+    }
+
+    /// Whether nobody is here.
+    pub fn is_empty(&self) -> bool {
+        self.users.is_empty()
+    }
+
+    /// A user's connections here.
+    pub fn of(&self, user: UserId) -> &[K] {
+        self.users.get(&user).map_or(&[], Vec::as_slice)
+    }
+
+    /// Calls `each` for every connection here of everybody in `audience`, which is sorted: walks whichever of the two is
+    /// smaller, so that a large group costs a shard with few users little.
+    pub fn each(&self, audience: &[UserId], mut each: impl FnMut(&K)) {
+        if audience.len() <= self.users.len() {
+            audience.iter().filter_map(|user| self.users.get(user)).flatten().for_each(each);
+        } else {
+            for (user, keys) in &self.users {
+                if audience.binary_search(user).is_ok() {
+                    keys.iter().for_each(&mut each);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_of_walking_find_the_same() {
+        let user = |n: u8| UserId::from_bytes([n; 16]);
+        let mut local = Local::default();
+        for (n, key) in [(1, 10), (1, 11), (3, 30), (5, 50)] {
+            local.insert(user(n), key);
+        }
+        let reached = |local: &Local<u32>, audience: &[UserId]| {
+            let mut keys = Vec::new();
+            local.each(audience, |k| keys.push(*k));
+            keys.sort_unstable();
+            keys
+        };
+        let few: Vec<_> = [1, 2, 3].map(user).to_vec();
+        let many: Vec<_> = (0..=4).chain(6..100).map(user).collect();
+        assert_eq!(reached(&local, &few), [10, 11, 30]);
+        assert_eq!(reached(&local, &many), [10, 11, 30]);
+        local.remove(user(1), &10);
+        local.remove(user(3), &30);
+        assert_eq!(reached(&local, &many), [11]);
+        assert_eq!(local.of(user(3)), []);
+    }
+}

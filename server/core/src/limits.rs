@@ -1,0 +1,47 @@
+//! The server's own bounds; those of the protocol are in `tern_protocol::limits`.
+
+use tern_protocol::limits::{ENTRY_BYTES_MAX, FRAME_BYTES_MAX, IN_FLIGHT_MAX, MEMBERS_MAX};
+
+/// Appends that wait at one conversation for the commit in flight; more are refused as overloaded.
+pub const CONVERSATION_QUEUE_MAX: usize = 4_096;
+/// Watermarks that wait at one conversation until it is loaded; more are refused as overloaded.
+pub const CONVERSATION_MARKS_MAX: usize = 4_096;
+/// Entries in one commit. On FoundationDB a transaction should stay far below 10 MB and 5 s.
+pub const BATCH_ENTRIES_MAX: usize = 256;
+/// Bytes of entries in one commit.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+/// Commits of the same entries that may conflict before the senders are told to come back later.
+pub const COMMIT_ATTEMPTS_MAX: u32 = 8;
+/// Send windows that a conversation keeps in memory: every member with a few devices.
+pub const WINDOWS_CACHED_MAX: usize = 4 * MEMBERS_MAX;
+/// Members of a group, past ones included, whom the owner keeps in memory; a group that reached it takes nobody new.
+pub const MEMBER_RECORDS_MAX: usize = 16 * MEMBERS_MAX;
+/// Members to whom entries are pushed one by one. No group is larger yet.
+pub const PUSH_MEMBERS_MAX: usize = 1_024;
+/// Senders of a group who are told how many members have their latest message.
+pub const RECEIPT_SENDERS_MAX: usize = 32;
+/// Between two rounds of receipt counts in a group.
+pub const RECEIPT_COUNTS_INTERVAL_MS: u64 = 250;
+
+/// Bytes of pushes queued for one connection; beyond, it is a slow reader.
+pub const OUTBOUND_PUSH_BYTES_MAX: usize = 256 * 1024;
+/// Pushes queued for one connection.
+pub const OUTBOUND_PUSHES_MAX: usize = 1_024;
+/// Bytes queued for one connection above which no further request of it is taken up.
+pub const OUTBOUND_HIGH_WATER_BYTES: usize = 256 * 1024;
+/// Conversations in which a slow reader may lag before it is sent away to connect and sync anew.
+pub const LAGGING_MAX: usize = 1_024;
+
+/// Refused requests before login, after which the connection is closed.
+pub const REFUSED_BEFORE_LOGIN_MAX: u8 = 8;
+/// Devices of one user that are connected at once; a further one displaces the one that logged in first.
+pub const DEVICES_ONLINE_MAX: usize = 16;
+
+/// Slots over which conversations and users are spread: 16 for each of 64 shards.
+pub const SLOTS: u16 = 1_024;
+
+const _: () = assert!(MEMBERS_MAX <= PUSH_MEMBERS_MAX);
+const _: () = assert!(ENTRY_BYTES_MAX < BATCH_BYTES_MAX);
+const _: () = assert!(ENTRY_BYTES_MAX < OUTBOUND_PUSH_BYTES_MAX);
+const _: () = assert!(OUTBOUND_HIGH_WATER_BYTES < FRAME_BYTES_MAX);
+const _: () = assert!(IN_FLIGHT_MAX < CONVERSATION_QUEUE_MAX);

@@ -1,0 +1,276 @@
+//! Watermarks of one conversation: they only rise, never above what is durable and visible, and `read` never above
+//! `delivered`. Says what to persist and whom to tell.
+
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+
+use hashbrown::HashMap;
+use tern_protocol::event::{ReceiptCount, UserReceipt};
+use tern_protocol::ids::{DeviceId, Seq, UserId};
+use tern_protocol::model::{Kind, Sender, Watermarks};
+
+use crate::limits::RECEIPT_SENDERS_MAX;
+use crate::membership::Members;
+
+/// The watermarks of a conversation's members.
+#[derive(Debug, Default)]
+pub struct Receipts {
+    marks: HashMap<UserId, Watermarks>,
+    /// To be persisted.
+    dirty: BTreeMap<UserId, Dirty>,
+    /// Whose watermarks others are to be told.
+    moved: Vec<UserId>,
+    /// Whose read watermark their own devices are to be told.
+    own_read: Vec<UserId>,
+    /// Who sent messages lately, newest last.
+    senders: Vec<LastMessage>,
+}
+
+#[derive(Debug)]
+struct LastMessage {
+    sender: UserId,
+    seq: Seq,
+    /// How many have received and read it, as the sender was told.
+    told: Option<(u32, u32)>,
+}
+
+/// A user's watermarks that are not persisted yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dirty {
+    /// Per device.
+    pub delivered: Vec<(DeviceId, Seq)>,
+    /// Of the user; 0: unchanged.
+    pub read: Seq,
+}
+
+/// Something to tell one user's connected devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Notice {
+    /// Whose devices.
+    pub to: UserId,
+    /// Direct chats: the peer's watermarks; any: their own.
+    pub users: Vec<UserReceipt>,
+    /// Groups.
+    pub counts: Vec<ReceiptCount>,
+}
+
+impl Receipts {
+    /// Takes stored watermarks in; those in memory may be ahead of them, never behind.
+    pub fn absorb(&mut self, stored: impl IntoIterator<Item = (UserId, Watermarks)>) {
+        for (user, stored) in stored {
+            let marks = self.marks.entry(user).or_default();
+            marks.delivered = marks.delivered.max(stored.delivered);
+            marks.read = marks.read.max(stored.read);
+        }
+    }
+
+    /// A user's watermarks.
+    pub fn get(&self, user: UserId) -> Watermarks {
+        self.marks.get(&user).copied().unwrap_or_default()
+    }
+
+    /// `by` says that its device has everything up to `delivered`, and that its user has seen everything up to `read`
+    /// (0: not said). The caller has checked both against what is visible to them. Lower ones are ignored.
+    pub fn mark(&mut self, by: Sender, delivered: Seq, read: Seq) {
+        let delivered = delivered.max(read);
+        let marks = self.marks.entry(by.user).or_default();
+        let dirty = self.dirty.entry(by.user).or_default();
+        match dirty.delivered.iter_mut().find(|(device, _)| *device == by.device) {
+            Some((_, seq)) => *seq = (*seq).max(delivered),
+            None => dirty.delivered.push((by.device, delivered)),
+        }
+        let before = *marks;
+        marks.delivered = marks.delivered.max(delivered);
+        if read > marks.read {
+            marks.read = read;
+            dirty.read = read;
+            add_once(&mut self.own_read, by.user);
+        }
+        if *marks != before {
+            add_once(&mut self.moved, by.user);
+        }
+    }
+
+    /// `sender` sent a message at `seq`, which is durable.
+    pub fn on_message(&mut self, sender: UserId, seq: Seq) {
+        self.senders.retain(|last| last.sender != sender);
+        if self.senders.len() >= RECEIPT_SENDERS_MAX {
+            self.senders.remove(0);
+        }
+        self.senders.push(LastMessage { sender, seq, told: None });
+    }
+
+    /// Whether [`Receipts::take_notices`] might have something to say.
+    pub fn has_moved(&self) -> bool {
+        !self.moved.is_empty() || !self.own_read.is_empty()
+    }
+
+    /// Whether there is something to persist.
+    pub fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// What to persist now; what comes later is dirty anew.
+    pub fn take_dirty(&mut self) -> BTreeMap<UserId, Dirty> {
+        core::mem::take(&mut self.dirty)
+    }
+
+    /// What could not be persisted is dirty again.
+    pub fn put_back(&mut self, user: UserId, failed: &Dirty) {
+        let dirty = self.dirty.entry(user).or_default();
+        dirty.read = dirty.read.max(failed.read);
+        for &(device, seq) in &failed.delivered {
+            match dirty.delivered.iter_mut().find(|(d, _)| *d == device) {
+                Some((_, newer)) => *newer = (*newer).max(seq),
+                None => dirty.delivered.push((device, seq)),
+            }
+        }
+    }
+
+    /// Whom to tell what, of all that has moved since the last call.
+    pub fn take_notices(&mut self, kind: Kind, members: &mut Members) -> Vec<Notice> {
+        let moved = core::mem::take(&mut self.moved);
+        let own_read = core::mem::take(&mut self.own_read);
+        let receipt = |user| {
+            let Watermarks { delivered, read } = self.get(user);
+            UserReceipt { user, delivered, read }
+        };
+        let mut notices: Vec<Notice> = own_read
+            .into_iter()
+            .map(|user| Notice { to: user, users: alloc::vec![receipt(user)], counts: Vec::new() })
+            .collect();
+        let audience = members.audience();
+        match kind {
+            Kind::Direct => {
+                for user in moved {
+                    notices.extend(audience.iter().filter(|peer| **peer != user).map(|peer| Notice {
+                        to: *peer,
+                        users: alloc::vec![receipt(user)],
+                        counts: Vec::new(),
+                    }));
+                }
+            }
+            Kind::Group => {
+                if moved.is_empty() {
+                    return notices;
+                }
+                for i in 0..self.senders.len() {
+                    let LastMessage { sender, seq, told } = self.senders[i];
+                    if !audience.contains(&sender) {
+                        continue;
+                    }
+                    let others =
+                        || audience.iter().filter(|user| **user != sender).map(|user| self.get(*user));
+                    let delivered = others().filter(|m| m.delivered >= seq).count() as u32;
+                    let read = others().filter(|m| m.read >= seq).count() as u32;
+                    if delivered == 0 || told == Some((delivered, read)) {
+                        continue;
+                    }
+                    self.senders[i].told = Some((delivered, read));
+                    let count = ReceiptCount { seq, delivered, read, members: audience.len() as u32 - 1 };
+                    notices.push(Notice { to: sender, users: Vec::new(), counts: alloc::vec![count] });
+                }
+            }
+        }
+        notices
+    }
+}
+
+fn add_once(list: &mut Vec<UserId>, user: UserId) {
+    if !list.contains(&user) {
+        list.push(user);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership;
+    use alloc::vec;
+    use proptest::prelude::*;
+    use tern_protocol::model::{Membership, Role};
+
+    fn user(n: u8) -> UserId {
+        UserId::from_bytes([n; 16])
+    }
+
+    fn by(n: u8, device: u64) -> Sender {
+        Sender { user: user(n), device: DeviceId::new(device).expect("not 0") }
+    }
+
+    fn receipt(n: u8, delivered: u64, read: u64) -> UserReceipt {
+        UserReceipt { user: user(n), delivered: Seq(delivered), read: Seq(read) }
+    }
+
+    #[test]
+    fn the_peer_of_a_direct_chat_is_told() {
+        let mut members = membership::direct(user(1), user(2));
+        let mut receipts = Receipts::default();
+        receipts.mark(by(2, 1), Seq(5), Seq(0));
+        let told = |to, r| Notice { to: user(to), users: vec![r], counts: vec![] };
+        assert_eq!(receipts.take_notices(Kind::Direct, &mut members), [told(1, receipt(2, 5, 0))]);
+        assert_eq!(receipts.take_notices(Kind::Direct, &mut members), []);
+        receipts.mark(by(2, 1), Seq(4), Seq(3));
+        assert_eq!(
+            receipts.take_notices(Kind::Direct, &mut members),
+            [told(2, receipt(2, 5, 3)), told(1, receipt(2, 5, 3))],
+            "their own devices learn what was read"
+        );
+        receipts.mark(by(2, 9), Seq(2), Seq(1));
+        assert!(!receipts.has_moved(), "a second device that lags moves nothing");
+        let dirty = receipts.take_dirty();
+        let dirty = &dirty[&user(2)];
+        assert_eq!(dirty.read, Seq(3));
+        assert_eq!(
+            dirty.delivered.iter().map(|(d, s)| (d.get(), s.get())).collect::<Vec<_>>(),
+            [(1, 5), (9, 2)]
+        );
+    }
+
+    #[test]
+    fn senders_in_a_group_are_told_counts() {
+        let membership = Membership { role: Role::Member, joined: Seq(1), left: None };
+        let mut members = Members::new((1..=4).map(|n| (user(n), membership)));
+        let mut receipts = Receipts::default();
+        receipts.on_message(user(1), Seq(7));
+        receipts.on_message(user(2), Seq(8));
+        receipts.mark(by(3, 1), Seq(8), Seq(7));
+        receipts.mark(by(4, 1), Seq(7), Seq(0));
+        receipts.mark(by(1, 1), Seq(8), Seq(0));
+        let notices = receipts.take_notices(Kind::Group, &mut members);
+        let counts: Vec<_> =
+            notices.iter().filter(|n| !n.counts.is_empty()).map(|n| (n.to, n.counts[0])).collect();
+        let count = |seq, delivered, read| ReceiptCount { seq: Seq(seq), delivered, read, members: 3 };
+        assert_eq!(counts, [(user(1), count(7, 2, 1)), (user(2), count(8, 2, 0))]);
+        receipts.mark(by(3, 2), Seq(8), Seq(7));
+        assert_eq!(receipts.take_notices(Kind::Group, &mut members), [], "nothing new");
+    }
+
+    #[test]
+    fn what_was_not_persisted_is_dirty_again() {
+        let mut receipts = Receipts::default();
+        receipts.mark(by(1, 1), Seq(5), Seq(2));
+        let failed = receipts.take_dirty();
+        receipts.mark(by(1, 1), Seq(4), Seq(3));
+        receipts.put_back(user(1), &failed[&user(1)]);
+        let dirty = receipts.take_dirty();
+        assert_eq!(dirty[&user(1)].read, Seq(3));
+        assert_eq!(dirty[&user(1)].delivered[0].1, Seq(5));
+        assert!(!receipts.is_dirty());
+    }
+
+    proptest! {
+        #[test]
+        fn marks_only_rise_and_read_stays_below_delivered(marks: Vec<(u8, u8, u8)>) {
+            let mut receipts = Receipts::default();
+            let mut last = Watermarks::default();
+            for (device, delivered, read) in marks {
+                receipts.mark(by(1, u64::from(device) + 1), Seq(delivered.into()), Seq(read.into()));
+                let now = receipts.get(user(1));
+                prop_assert!(now.read <= now.delivered);
+                prop_assert!(now.read >= last.read && now.delivered >= last.delivered);
+                last = now;
+            }
+        }
+    }
+}
