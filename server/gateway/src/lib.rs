@@ -1,1 +1,5 @@
 //! Under construction.
+
+pub mod auth;
+pub mod tls;
+pub mod transport;

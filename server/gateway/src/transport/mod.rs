@@ -1,0 +1,276 @@
+//! Sockets: TCP with TLS ([`tcp`]), QUIC ([`quic`]), and which shard gets which datagram ([`steering`]).
+//!
+//! Every shard has its own TCP listener and UDP socket on the common port. [`bind`] makes them all, in one place and
+//! one order, because the kernel numbers the sockets of a reuseport group by the order of their binding.
+
+mod forward;
+pub mod quic;
+pub mod steering;
+pub mod tcp;
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+
+use socket2::{Domain, Protocol, Socket, Type};
+use thiserror::Error;
+use tracing::warn;
+
+/// How many connections the kernel completes ahead of us; it cuts this to `net.core.somaxconn`.
+const LISTEN_BACKLOG: i32 = 4096;
+/// What a UDP socket may hold while its shard is busy; the kernel cuts this to `net.core.rmem_max`.
+const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
+/// Tries to find one port that is free for TCP and for UDP.
+const SAME_PORT_TRIES: usize = 32;
+
+/// How many shards the process has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardCount(u16);
+
+/// One of the shards, counted from 0 in the order of their sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(u16);
+
+impl ShardCount {
+    /// More threads than any machine has cores to run them.
+    pub const MAX: usize = 1024;
+
+    /// From 1 to [`Self::MAX`] shards.
+    pub fn new(count: usize) -> Option<Self> {
+        if (1..=Self::MAX).contains(&count) { Some(Self(count as u16)) } else { None }
+    }
+
+    /// The plain number.
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+
+    /// Every shard, in order.
+    pub fn iter(self) -> impl Iterator<Item = ShardId> {
+        (0..self.0).map(ShardId)
+    }
+
+    fn as_u32(self) -> u32 {
+        u32::from(self.0)
+    }
+
+    fn shard_of_word(self, word: u32) -> ShardId {
+        ShardId((word % self.as_u32()) as u16)
+    }
+}
+
+impl ShardId {
+    /// The plain number, an index.
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+
+    fn as_u32(self) -> u32 {
+        u32::from(self.0)
+    }
+}
+
+/// How datagrams find their shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// The kernel reads the connection id. Falls back to [`Steering::Forwarding`] where it cannot.
+    Kernel,
+    /// The kernel goes by the client's address; shards forward what is not theirs. Slower, never wrong.
+    Forwarding,
+}
+
+/// The sockets of one shard.
+#[derive(Debug)]
+pub struct ShardSockets {
+    /// Which shard they are for.
+    pub shard: ShardId,
+    /// Listening, non-blocking.
+    pub tcp: TcpListener,
+    /// Its end of the QUIC port.
+    pub quic: quic::QuicSocket,
+}
+
+/// Every socket of the process.
+#[derive(Debug)]
+pub struct Bound {
+    /// The address of all TCP listeners, with the real port.
+    pub tcp: SocketAddr,
+    /// The address of all UDP sockets, with the real port.
+    pub quic: SocketAddr,
+    /// What is in effect.
+    pub steering: Steering,
+    /// One for each shard, in order.
+    pub shards: Vec<ShardSockets>,
+}
+
+/// Why the server cannot have its port, and what to do about it.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// Somebody has it.
+    #[error(
+        "{protocol} address {address} is in use: is a ternd running already? Stop what uses the port, or choose \
+         another address in the configuration"
+    )]
+    InUse {
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// As configured.
+        address: SocketAddr,
+    },
+    /// This machine does not have the address.
+    #[error(
+        "{protocol} address {address} does not belong to this machine: listen on one of its own, or on [::]"
+    )]
+    NotOurs {
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// As configured.
+        address: SocketAddr,
+    },
+    /// A port below 1024 without the right to it.
+    #[error(
+        "no permission for {protocol} address {address}: use a port from 1024 up, or grant CAP_NET_BIND_SERVICE"
+    )]
+    Permission {
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// As configured.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("cannot listen on {protocol} address {address}: {source}")]
+    Io {
+        /// "TCP" or "UDP".
+        protocol: &'static str,
+        /// As configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    fn new(protocol: &'static str, address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::InUse { protocol, address },
+            io::ErrorKind::AddrNotAvailable => Self::NotOurs { protocol, address },
+            io::ErrorKind::PermissionDenied => Self::Permission { protocol, address },
+            _ => Self::Io { protocol, address, source },
+        }
+    }
+}
+
+/// Opens the sockets of all shards. Port 0 takes a free one: the same for both when both ask for it.
+///
+/// # Errors
+/// Also when another process, be it a second server with the same configuration, has the port.
+pub fn bind(
+    tcp: SocketAddr,
+    quic: SocketAddr,
+    shards: ShardCount,
+    steering: Steering,
+) -> Result<Bound, BindError> {
+    let mut tries = if tcp.port() == 0 && quic.port() == 0 { SAME_PORT_TRIES } else { 1 };
+    loop {
+        let listeners = bind_group(tcp, shards, Kind::Tcp)?;
+        let tcp_bound = local_address(&listeners, tcp, Kind::Tcp)?;
+        let quic_wanted = match quic.port() {
+            0 if tcp.port() == 0 => SocketAddr::new(quic.ip(), tcp_bound.port()),
+            _ => quic,
+        };
+        tries -= 1;
+        let sockets = match bind_group(quic_wanted, shards, Kind::Udp) {
+            Err(BindError::InUse { .. }) if tries > 0 => continue,
+            sockets => sockets?,
+        };
+        let quic_bound = local_address(&sockets, quic, Kind::Udp)?;
+        let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
+        let steering = match (steering, sockets.first()) {
+            (Steering::Kernel, Some(socket)) => match steering::attach(socket, shards) {
+                Ok(()) => Steering::Kernel,
+                Err(error) => {
+                    warn!(%error, "this kernel cannot steer QUIC by connection id: shards forward instead");
+                    Steering::Forwarding
+                }
+            },
+            _ => Steering::Forwarding,
+        };
+        let shards = shards
+            .iter()
+            .zip(listeners)
+            .zip(quic::QuicSocket::connect_all(sockets, shards))
+            .map(|((shard, tcp), quic)| ShardSockets { shard, tcp: tcp.into(), quic })
+            .collect();
+        return Ok(Bound { tcp: tcp_bound, quic: quic_bound, steering, shards });
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Tcp,
+    Udp,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+}
+
+fn local_address(group: &[Socket], wanted: SocketAddr, kind: Kind) -> Result<SocketAddr, BindError> {
+    let address = group.first().and_then(|socket| socket.local_addr().ok()?.as_socket());
+    address.ok_or_else(|| BindError::new(kind.name(), wanted, io::ErrorKind::AddrNotAvailable.into()))
+}
+
+/// The sockets of a reuseport group, in the kernel's order.
+fn bind_group(wanted: SocketAddr, shards: ShardCount, kind: Kind) -> Result<Vec<Socket>, BindError> {
+    let mut group: Vec<Socket> = Vec::with_capacity(shards.get());
+    for shard in shards.iter() {
+        let address = match group.is_empty() {
+            true => wanted,
+            false => local_address(&group, wanted, kind)?,
+        };
+        let socket =
+            open(address, kind, shard.get() == 0).map_err(|e| BindError::new(kind.name(), wanted, e))?;
+        group.push(socket);
+    }
+    Ok(group)
+}
+
+/// The first socket takes the port for itself alone, and only then lets others of this process join it. With
+/// SO_REUSEPORT from the start it would join the group of a second server of the same user, and each of the two
+/// would get a share of the clients.
+fn open(address: SocketAddr, kind: Kind, first: bool) -> io::Result<Socket> {
+    let (ty, protocol) = match kind {
+        Kind::Tcp => (Type::STREAM, Protocol::TCP),
+        Kind::Udp => (Type::DGRAM, Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(address), ty, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if address.ip() == Ipv6Addr::UNSPECIFIED {
+        // IPv4 clients too, whatever the system's default is.
+        socket.set_only_v6(false)?;
+    }
+    if !first {
+        socket.set_reuse_port(true)?;
+    }
+    match kind {
+        Kind::Tcp => {
+            // Connections of the previous run that linger in TIME_WAIT are no reason to refuse.
+            socket.set_reuse_address(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(LISTEN_BACKLOG)?;
+        }
+        Kind::Udp => {
+            // As much as the system grants; less costs retransmissions in a storm, nothing else.
+            let _ = socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER_BYTES);
+            socket.bind(&address.into())?;
+        }
+    }
+    if first {
+        socket.set_reuse_port(true)?;
+    }
+    Ok(socket)
+}

@@ -1,0 +1,198 @@
+//! TCP with TLS: accepting, and nothing that lets a client or a full file table stop it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tern_protocol::limits;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tracing::{debug, info, warn};
+
+/// What TLS may hold of what we have written and the client has not taken: two records.
+const TLS_BUFFER_BYTES: usize = 32 * 1024;
+/// Rest after an error that the next accept would meet again, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Bounds of a shard's handshakes.
+#[derive(Debug, Clone, Copy)]
+pub struct TcpOptions {
+    /// From accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Handshakes at once. Above it nothing is accepted: connections wait in the kernel's backlog.
+    pub handshakes_max: usize,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
+            // 100 µs of one core each, so a storm is worked off in order. A client that says nothing holds a place
+            // for the whole timeout: this many of them, not one, are needed to keep others waiting.
+            handshakes_max: 1024,
+        }
+    }
+}
+
+/// What a shard's listener has counted.
+#[derive(Debug, Default)]
+pub struct TcpStats {
+    /// Handshakes that ended well.
+    pub accepted: AtomicU64,
+    /// Handshakes that ended in an error, a wrong protocol among them.
+    pub failed: AtomicU64,
+    /// Handshakes that did not end in time.
+    pub timed_out: AtomicU64,
+    /// Errors of accept that made it pause.
+    pub pauses: AtomicU64,
+}
+
+/// Accepts a shard's TCP connections.
+pub struct Acceptor {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    options: TcpOptions,
+    handshakes: FuturesUnordered<BoxFuture<'static, Option<(TlsStream<TcpStream>, SocketAddr)>>>,
+    paused_until: Option<Instant>,
+    /// Whether the last accept failed: the log hears of the first failure of a row and of its end.
+    failing: bool,
+    stats: Arc<TcpStats>,
+}
+
+impl Acceptor {
+    /// Puts the listener on the current runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the socket.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn new(
+        listener: std::net::TcpListener,
+        tls: Arc<rustls::ServerConfig>,
+        options: TcpOptions,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            listener: TcpListener::from_std(listener)?,
+            tls: tls.into(),
+            options,
+            handshakes: FuturesUnordered::new(),
+            paused_until: None,
+            failing: false,
+            stats: Arc::default(),
+        })
+    }
+
+    /// The next connection whose handshake is done. Never ends.
+    ///
+    /// Handshakes go on only while this is polled. It may be dropped and called again.
+    pub async fn accept(&mut self) -> (TlsStream<TcpStream>, SocketAddr) {
+        loop {
+            let room = self.handshakes.len() < self.options.handshakes_max;
+            let paused_until = self.paused_until;
+            let pause = async {
+                match paused_until {
+                    Some(until) => tokio::time::sleep_until(until).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                Some(done) = self.handshakes.next(), if !self.handshakes.is_empty() => {
+                    if let Some(connection) = done {
+                        return connection;
+                    }
+                }
+                accepted = self.listener.accept(), if room && paused_until.is_none() => match accepted {
+                    Ok((stream, from)) => self.start(stream, from),
+                    Err(error) => self.failed(&error),
+                },
+                () = pause => self.paused_until = None,
+            }
+        }
+    }
+
+    /// Counters, which may be kept and read from any thread.
+    pub fn stats(&self) -> &Arc<TcpStats> {
+        &self.stats
+    }
+
+    fn start(&mut self, stream: TcpStream, from: SocketAddr) {
+        if std::mem::take(&mut self.failing) {
+            info!("accepting TCP connections again");
+        }
+        let tls = self.tls.clone();
+        let timeout = self.options.handshake_timeout;
+        let stats = self.stats.clone();
+        self.handshakes.push(Box::pin(async move {
+            match tokio::time::timeout(timeout, handshake(stream, tls)).await {
+                Ok(Ok(stream)) => {
+                    stats.accepted.fetch_add(1, Ordering::Relaxed);
+                    return Some((stream, from));
+                }
+                Ok(Err(error)) => {
+                    stats.failed.fetch_add(1, Ordering::Relaxed);
+                    debug!(%from, %error, "TLS handshake failed");
+                }
+                Err(_) => {
+                    stats.timed_out.fetch_add(1, Ordering::Relaxed);
+                    debug!(%from, "TLS handshake took too long");
+                }
+            }
+            None
+        }));
+    }
+
+    fn failed(&mut self, error: &io::Error) {
+        if concerns_one_connection(error) {
+            debug!(%error, "a TCP connection broke before it was accepted");
+            return;
+        }
+        self.stats.pauses.fetch_add(1, Ordering::Relaxed);
+        self.paused_until = Some(Instant::now() + PAUSE);
+        if !std::mem::replace(&mut self.failing, true) {
+            warn!(
+                %error,
+                "cannot accept TCP connections, trying again every {} ms; if these are too many open files, raise \
+                 the limit (LimitNOFILE, ulimit -n)",
+                PAUSE.as_millis()
+            );
+        }
+    }
+}
+
+/// Errors of a connection that broke while it waited: accept(2) reports them, and the next call meets the next
+/// connection.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, Interrupted,
+    };
+    use io::ErrorKind::{NetworkUnreachable, TimedOut};
+    matches!(
+        error.kind(),
+        ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | Interrupted
+            | NetworkUnreachable
+            | TimedOut
+    )
+}
+
+async fn handshake(stream: TcpStream, tls: TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+    // Writes are coalesced before they get here; waiting for more would only add delay.
+    stream.set_nodelay(true)?;
+    let stream = tls.accept_with(stream, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_BYTES))).await?;
+    // TLS itself refuses a client that names only other protocols, but not one that names none.
+    if stream.get_ref().1.alpn_protocol() != Some(limits::ALPN) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the client asked for no protocol of ours"));
+    }
+    Ok(stream)
+}
