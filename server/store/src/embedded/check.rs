@@ -1,0 +1,126 @@
+//! What is verified when the store is opened: every record but the log's entries, and of each log its two ends.
+//!
+//! The entries in between are verified when they are read; reading all of them at each start would take too long.
+
+use bytes::Bytes;
+use tern_protocol::ids::{ConversationId, Seq};
+
+use crate::error::Corrupt;
+use crate::keys::conversation::ConversationKey;
+use crate::keys::delivered::DeliveredKey;
+use crate::keys::entry::EntryKey;
+use crate::keys::head::HeadKey;
+use crate::keys::member::MemberKey;
+use crate::keys::mine::MineKey;
+use crate::keys::read::ReadKey;
+use crate::keys::window::WindowKey;
+use crate::keys::{BadKey, after_key, after_prefix};
+use crate::writes::Row;
+use crate::{RangeQuery, StoreError, records};
+
+/// Verifies the records, which `scan` reads.
+pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>) -> Result<(), StoreError> {
+    let conversations = each(&scan, ConversationKey::PREFIX, |key, value| {
+        let key = ConversationKey::decode(key).map_err(|error| bad_key(error, key))?;
+        records::conversation::decode(&key, value).map(drop)?;
+        Ok(())
+    })?;
+    let heads = each(&scan, HeadKey::PREFIX, |key, value| {
+        let key = HeadKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let head = records::head::decode(&key, value)?;
+        log_ends(&scan, key.conversation, head.floor, head.last)?;
+        let record = ConversationKey { conversation: key.conversation };
+        let found = scan(&RangeQuery::new(record.encode(), after_key(&record.encode()), 1))?;
+        if found.is_empty() {
+            return Err(Corrupt::new(ConversationKey::KIND, record, "missing, though there is a head").into());
+        }
+        Ok(())
+    })?;
+    if conversations != heads {
+        let what = format!("{conversations} conversations have {heads} heads");
+        return Err(Corrupt::new(HeadKey::KIND, "(all)", what).into());
+    }
+    each(&scan, MemberKey::PREFIX, |key, value| {
+        let key = MemberKey::decode(key).map_err(|error| bad_key(error, key))?;
+        records::member::decode(&key, value).map(drop)?;
+        Ok(())
+    })?;
+    each(&scan, MineKey::PREFIX, |key, _| {
+        MineKey::decode(key).map_err(|error| bad_key(error, key))?;
+        Ok(())
+    })?;
+    each(&scan, WindowKey::PREFIX, |key, value| {
+        let key = WindowKey::decode(key).map_err(|error| bad_key(error, key))?;
+        records::window::decode(&key, value).map(drop)?;
+        Ok(())
+    })?;
+    each(&scan, ReadKey::PREFIX, |key, value| {
+        let key = ReadKey::decode(key).map_err(|error| bad_key(error, key))?;
+        watermark(records::watermark::decode(value), ReadKey::KIND, &key)
+    })?;
+    each(&scan, DeliveredKey::PREFIX, |key, value| {
+        let key = DeliveredKey::decode(key).map_err(|error| bad_key(error, key))?;
+        watermark(records::watermark::decode(value), DeliveredKey::KIND, &key)
+    })?;
+    Ok(())
+}
+
+/// The log begins at the floor and ends at the head.
+fn log_ends(
+    scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>,
+    conversation: ConversationId,
+    floor: Seq,
+    last: Seq,
+) -> Result<(), StoreError> {
+    let prefix = EntryKey::of_conversation(conversation);
+    let whole = RangeQuery::new(prefix, after_prefix(&prefix), 1);
+    for (query, seq, what) in [(whole.clone(), floor, "floor"), (whole.reverse(), last, "head")] {
+        let expected = EntryKey { conversation, seq };
+        let rows = scan(&query)?;
+        let Some((key, value)) = rows.first() else {
+            return Err(Corrupt::new(
+                EntryKey::KIND,
+                expected,
+                format!("missing, though the {what} names it"),
+            )
+            .into());
+        };
+        if **key != expected.encode() {
+            let end = if what == "head" { "last" } else { "first" };
+            let what = format!("the {what} names it, but the {end} entry of the log is another");
+            return Err(Corrupt::new(EntryKey::KIND, expected, what).into());
+        }
+        records::entry::decode(&expected, value)?;
+    }
+    Ok(())
+}
+
+fn watermark(seq: Option<Seq>, kind: &'static str, key: &impl std::fmt::Display) -> Result<(), StoreError> {
+    seq.map(drop).ok_or_else(|| Corrupt::new(kind, key, "not 8 bytes long").into())
+}
+
+fn bad_key(error: BadKey, key: &[u8]) -> Corrupt {
+    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    Corrupt::new(error.kind, hex, "the key makes no sense")
+}
+
+/// Calls `check` with every row of a kind; their number.
+fn each(
+    scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>,
+    prefix: u8,
+    check: impl Fn(&Bytes, &Bytes) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
+    let mut query = RangeQuery::new([prefix], [prefix + 1], 1_000).bytes_max(4 << 20);
+    let mut count = 0;
+    loop {
+        let rows = scan(&query)?;
+        for (key, value) in &rows {
+            check(key, value)?;
+        }
+        count += rows.len() as u64;
+        match rows.last() {
+            Some((last, _)) => query.begin = after_key(last).into(),
+            None => return Ok(count),
+        }
+    }
+}

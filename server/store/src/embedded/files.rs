@@ -1,0 +1,130 @@
+//! The files beside the engine: lock, format, commit number.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+pub(super) const FORMAT: &str = "tern-store 1\n";
+
+/// The engine's directory.
+pub(super) fn engine_path(data: &Path) -> PathBuf {
+    data.join("engine")
+}
+
+pub(super) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> OpenError + use<> {
+    let path = path.to_owned();
+    move |error| OpenError::Io { path, error }
+}
+
+/// Creates the data directory, readable by its owner only: it holds everybody's messages.
+pub(super) fn create_directory(data: &Path) -> Result<(), OpenError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io(data))
+}
+
+fn open_file(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+/// Locks the directory for as long as the file lives.
+pub(super) fn lock(data: &Path) -> Result<File, OpenError> {
+    let path = data.join("lock");
+    let mut file = open_file(&path).map_err(io(&path))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut pid = String::new();
+            let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
+            let holder = if known { format!("process {}", pid.trim()) } else { "another process".to_owned() };
+            return Err(OpenError::InUse { path: data.to_owned(), holder });
+        }
+        Err(TryLockError::Error(error)) => return Err(OpenError::Io { path, error }),
+    }
+    let write = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
+    write.map_err(io(&path))?;
+    Ok(file)
+}
+
+/// Whether the directory holds a complete store; refuses one of another format.
+pub(super) fn read_format(data: &Path) -> Result<bool, OpenError> {
+    let path = data.join("format");
+    match std::fs::read(&path) {
+        Ok(found) if found == FORMAT.as_bytes() => Ok(true),
+        Ok(found) => Err(OpenError::UnknownFormat {
+            path: data.to_owned(),
+            found: String::from_utf8_lossy(&found).trim().chars().take(80).collect(),
+            known: FORMAT.trim_end(),
+        }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(OpenError::Io { path, error }),
+    }
+}
+
+/// Marks the store as complete: the last step of creating it.
+pub(super) fn write_format(data: &Path) -> Result<(), OpenError> {
+    let path = data.join("format");
+    let written = open_file(&path).and_then(|mut file| {
+        file.write_all(FORMAT.as_bytes())?;
+        file.sync_all()
+    });
+    written.map_err(io(&path))?;
+    File::open(data).and_then(|directory| directory.sync_all()).map_err(io(data))
+}
+
+/// The file `commit`: the number of the newest durable group, outside the engine.
+///
+/// Two slots of 24 bytes, written in turn, so that a write that is cut short leaves the other one:
+/// `| "TernComm" | number, 8 bytes big-endian | crc32c of both, little-endian | 0000 |`
+pub(super) struct Mirror {
+    file: File,
+    next_slot: u64,
+}
+
+const MAGIC: &[u8; 8] = b"TernComm";
+const SLOT_BYTES: usize = 24;
+
+impl Mirror {
+    /// Opens it; the number that it says, or `None` when it does not exist yet.
+    pub(super) fn open(data: &Path) -> Result<(Self, Option<u64>), OpenError> {
+        let path = data.join("commit");
+        let file = open_file(&path).map_err(io(&path))?;
+        let mut bytes = Vec::new();
+        (&file).read_to_end(&mut bytes).map_err(io(&path))?;
+        if bytes.is_empty() {
+            return Ok((Self { file, next_slot: 0 }, None));
+        }
+        let slots = bytes.chunks(SLOT_BYTES).take(2).enumerate();
+        let newest = slots.filter_map(|(slot, bytes)| Some((decode_slot(bytes)?, slot as u64))).max();
+        match newest {
+            Some((number, slot)) => Ok((Self { file, next_slot: 1 - slot }, Some(number))),
+            None => Err(OpenError::Damaged { path, what: "is damaged; restore it from a backup".to_owned() }),
+        }
+    }
+
+    /// Writes the number, without a sync.
+    pub(super) fn write(&mut self, number: u64) -> std::io::Result<()> {
+        self.file.write_all_at(&encode_slot(number), self.next_slot * SLOT_BYTES as u64)?;
+        self.next_slot = 1 - self.next_slot;
+        Ok(())
+    }
+
+    pub(super) fn sync(&self) -> std::io::Result<()> {
+        self.file.sync_data()
+    }
+}
+
+fn encode_slot(number: u64) -> [u8; SLOT_BYTES] {
+    let mut slot = [0; SLOT_BYTES];
+    slot[..8].copy_from_slice(MAGIC);
+    slot[8..16].copy_from_slice(&number.to_be_bytes());
+    let sum = crc32c::crc32c(&slot[..16]);
+    slot[16..20].copy_from_slice(&sum.to_le_bytes());
+    slot
+}
+
+fn decode_slot(bytes: &[u8]) -> Option<u64> {
+    let number = u64::from_be_bytes(bytes.get(8..16)?.try_into().ok()?);
+    (encode_slot(number) == bytes).then_some(number)
+}

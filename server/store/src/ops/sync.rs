@@ -1,0 +1,138 @@
+//! What a device missed.
+//!
+//! **What a page contains.** In the order of the ids, every conversation of the user
+//!  - whose end (as far as this user may see) is not where the device's knowledge ends. Usually the device misses
+//!    entries. Should it know *more*, then the line shows that too, and it can tell that the server has lost data;
+//!  - that the device did not name;
+//!  - that is a direct chat in which the peer has received or read anything, so that a sender learns of receipts that
+//!    moved while it was away. This costs a line and no entries.
+//!
+//! **What the entries are.** Dense from the first that the device misses (and may see) to `complete_to`. A page has
+//! bounds: so many entries, so many bytes, so many lines. When a conversation uses up what is left, `complete_to`
+//! stays below its head, and the device goes on with history. Conversations after it that miss something are left to
+//! the next page, whose bounds are fresh: `covered_until` ends before them.
+
+use futures_util::future::try_join_all;
+use tern_protocol::event::{ConversationState, SyncPage};
+use tern_protocol::ids::{ConversationId, Seq, UserId};
+use tern_protocol::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, SYNC_CONVERSATIONS_MAX, SYNC_ENTRIES_MAX};
+use tern_protocol::model::{Entry, Watermarks};
+use tern_protocol::request;
+
+use super::state::View;
+use super::{CONCURRENT_READS, conversations_of, entries, read_only};
+use crate::{Kv, QueryError, StoreError, Transaction};
+
+/// Entries of each conversation that are read along with its line, many conversations at once. Most devices miss few
+/// entries of most conversations; the others are read on, one after the other.
+const FIRST_ROWS: usize = 32;
+/// The same in bytes.
+const FIRST_BYTES: usize = 16 * 1024;
+
+/// Answers a device that says what it has, in one transaction.
+pub async fn sync(kv: &dyn Kv, user: UserId, request: &request::Sync) -> Result<SyncPage, QueryError> {
+    read_only!(kv, |tx| sync_once(tx, user, request))
+}
+
+async fn sync_once(
+    tx: &dyn Transaction,
+    user: UserId,
+    request: &request::Sync,
+) -> Result<SyncPage, QueryError> {
+    let range = (request.after, request.until);
+    let (ids, more) = conversations_of(tx, user, range, SYNC_CONVERSATIONS_MAX).await?;
+    let mut page = Page::default();
+    for chunk in ids.chunks(CONCURRENT_READS) {
+        let lines = try_join_all(chunk.iter().map(|id| Line::read(tx, user, *id, request))).await?;
+        for (id, line) in chunk.iter().zip(lines) {
+            if let Some(line) = line {
+                if !page.has_room(&line) {
+                    return Ok(SyncPage { conversations: page.conversations, covered_until: page.covered });
+                }
+                page.add(tx, line).await?;
+            }
+            page.covered = Some(*id);
+        }
+    }
+    let covered_until = page.covered.filter(|_| more);
+    Ok(SyncPage { conversations: page.conversations, covered_until })
+}
+
+/// A conversation that belongs into the page.
+struct Line {
+    state: ConversationState,
+    /// The first entry that the device misses; beyond the head when it misses none.
+    start: Seq,
+    /// The first entries from there, and their size.
+    entries: (Vec<Entry>, usize),
+}
+
+impl Line {
+    async fn read(
+        tx: &dyn Transaction,
+        user: UserId,
+        id: ConversationId,
+        request: &request::Sync,
+    ) -> Result<Option<Self>, StoreError> {
+        let view = View::read(tx, user, id).await?;
+        let named = request.known.binary_search_by_key(&id, |(known, _)| *known);
+        let known = named.ok().map(|at| request.known[at].1);
+        let peer = view.peer_marks(tx).await?;
+        if known == Some(view.last) && peer == Watermarks::default() {
+            return Ok(None);
+        }
+        let start = match (known, request.latest) {
+            (Some(known), _) => Seq(known.get().saturating_add(1)),
+            (None, Some(latest)) => Seq(view.last.get().saturating_sub(u64::from(latest)).saturating_add(1)),
+            (None, None) => view.first,
+        };
+        let start = start.max(view.first);
+        let state = view.state(tx, user, peer).await?;
+        let entries = entries(tx, id, (start, view.last), FIRST_ROWS, FIRST_BYTES, false).await?;
+        Ok(Some(Self { state, start, entries }))
+    }
+
+    fn misses_something(&self) -> bool {
+        self.start <= self.state.head
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    conversations: Vec<ConversationState>,
+    covered: Option<ConversationId>,
+    entries: usize,
+    bytes: usize,
+}
+
+impl Page {
+    fn has_room(&self, line: &Line) -> bool {
+        let full = self.entries >= SYNC_ENTRIES_MAX || self.bytes >= PAGE_BYTES_MAX;
+        self.conversations.len() < PAGE_ROWS_MAX && !(full && line.misses_something())
+    }
+
+    async fn add(&mut self, tx: &dyn Transaction, line: Line) -> Result<(), StoreError> {
+        let Line { mut state, start, entries: (mut missed, mut bytes) } = line;
+        if start <= state.head {
+            if self.entries + missed.len() > SYNC_ENTRIES_MAX || self.bytes + bytes > PAGE_BYTES_MAX {
+                (missed, bytes) = (Vec::new(), 0);
+            }
+            let next = missed.last().map_or(start, |last| last.seq.next());
+            let rows_left = SYNC_ENTRIES_MAX - self.entries - missed.len();
+            let bytes_left = PAGE_BYTES_MAX - self.bytes - bytes;
+            if next <= state.head && bytes_left > 0 {
+                let range = (next, state.head);
+                let (rest, more) =
+                    entries(tx, state.conversation, range, rows_left, bytes_left, false).await?;
+                missed.extend(rest);
+                bytes += more;
+            }
+            state.complete_to = missed.last().map_or(start.prev(), |last| last.seq);
+        }
+        self.entries += missed.len();
+        self.bytes += bytes;
+        state.entries = missed;
+        self.conversations.push(state);
+        Ok(())
+    }
+}
