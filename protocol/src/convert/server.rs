@@ -245,7 +245,11 @@ fn states(states: Vec<pb::ConversationState>) -> Result<Vec<ConversationState>, 
                 read: Seq(state.read),
                 peer_delivered: Seq(state.peer_delivered),
                 peer_read: Seq(state.peer_read),
-                role: role(state.role),
+                role: match state.role {
+                    0 => None,
+                    // Not to be taken for a membership that has ended.
+                    number => Some(role(number).ok_or(malformed("a conversation with an unknown role"))?),
+                },
                 entries: entries(state.entries)?,
                 complete_to: Seq(state.complete_to),
                 unread: state.unread,
