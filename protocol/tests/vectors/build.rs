@@ -1,7 +1,6 @@
 //! Short ways to say the values of the vectors.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use prost::Message as _;
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Message, Sender, WallMillis};
 

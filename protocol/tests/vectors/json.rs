@@ -14,10 +14,8 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn unhex(text: &str) -> Bytes {
-    let digits: Vec<u8> = text
-        .bytes()
-        .map(|c| (c as char).to_digit(16).expect("a hexadecimal digit") as u8)
-        .collect();
+    let digits: Vec<u8> =
+        text.bytes().map(|c| (c as char).to_digit(16).expect("a hexadecimal digit") as u8).collect();
     assert!(digits.len().is_multiple_of(2), "half a byte in {text}");
     digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
 }
@@ -85,9 +83,7 @@ fn entries(list: &[Entry]) -> Value {
 }
 
 pub(crate) fn request(request: &Request) -> Value {
-    let list_users = |l: &ListUsers| {
-        json!({"conversation": id(&l.conversation), "after": maybe(&l.after), "limit": l.limit})
-    };
+    let list_users = |l: &ListUsers| json!({"conversation": id(&l.conversation), "after": maybe(&l.after), "limit": l.limit});
     let (kind, body) = match &request.body {
         RequestBody::Login(l) => (
             "login",

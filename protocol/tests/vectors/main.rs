@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use serde_json::Value;
-use tern_protocol::convert::{decode_entry, encode_entry, encode_request, encode_server, parse_request, parse_server};
+use tern_protocol::convert::{
+    decode_entry, encode_entry, encode_request, encode_server, parse_request, parse_server,
+};
 use tern_protocol::frame::{self, Frame};
 use tern_protocol::ids::{ConversationId, UserId};
 use tern_protocol::limits::{FRAME_BEFORE_LOGIN_BYTES_MAX, FRAME_BYTES_MAX};
@@ -184,7 +186,8 @@ fn ids_in_the_text_are_true() {
         let id = match words[..] {
             ["sub", sub] => UserId::from_sub(sub.trim_matches('"')).to_string(),
             ["direct", a, b] => {
-                ConversationId::direct(a.parse().expect("a user id"), b.parse().expect("a user id")).to_string()
+                ConversationId::direct(a.parse().expect("a user id"), b.parse().expect("a user id"))
+                    .to_string()
             }
             ["group", random] => {
                 let random = <[u8; 16]>::try_from(&*unhex(random)).expect("16 bytes");

@@ -57,18 +57,27 @@ fn canonical() -> Vec<(&'static str, u64, RequestBody)> {
     let mut ids = [group(1), group(7), direct()];
     ids.sort_unstable();
     let [first, second, third] = ids;
-    let mark = |conversation, delivered, read| Mark { conversation, delivered: Seq(delivered), read: Seq(read) };
+    let mark =
+        |conversation, delivered, read| Mark { conversation, delivered: Seq(delivered), read: Seq(read) };
     let users_page = |after, limit| ListUsers { conversation: group(7), after, limit };
     let history = |from, limit| RequestBody::History(History { conversation: group(7), from, limit });
     let rows = PAGE_ROWS_MAX as u32;
     vec![
         ("login", 1, login("header.claims.signature", (1, 1), vec![], "tern-cli/0.1.0")),
         ("login-least", 1, login("t", (1, 1), vec![], "")),
-        ("login-range-and-features", u64::MAX, login("header.claims.signature", (1, 3), vec![1, 2, 300], "x")),
+        (
+            "login-range-and-features",
+            u64::MAX,
+            login("header.claims.signature", (1, 3), vec![1, 2, 300], "x"),
+        ),
         ("login-versions-of-the-future", 1, login("t", (2, 4), vec![], "")),
         ("login-versions-upside-down", 1, login("t", (2, 1), vec![], "")),
         ("send-direct", 2, to_bob(1, Change::Message(text("hello")))),
-        ("send-direct-by-conversation", 3, send(Target::Conversation(direct()), 2, Change::Message(text("hello")))),
+        (
+            "send-direct-by-conversation",
+            3,
+            send(Target::Conversation(direct()), 2, Change::Message(text("hello"))),
+        ),
         ("send-group", 4, to_group(1, Change::Message(text("Žofie 🐦")))),
         ("send-empty-message", 5, to_group(2, message("", b"", None))),
         ("send-reply", 6, to_group(3, message("application/mls", b"\x00\xff\x80", Some(Seq(7))))),
@@ -78,7 +87,11 @@ fn canonical() -> Vec<(&'static str, u64, RequestBody)> {
             8,
             to_group(1, Change::Create { title: "Ornithology".into(), members: users(&["bob", "carol"]) }),
         ),
-        ("send-create-alone-untitled", 9, to_group(1, Change::Create { title: String::new(), members: vec![] })),
+        (
+            "send-create-alone-untitled",
+            9,
+            to_group(1, Change::Create { title: String::new(), members: vec![] }),
+        ),
         ("send-add", 10, to_group(4, Change::Add { members: users(&["dave", "erin"]) })),
         ("send-remove", 11, to_group(5, Change::Remove { member: user("dave") })),
         ("send-leave", 12, to_group(6, Change::Leave)),
@@ -91,8 +104,16 @@ fn canonical() -> Vec<(&'static str, u64, RequestBody)> {
         ("mark-delivered-and-read", 19, RequestBody::Mark(vec![mark(group(7), 5, 4), mark(direct(), 9, 9)])),
         ("mark-unanswered", 0, RequestBody::Mark(vec![mark(group(7), 300, 0)])),
         ("mark-nothing", 20, RequestBody::Mark(vec![])),
-        ("sync-everything", 21, RequestBody::Sync(Sync { known: vec![], after: None, until: None, latest: None })),
-        ("sync-latest", 22, RequestBody::Sync(Sync { known: vec![], after: None, until: None, latest: Some(50) })),
+        (
+            "sync-everything",
+            21,
+            RequestBody::Sync(Sync { known: vec![], after: None, until: None, latest: None }),
+        ),
+        (
+            "sync-latest",
+            22,
+            RequestBody::Sync(Sync { known: vec![], after: None, until: None, latest: Some(50) }),
+        ),
         (
             "sync-known",
             23,
@@ -168,7 +189,8 @@ fn others() -> Vec<(&'static str, Bytes)> {
     let create = |members| Some(send::Change::Create(pb::GroupCreate { title: "t".into(), members }));
     let role = |role| Some(send::Change::Role(pb::RoleSet { member: bob(), role }));
     let descending = || {
-        let mut members: Vec<Bytes> = users(&["bob", "carol", "dave"]).iter().map(|u| id(u.as_bytes())).collect();
+        let mut members: Vec<Bytes> =
+            users(&["bob", "carol", "dave"]).iter().map(|u| id(u.as_bytes())).collect();
         members.reverse();
         members
     };
@@ -203,7 +225,7 @@ fn others() -> Vec<(&'static str, Bytes)> {
         ("send-create-unsorted", send(to_group(), 1, create(descending()))),
         ("login-features-not-packed", raw("0801 1214 0a0174 11efcdab8967452301 1801 2001 2805 2806")),
         ("unknown-field", framed(&unknown_field)),
-        ("request-id-behind-the-request", raw("3200 0807")),
+        ("request-id-behind-the-request", raw("3a00 0807")),
         ("request-id-overlong-varint", raw("08818000 3a00")),
         ("two-requests-the-last-counts", raw("0801 2a00 3a00")),
         // Refused.
@@ -211,7 +233,10 @@ fn others() -> Vec<(&'static str, Bytes)> {
         ("field-cut-off", raw("0801 1220 0a")),
         ("group-wire-type", raw("0801 0b")),
         ("token-not-utf-8", raw("0801 1203 0a01ff")),
-        ("request-id-0", framed_pb(&pb::ClientFrame { request_id: 0, request: Some(R::Login(login.clone())) })),
+        (
+            "request-id-0",
+            framed_pb(&pb::ClientFrame { request_id: 0, request: Some(R::Login(login.clone())) }),
+        ),
         ("request-id-missing-and-unknown-request", raw("5200")),
         ("unknown-request", raw("0809 5200")),
         ("no-request", raw("0809")),
@@ -227,7 +252,10 @@ fn others() -> Vec<(&'static str, Bytes)> {
         ("send-conversation-of-15-bytes", send(Some(send::Target::Conversation(short())), 1, hello())),
         ("send-conversation-empty", send(Some(send::Target::Conversation(Bytes::new())), 1, hello())),
         ("send-user-of-17-bytes", send(Some(send::Target::User(long())), 1, hello())),
-        ("send-leave-to-user", send(Some(send::Target::User(bob())), 1, Some(send::Change::Leave(pb::Leave {})))),
+        (
+            "send-leave-to-user",
+            send(Some(send::Target::User(bob())), 1, Some(send::Change::Leave(pb::Leave {}))),
+        ),
         ("send-create-to-user", send(Some(send::Target::User(bob())), 1, create(vec![]))),
         (
             "send-create-on-a-direct-id",
@@ -249,7 +277,10 @@ fn others() -> Vec<(&'static str, Bytes)> {
             send(
                 to_group(),
                 1,
-                Some(send::Change::Message(pb::Message { content_type: "c".repeat(129), ..Default::default() })),
+                Some(send::Change::Message(pb::Message {
+                    content_type: "c".repeat(129),
+                    ..Default::default()
+                })),
             ),
         ),
         ("mark-says-nothing", mark(vec![watermark(group7(), 0, 0)])),

@@ -289,7 +289,10 @@ fn others() -> Vec<(&'static str, Bytes)> {
         ("not-protobuf", framed(&[0xff; 4])),
         ("login-ok-without-user", frame(Body::LoginOk(pb::LoginOk::default()))),
         ("send-ok-without-conversation", frame(Body::SendOk(pb::SendOk::default()))),
-        ("push-without-entry", frame(Body::Push(pb::Push { conversation: id(group(7).as_bytes()), entry: None }))),
+        (
+            "push-without-entry",
+            frame(Body::Push(pb::Push { conversation: id(group(7).as_bytes()), entry: None })),
+        ),
         ("state-of-kind-unspecified", state(0, 1)),
         ("state-of-unknown-kind", state(3, 1)),
         ("state-with-unknown-role", state(2, 9)),
@@ -330,10 +333,17 @@ fn entries() -> Vec<(&'static str, Entry)> {
             "message-empty",
             entry(
                 4,
-                Change::Message(Message { content_type: String::new(), payload: Bytes::new(), reply_to: None }),
+                Change::Message(Message {
+                    content_type: String::new(),
+                    payload: Bytes::new(),
+                    reply_to: None,
+                }),
             ),
         ),
-        ("created", entry(1, Change::Create { title: "Ornithology".into(), members: users(&["bob", "carol"]) })),
+        (
+            "created",
+            entry(1, Change::Create { title: "Ornithology".into(), members: users(&["bob", "carol"]) }),
+        ),
         ("created-alone", entry(1, Change::Create { title: String::new(), members: vec![] })),
         ("added", entry(5, Change::Add { members: users(&["dave"]) })),
         ("removed", entry(6, Change::Remove { member: user("dave") })),
@@ -377,7 +387,10 @@ pub(crate) fn entry_cases() -> Vec<Value> {
         (
             "role-of-a-later-kind",
             pb::Entry {
-                body: Some(pb::entry::Body::Role(pb::RoleSet { member: id(user("bob").as_bytes()), role: 9 })),
+                body: Some(pb::entry::Body::Role(pb::RoleSet {
+                    member: id(user("bob").as_bytes()),
+                    role: 9,
+                })),
                 ..pb_left()
             }
             .encode_to_vec()
