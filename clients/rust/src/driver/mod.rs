@@ -1,0 +1,490 @@
+//! Carries out what the machine says: one task per client, which owns the machine, the storage and the connection.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::{Future, pending};
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tern_protocol::convert::{encode_request, parse_server};
+use tern_protocol::event::{SendOk, ServerBody, ServerMessage, WireError};
+use tern_protocol::frame::{Frame, HEARTBEAT};
+use tern_protocol::ids::{ConversationId, RequestId, Seq};
+use tern_protocol::model::{Change, Target};
+use tern_protocol::request::RequestBody;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::error::{ConnectError, Error};
+use crate::event::{ConnectionState, Event, Lost, Stop};
+use crate::machine::{Machine, Output, Ticket};
+use crate::raw::{self, Connection, Connector, ReceiveError};
+use crate::storage::{Record, Storage, StorageError};
+
+/// What the handles ask the task for.
+pub(crate) enum Command {
+    Send {
+        target: Target,
+        change: Change,
+        queued: oneshot::Sender<()>,
+        sent: oneshot::Sender<Result<SendOk, Error>>,
+    },
+    Query {
+        body: RequestBody,
+        answer: oneshot::Sender<Result<ServerBody, Error>>,
+    },
+    NetworkChanged,
+    Close {
+        done: oneshot::Sender<bool>,
+    },
+}
+
+/// What the app has taken, on its way to the machine: only the last seq of each conversation counts.
+#[derive(Default)]
+pub(crate) struct Taken {
+    seqs: Mutex<BTreeMap<ConversationId, Seq>>,
+    changed: Notify,
+}
+
+impl Taken {
+    pub(crate) fn raise(&self, conversation: ConversationId, seq: Seq) {
+        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = seqs.entry(conversation).or_default();
+        *known = seq.max(*known);
+        drop(seqs);
+        self.changed.notify_one();
+    }
+
+    fn drain(&self) -> BTreeMap<ConversationId, Seq> {
+        std::mem::take(&mut *self.seqs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+enum Waiter {
+    Send { queued: Option<oneshot::Sender<()>>, sent: oneshot::Sender<Result<SendOk, Error>> },
+    Query(oneshot::Sender<Result<ServerBody, Error>>),
+}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<(Connection, String), ConnectError>> + Send>>;
+type Bulk = Pin<Box<dyn Future<Output = (u64, RequestId, Result<ServerMessage, ReceiveError>)> + Send>>;
+
+struct Session {
+    connection: Connection,
+    out: BytesMut,
+    to_flush: bool,
+}
+
+pub(crate) struct Driver {
+    pub(crate) machine: Machine,
+    pub(crate) storage: Box<dyn Storage>,
+    pub(crate) connector: Arc<Connector>,
+    pub(crate) config: Config,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) taken: Arc<Taken>,
+    pub(crate) state: watch::Sender<ConnectionState>,
+}
+
+/// What woke the task.
+enum Woken {
+    Command(Option<Command>),
+    Taken,
+    Timer,
+    Connected(Result<(Connection, String), ConnectError>),
+    Read(io::Result<usize>),
+    Written(io::Result<usize>),
+    Bulk(u64, RequestId, Result<ServerMessage, ReceiveError>),
+    EventRoom,
+}
+
+impl Driver {
+    pub(crate) async fn run(self) {
+        let Driver { machine, storage, connector, config, commands, events, taken, state } = self;
+        let mut task = Task {
+            machine,
+            storage: Some(storage),
+            connector,
+            config,
+            taken,
+            state,
+            started: Instant::now(),
+            waiting: HashMap::new(),
+            next_ticket: 0,
+            connecting: None,
+            session: None,
+            generation: 0,
+            bulk: FuturesUnordered::new(),
+            closing: None,
+        };
+        task.run(commands, events).await;
+    }
+}
+
+struct Task {
+    machine: Machine,
+    storage: Option<Box<dyn Storage>>,
+    connector: Arc<Connector>,
+    config: Config,
+    taken: Arc<Taken>,
+    state: watch::Sender<ConnectionState>,
+    started: Instant,
+    waiting: HashMap<Ticket, Waiter>,
+    next_ticket: u64,
+    connecting: Option<Connecting>,
+    session: Option<Session>,
+    /// Counts connections, so that an answer on an old one's stream is known as such.
+    generation: u64,
+    bulk: FuturesUnordered<Bulk>,
+    closing: Option<(Instant, oneshot::Sender<bool>)>,
+}
+
+impl Task {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    async fn run(&mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
+        let mut events = Some(events);
+        let now = self.now();
+        self.machine.handle_timeout(now);
+        loop {
+            self.carry_out().await;
+            self.hand_events(&mut events);
+            self.carry_out().await;
+            if self.is_done() {
+                break;
+            }
+            let woken = self.wait(&mut commands, &events).await;
+            self.on_woken(woken);
+        }
+        self.finish(&mut commands).await;
+        // What is in the machine's queue still goes to an app that reads; the channel ends it.
+        if let Some(events) = events {
+            while let Ok(room) = events.try_reserve() {
+                let now = self.now();
+                let Some(event) = self.machine.poll_event(now) else { break };
+                room.send(event);
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        if self.machine.stopped().is_some() {
+            return true;
+        }
+        let Some((deadline, _)) = &self.closing else { return false };
+        let written = self.session.as_ref().is_none_or(|s| s.out.is_empty() && !s.to_flush);
+        (self.machine.is_settled() && written) || Instant::now() >= *deadline
+    }
+
+    async fn wait(
+        &mut self,
+        commands: &mut mpsc::Receiver<Command>,
+        events: &Option<mpsc::Sender<Event>>,
+    ) -> Woken {
+        let timer = self.machine.next_timeout().map(|at| self.started + at);
+        let timer = timer.into_iter().chain(self.closing.as_ref().map(|(at, _)| *at)).min();
+        let accepts = self.machine.accepts() && self.closing.is_none();
+        let room = events.as_ref().filter(|_| self.machine.has_event());
+        let (receiver, sender) = match &mut self.session {
+            Some(Session { connection, out, to_flush }) => {
+                let write = (*to_flush || !out.is_empty()).then_some((&mut connection.sender, out));
+                (Some(&mut connection.receiver), write)
+            }
+            None => (None, None),
+        };
+        tokio::select! {
+            biased;
+            written = async { match sender { Some((s, out)) => s.write_some(out).await, None => pending().await } } => Woken::Written(written),
+            () = self.taken.changed.notified() => Woken::Taken,
+            command = commands.recv(), if accepts => Woken::Command(command),
+            read = async { match receiver { Some(r) => r.read_some().await, None => pending().await } } => Woken::Read(read),
+            Some((generation, id, answer)) = self.bulk.next() => Woken::Bulk(generation, id, answer),
+            connected = async { match &mut self.connecting { Some(c) => c.await, None => pending().await } } => Woken::Connected(connected),
+            () = async { match room { Some(e) => drop(e.reserve().await), None => pending().await } } => Woken::EventRoom,
+            () = async { match timer { Some(at) => tokio::time::sleep_until(at).await, None => pending().await } } => Woken::Timer,
+        }
+    }
+
+    fn on_woken(&mut self, woken: Woken) {
+        let now = self.now();
+        match woken {
+            Woken::Command(Some(command)) => self.on_command(now, command),
+            // Nobody holds the client any more.
+            Woken::Command(None) => self.machine.stop(Stop::Closed),
+            Woken::Taken => self.on_taken(now),
+            Woken::Timer => self.machine.handle_timeout(now),
+            Woken::EventRoom => {}
+            Woken::Connected(Ok((connection, token))) => {
+                self.connecting = None;
+                self.generation += 1;
+                self.session = Some(Session { connection, out: BytesMut::new(), to_flush: false });
+                self.machine.connected(now, token);
+            }
+            Woken::Connected(Err(error)) => {
+                self.connecting = None;
+                let reason = match error {
+                    ConnectError::Token(why) => Lost::NoToken(why),
+                    other => Lost::Unreachable(other.to_string()),
+                };
+                self.machine.disconnected(now, reason);
+            }
+            Woken::Read(Ok(0)) => self.lost(now, "the server closed it without a word".into()),
+            Woken::Read(Ok(_)) => self.on_bytes(now),
+            Woken::Read(Err(error)) | Woken::Written(Err(error)) => self.lost(now, error.to_string()),
+            Woken::Written(Ok(written)) => {
+                if let Some(session) = &mut self.session {
+                    session.to_flush = written > 0;
+                }
+            }
+            Woken::Bulk(generation, id, answer)
+                if generation == self.generation && self.session.is_some() =>
+            {
+                match answer {
+                    Ok(message) if message.id == id => self.machine.received(now, message),
+                    Ok(_) | Err(_) => self.machine.bulk_failed(now, id),
+                }
+            }
+            Woken::Bulk(..) => {}
+        }
+        self.machine.handle_timeout(now);
+    }
+
+    fn on_command(&mut self, now: Duration, command: Command) {
+        match command {
+            Command::Send { target, change, queued, sent } => {
+                let ticket = self.ticket(Waiter::Send { queued: Some(queued), sent });
+                self.machine.send(now, ticket, target, change);
+            }
+            Command::Query { body, answer } => {
+                let ticket = self.ticket(Waiter::Query(answer));
+                self.machine.query(now, ticket, body);
+            }
+            Command::NetworkChanged => self.machine.network_changed(now),
+            Command::Close { done } => {
+                self.on_taken(now);
+                self.machine.flush_marks(now);
+                self.closing = Some((Instant::now() + self.config.close_timeout, done));
+            }
+        }
+    }
+
+    fn ticket(&mut self, waiter: Waiter) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        self.waiting.insert(ticket, waiter);
+        ticket
+    }
+
+    fn on_taken(&mut self, now: Duration) {
+        for (conversation, seq) in self.taken.drain() {
+            self.machine.taken(now, conversation, seq);
+        }
+    }
+
+    fn on_bytes(&mut self, now: Duration) {
+        self.machine.heard(now);
+        loop {
+            let Some(session) = &mut self.session else { return };
+            let error = match session.connection.receiver.take_frame() {
+                Ok(None) => return,
+                Ok(Some(Frame::Heartbeat)) => {
+                    self.machine.received_heartbeat(now);
+                    continue;
+                }
+                Ok(Some(Frame::Message(bytes))) => match parse_server(bytes) {
+                    Ok(Some(message)) => {
+                        self.machine.received(now, message);
+                        continue;
+                    }
+                    Ok(None) => continue,
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            return self.lost(now, error);
+        }
+    }
+
+    fn lost(&mut self, now: Duration, why: String) {
+        self.drop_session();
+        self.machine.disconnected(now, Lost::Broken(why));
+    }
+
+    fn drop_session(&mut self) {
+        self.bulk.clear();
+        self.connecting = None;
+        if let Some(session) = self.session.take()
+            && let Some(quic) = session.connection.quic()
+        {
+            quic.close(0u32.into(), b"");
+        }
+    }
+
+    /// Events go over as far as the app's channel has room.
+    fn hand_events(&mut self, events: &mut Option<mpsc::Sender<Event>>) {
+        let now = self.now();
+        while self.machine.has_event() {
+            let Some(sender) = events else {
+                // The app does not want them; its cursors stay.
+                drop(self.machine.poll_event(now));
+                continue;
+            };
+            match sender.try_reserve() {
+                Ok(room) => {
+                    if let Some(event) = self.machine.poll_event(now) {
+                        room.send(event);
+                    }
+                }
+                Err(_) if sender.is_closed() => *events = None,
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// First what must be on disk, then what it allows.
+    async fn carry_out(&mut self) {
+        loop {
+            let (mut records, mut rest) = (Vec::new(), Vec::new());
+            while let Some(output) = self.machine.poll_output() {
+                match output {
+                    Output::Persist(record) => records.push(record),
+                    other => rest.push(other),
+                }
+            }
+            if records.is_empty() && rest.is_empty() {
+                return;
+            }
+            if let Err(error) = self.persist(records).await {
+                self.machine.stop(Stop::Storage(error.to_string()));
+                // Nothing of this batch may happen: its numbers may not be on disk.
+                continue;
+            }
+            rest.into_iter().for_each(|output| self.act(output));
+        }
+    }
+
+    async fn persist(&mut self, records: Vec<Record>) -> Result<(), StorageError> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let Some(mut storage) = self.storage.take() else { return Err(StorageError::Poisoned) };
+        if !storage.blocks() {
+            let result = storage.append(&records);
+            self.storage = Some(storage);
+            return result;
+        }
+        let work = tokio::task::spawn_blocking(move || {
+            let result = storage.append(&records);
+            (storage, result)
+        });
+        let (storage, result) = work.await.map_err(|e| StorageError::Other(e.to_string()))?;
+        self.storage = Some(storage);
+        result
+    }
+
+    fn act(&mut self, output: Output) {
+        match output {
+            Output::Persist(_) => unreachable!("taken out before"),
+            Output::Connect { fresh_token } => {
+                let (connector, token) = (self.connector.clone(), self.config.token.clone());
+                let (transport, limit) = (self.config.transport, self.config.connect_timeout);
+                let connect = async move {
+                    let token = token.get(fresh_token).await.map_err(ConnectError::Token)?;
+                    Ok((connector.connect(transport).await?, token))
+                };
+                self.connecting = Some(Box::pin(async move {
+                    tokio::time::timeout(limit, connect).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+                }));
+            }
+            Output::Transmit { request, bulk } => {
+                let Some(session) = &mut self.session else { return };
+                let frame = encode_request(&request);
+                match session.connection.quic() {
+                    Some(quic) if bulk => {
+                        let (quic, generation) = (quic.clone(), self.generation);
+                        self.bulk.push(Box::pin(async move {
+                            (generation, request.id, raw::ask_encoded(&quic, &frame).await)
+                        }));
+                    }
+                    _ => session.out.extend_from_slice(&frame),
+                }
+            }
+            Output::Heartbeat => {
+                if let Some(session) = &mut self.session {
+                    session.out.extend_from_slice(HEARTBEAT);
+                }
+            }
+            Output::Disconnect => self.drop_session(),
+            Output::Queued { ticket } => {
+                if let Some(Waiter::Send { queued, .. }) = self.waiting.get_mut(&ticket)
+                    && let Some(queued) = queued.take()
+                {
+                    let _ = queued.send(());
+                }
+            }
+            Output::Sent { ticket, result } => {
+                if let Some(Waiter::Send { sent, .. }) = self.waiting.remove(&ticket) {
+                    let _ = sent.send(result.map_err(refused));
+                }
+            }
+            Output::Answer { ticket, result } => {
+                if let Some(Waiter::Query(answer)) = self.waiting.remove(&ticket) {
+                    let _ = answer.send(result.map_err(refused));
+                }
+            }
+            Output::State(state) => {
+                tracing::debug!(?state, "connection");
+                self.state.send_replace(state);
+            }
+        }
+    }
+
+    /// Says goodbye, and answers all who wait.
+    async fn finish(&mut self, commands: &mut mpsc::Receiver<Command>) {
+        let now = self.now();
+        self.on_taken(now);
+        let settled = self.machine.is_settled();
+        self.machine.flush_marks(now);
+        self.carry_out().await;
+        if let Some(Session { mut connection, mut out, .. }) = self.session.take() {
+            let goodbye = async {
+                let _ = connection.sender.send_bytes(&out.split()).await;
+                connection.close().await;
+                self.connector.wait_idle().await;
+            };
+            let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
+        }
+        self.machine.stop(Stop::Closed);
+        self.carry_out().await;
+        let stop = self.machine.stopped().cloned().unwrap_or(Stop::Closed);
+        commands.close();
+        while let Ok(command) = commands.try_recv() {
+            match command {
+                Command::Send { sent, .. } => drop(sent.send(Err(Error::Stopped(stop.clone())))),
+                Command::Query { answer, .. } => drop(answer.send(Err(Error::Stopped(stop.clone())))),
+                Command::NetworkChanged | Command::Close { .. } => {}
+            }
+        }
+        for (_, waiter) in self.waiting.drain() {
+            match waiter {
+                Waiter::Send { sent, .. } => drop(sent.send(Err(Error::Stopped(stop.clone())))),
+                Waiter::Query(answer) => drop(answer.send(Err(Error::Stopped(stop.clone())))),
+            }
+        }
+        // The storage is free for the next client before `close` returns.
+        self.storage = None;
+        if let Some((_, done)) = self.closing.take() {
+            let _ = done.send(settled);
+        }
+    }
+}
+
+fn refused(error: WireError) -> Error {
+    Error::Refused(error)
+}

@@ -1,0 +1,118 @@
+//! What a client tells its app.
+
+use std::time::Duration;
+
+use tern_protocol::event::{ConversationState, ReceiptsMoved, SendOk, WireError};
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
+use tern_protocol::model::Entry;
+
+/// One thing that happened, in the one order in which the app gets them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A new entry: of each conversation every entry, once, in the order of their seqs.
+    Entry {
+        /// The log.
+        conversation: ConversationId,
+        /// It.
+        entry: Entry,
+    },
+    /// The server no longer has these entries (retention), and this device had not got them.
+    Trimmed {
+        /// The log.
+        conversation: ConversationId,
+        /// The first missing.
+        from: Seq,
+        /// The last missing.
+        to: Seq,
+    },
+    /// How a conversation stands, told by a sync when the device misses something of it: title, peer, role, read
+    /// watermarks, head. Its entries come as [`Event::Entry`], so `entries` is empty here.
+    Conversation(ConversationState),
+    /// Watermarks rose: somebody has received or read.
+    Receipts(ReceiptsMoved),
+    /// The connection's state changed.
+    Connection(ConnectionState),
+    /// Everything the server had when the client came online has been handed over before this event.
+    CaughtUp,
+    /// A send that an earlier run of the app left behind has been decided.
+    Recovered {
+        /// Its log.
+        conversation: ConversationId,
+        /// The number that it went under at last.
+        client_seq: ClientSeq,
+        /// Stored, or refused for good.
+        result: Result<SendOk, WireError>,
+    },
+}
+
+/// Whether the client is online, and if not, what happens next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Connecting or logging in.
+    Connecting,
+    /// Logged in.
+    Online {
+        /// As whom.
+        user: UserId,
+    },
+    /// Not connected; the client tries again by itself.
+    Offline {
+        /// Why.
+        reason: Lost,
+        /// In how long.
+        retry_in: Duration,
+    },
+    /// Not connected, and the client does not try again.
+    Stopped(Stop),
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It could not be made; the text says why.
+    #[error("cannot connect: {0}")]
+    Unreachable(String),
+    /// It ended without a word.
+    #[error("the connection broke: {0}")]
+    Broken(String),
+    /// The server does not answer.
+    #[error("the server has fallen silent")]
+    Silent,
+    /// The server said why it closes.
+    #[error("the server closed: {} ({})", .0.code, .0.text)]
+    Closed(WireError),
+    /// The server asked its clients to connect again.
+    #[error("the server is going away")]
+    GoingAway,
+    /// The token source failed.
+    #[error("no token: {0}")]
+    NoToken(String),
+}
+
+/// Why the client gave up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    /// The app closed it.
+    #[error("the client was closed")]
+    Closed,
+    /// The same device logged in elsewhere: two processes share one state.
+    #[error("this device has logged in on another connection")]
+    TakenOver,
+    /// The server does not accept the token, or there is no fresh one.
+    #[error("the token was refused: {} ({})", .0.code, .0.text)]
+    TokenRefused(WireError),
+    /// Client and server have no protocol version in common.
+    #[error("no common protocol version: {}", .0.text)]
+    UnsupportedVersion(WireError),
+    /// The token names another user than the one this state belongs to.
+    #[error("the state belongs to user {stored}, the token to {token}")]
+    AnotherUser {
+        /// In the storage.
+        stored: UserId,
+        /// In the token.
+        token: UserId,
+    },
+    /// The storage failed; going on could use a number twice.
+    #[error("the storage failed: {0}")]
+    Storage(String),
+}

@@ -1,0 +1,320 @@
+//! Every entry once, in order.
+//!
+//! Per conversation a cursor, `handed`: every entry up to it is in the queue of events or beyond. An entry right after
+//! it is handed over; one at or below it has been; one further on shows a gap, which a page of history fills. Entries
+//! behind a gap are held back as far as there is room, else dropped: the page brings them again.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tern_protocol::error::Retry;
+use tern_protocol::event::{ConversationState, HistoryPage, ReceiptsMoved, WireError};
+use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::limits::HISTORY_ENTRIES_MAX;
+use tern_protocol::model::Entry;
+use tern_protocol::request::{History, HistoryFrom, RequestBody};
+
+use super::{Machine, Purpose, Wake, conversation};
+use crate::event::Event;
+
+/// Entries held behind a gap: of one conversation, and of all together.
+const HELD_MAX: usize = 128;
+const HELD_ALL_MAX: usize = 1024;
+/// After this many pages that bring nothing, the server is believed: there is nothing more.
+const FRUITLESS_MAX: u32 = 5;
+/// Counts kept per conversation while receipts wait for a slow app.
+const COUNTS_MAX: usize = 64;
+
+/// Whether a page of history is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Pull {
+    #[default]
+    No,
+    /// In the queue, or in the timers.
+    Waiting,
+    UnderWay,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    /// Everything up to here was handed to the queue of events.
+    pub(super) handed: Seq,
+    /// Everything up to here was taken by the app; on disk.
+    pub(super) taken: Seq,
+    /// As far as the app has said in this run.
+    pub(super) read: Seq,
+    /// The newest entry that is known to exist.
+    head: Seq,
+    held: BTreeMap<Seq, Entry>,
+    pull: Pull,
+    fruitless: u32,
+}
+
+impl Inbox {
+    pub(super) fn restored(cursor: Seq) -> Self {
+        Self { handed: cursor, taken: cursor, head: cursor, ..Self::default() }
+    }
+
+    fn has_gap(&self) -> bool {
+        self.head > self.handed
+    }
+}
+
+impl Machine {
+    pub(super) fn on_push(&mut self, id: ConversationId, entry: Entry) {
+        if !self.settings.receive {
+            return;
+        }
+        let seq = entry.seq;
+        self.offer(id, entry);
+        self.note_head(id, seq);
+    }
+
+    /// An entry of this device's own, as its answer tells: whether the server also pushes it does not matter.
+    pub(super) fn on_own(&mut self, id: ConversationId, entry: Entry) {
+        if self.settings.receive {
+            self.offer(id, entry);
+        }
+    }
+
+    pub(super) fn on_head_moved(&mut self, id: ConversationId, head: Seq) {
+        if self.settings.receive {
+            self.note_head(id, head);
+        }
+    }
+
+    /// Hands the entry over if it is next and there is room, holds it back if it is further on.
+    fn offer(&mut self, id: ConversationId, entry: Entry) {
+        let room = self.has_room();
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        if entry.seq <= c.handed {
+            return;
+        }
+        if room && entry.seq == c.handed.next() {
+            self.hand(id, entry);
+            self.drain_held(id);
+        } else if c.held.len() < HELD_MAX
+            && self.held < HELD_ALL_MAX
+            && c.held.insert(entry.seq, entry).is_none()
+        {
+            self.held += 1;
+        }
+    }
+
+    /// The one place where the cursor moves over an entry.
+    fn hand(&mut self, id: ConversationId, entry: Entry) {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        assert_eq!(entry.seq, c.handed.next(), "an entry out of order");
+        c.handed = entry.seq;
+        c.head = c.head.max(entry.seq);
+        c.fruitless = 0;
+        self.events.push_back(Event::Entry { conversation: id, entry });
+    }
+
+    fn drain_held(&mut self, id: ConversationId) {
+        loop {
+            let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+            let Some(first) = c.held.first_entry() else { return };
+            if *first.key() > c.handed.next() {
+                return;
+            }
+            let entry = first.remove();
+            self.held -= 1;
+            if entry.seq > c.handed {
+                self.hand(id, entry);
+            }
+        }
+    }
+
+    fn note_head(&mut self, id: ConversationId, head: Seq) {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        c.head = c.head.max(head);
+        self.pull_if_gap(id);
+    }
+
+    /// A gap is pulled, unless the sync that is under way will fill it.
+    pub(super) fn pull_if_gap(&mut self, id: ConversationId) {
+        let covered = self.sync.covers(id);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        if covered && c.has_gap() && c.pull == Pull::No {
+            c.pull = Pull::Waiting;
+            self.pulls.push_back(id);
+        }
+    }
+
+    pub(super) fn wake_pull(&mut self, id: ConversationId) {
+        if conversation(&mut self.conversations, self.base, id).inbox.pull == Pull::Waiting {
+            self.pulls.push_back(id);
+        }
+    }
+
+    pub(super) fn start_pull(&mut self, now: Duration) {
+        let Some(id) = self.pulls.pop_front() else { return };
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        if !c.has_gap() {
+            c.pull = Pull::No;
+            return;
+        }
+        c.pull = Pull::UnderWay;
+        let from = HistoryFrom::Forward(c.handed.next());
+        let body =
+            RequestBody::History(History { conversation: id, from, limit: HISTORY_ENTRIES_MAX as u32 });
+        self.ask(now, body, Purpose::Pull(id), true);
+    }
+
+    pub(super) fn on_pulled(&mut self, now: Duration, id: ConversationId, page: HistoryPage) {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        c.pull = Pull::No;
+        let before = c.handed;
+        self.raise_floor(id, page.floor, page.head);
+        self.hand_run(id, page.entries);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        c.head = c.head.max(page.head);
+        if c.handed == before && c.has_gap() {
+            // The page was made before what we have heard of, or we have heard wrongly.
+            c.fruitless += 1;
+            if c.fruitless >= FRUITLESS_MAX {
+                self.believe(id);
+            } else {
+                c.pull = Pull::Waiting;
+                let tries = c.fruitless;
+                let at = now + self.delay(tries, 0);
+                self.wake_at(at, Wake::Pull(id));
+            }
+        }
+        self.pull_if_gap(id);
+    }
+
+    pub(super) fn on_pull_error(&mut self, now: Duration, id: ConversationId, error: &WireError) {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        match error.code.retry() {
+            Retry::Later => {
+                c.pull = Pull::Waiting;
+                c.fruitless = (c.fruitless + 1).min(FRUITLESS_MAX - 1);
+                let tries = c.fruitless;
+                let at = now + self.delay(tries, error.retry_after_ms);
+                self.wake_at(at, Wake::Pull(id));
+            }
+            Retry::Reconnect => c.pull = Pull::No,
+            // Not a member, for example: there is nothing for this device to miss.
+            Retry::Never => {
+                c.pull = Pull::No;
+                self.believe(id);
+            }
+        }
+    }
+
+    /// What was heard of beyond the cursor cannot be had.
+    fn believe(&mut self, id: ConversationId) {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        c.head = c.handed;
+        c.fruitless = 0;
+        self.held -= c.held.len();
+        c.held.clear();
+    }
+
+    /// Entries below the floor cannot be had: the cursor moves up to it.
+    fn raise_floor(&mut self, id: ConversationId, floor: Seq, head: Seq) {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        // An empty log's floor says nothing, and nor does one above what this user may see.
+        if floor <= c.handed.next() || floor > head.next() {
+            return;
+        }
+        let (from, to) = (c.handed.next(), floor.prev());
+        // In a conversation that is new to this device, what was before is not a loss.
+        if c.handed.get() > 0 {
+            self.events.push_back(Event::Trimmed { conversation: id, from, to });
+        }
+        c.handed = to;
+        c.head = c.head.max(to);
+        c.fruitless = 0;
+        self.drain_held(id);
+    }
+
+    /// Hands over a page's entries as far as they go on from the cursor.
+    fn hand_run(&mut self, id: ConversationId, entries: Vec<Entry>) {
+        for entry in entries {
+            let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+            if entry.seq == c.handed.next() {
+                self.hand(id, entry);
+            }
+        }
+        self.drain_held(id);
+    }
+
+    /// A conversation in a sync page.
+    pub(super) fn on_synced(&mut self, mut state: ConversationState) {
+        let id = state.conversation;
+        let entries = std::mem::take(&mut state.entries);
+        let (floor, head) = (state.floor, state.head);
+        self.events.push_back(Event::Conversation(state));
+        self.raise_floor(id, floor, head);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        if let Some(first) = entries.first()
+            && c.handed.get() < floor.get().max(1)
+            && self.settings.latest.is_some()
+        {
+            // New to this device, which asked for the latest only.
+            c.handed = c.handed.max(first.seq.prev());
+        }
+        self.hand_run(id, entries);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        c.head = c.head.max(head);
+    }
+
+    /// Conversations with ids in this range are covered now: pull what they miss.
+    pub(super) fn pull_gaps(&mut self, after: Option<ConversationId>, until: Option<ConversationId>) {
+        use std::ops::Bound::{Excluded, Included, Unbounded};
+        let range = (after.map_or(Unbounded, Excluded), until.map_or(Unbounded, Included));
+        let gaps: Vec<_> =
+            self.conversations.range(range).filter(|(_, c)| c.inbox.has_gap()).map(|(id, _)| *id).collect();
+        gaps.into_iter().for_each(|id| self.pull_if_gap(id));
+    }
+
+    /// Before a sync: it will fill all gaps.
+    pub(super) fn forget_pulls(&mut self) {
+        self.pulls.clear();
+        self.wakes.retain(|_, wake| !matches!(wake, Wake::Pull(_)));
+        for c in self.conversations.values_mut() {
+            c.inbox.pull = Pull::No;
+            c.inbox.fruitless = 0;
+        }
+    }
+
+    pub(super) fn has_pulls(&self) -> bool {
+        !self.pulls.is_empty()
+            || self.in_flight.values().any(|r| matches!(r.purpose, Purpose::Pull(_)))
+            || self.wakes.values().any(|w| matches!(w, Wake::Pull(_)))
+    }
+
+    pub(super) fn on_receipts(&mut self, moved: ReceiptsMoved) {
+        if !self.settings.receive {
+            return;
+        }
+        if self.has_room() && !self.receipts.contains_key(&moved.conversation) {
+            self.events.push_back(Event::Receipts(moved));
+            return;
+        }
+        let Some(waiting) = self.receipts.get_mut(&moved.conversation) else {
+            self.receipts.insert(moved.conversation, moved);
+            return;
+        };
+        for user in moved.users {
+            match waiting.users.iter_mut().find(|u| u.user == user.user) {
+                Some(known) => {
+                    known.delivered = known.delivered.max(user.delivered);
+                    known.read = known.read.max(user.read);
+                }
+                None => waiting.users.push(user),
+            }
+        }
+        for count in moved.counts {
+            match waiting.counts.iter_mut().find(|c| c.seq == count.seq) {
+                Some(known) => *known = count,
+                None => waiting.counts.push(count),
+            }
+        }
+        let excess = waiting.counts.len().saturating_sub(COUNTS_MAX);
+        waiting.counts.drain(..excess);
+    }
+}

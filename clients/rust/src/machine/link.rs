@@ -1,0 +1,352 @@
+//! The life of a connection, and the wait before the next.
+//!
+//! ```text
+//!   Down ──retry_at──> Connecting ──connected──> LoggingIn ──LoginOk──> Online ──GoingAway──> draining
+//!    ^                     │                        │                     │                      │
+//!    └─────────────────────┴────────────────────────┴─────────────────────┴──────────────────────┘
+//!   Stopped: taken over, token or version refused, closed, storage failed. Nothing leads out of it.
+//! ```
+
+use std::mem;
+use std::time::Duration;
+
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::{LoginOk, WireError};
+use tern_protocol::limits::{IN_FLIGHT_MAX, VERSION_MAX, VERSION_MIN};
+use tern_protocol::request::{Login, RequestBody};
+
+use super::{Machine, Output, Purpose, RESERVED};
+use crate::event::{ConnectionState, Event, Lost, Stop};
+use crate::storage::Record;
+
+/// A connection that lasted this long was a good one: the next wait is short again.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Requests under way get this long when the server goes away.
+const DRAIN: Duration = Duration::from_secs(2);
+/// A link with unanswered requests is probed after this silence.
+const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// What a server without own wishes gets.
+const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
+
+#[derive(Debug, PartialEq)]
+enum Phase {
+    Down { retry_at: Duration },
+    Connecting,
+    LoggingIn { deadline: Duration },
+    Online { since: Duration },
+    Draining { until: Duration, reconnect_after_ms: u32 },
+    Stopped(Stop),
+}
+
+#[derive(Debug)]
+pub(super) struct Link {
+    phase: Phase,
+    pub(super) last_sent: Duration,
+    last_heard: Duration,
+    /// A heartbeat whose echo (or anything else) has not come yet.
+    probe: Option<Duration>,
+    heartbeat: Duration,
+    pub(super) in_flight_max: usize,
+    tries: u32,
+    fresh_token: bool,
+    expired_in_a_row: u32,
+    random: u64,
+    /// What the server said before it closed.
+    farewell: Option<WireError>,
+}
+
+impl Link {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            phase: Phase::Down { retry_at: Duration::ZERO },
+            last_sent: Duration::ZERO,
+            last_heard: Duration::ZERO,
+            probe: None,
+            heartbeat: Duration::from_secs(60),
+            in_flight_max: IN_FLIGHT_MAX,
+            tries: 0,
+            fresh_token: false,
+            expired_in_a_row: 0,
+            random: seed,
+            farewell: None,
+        }
+    }
+
+    pub(super) fn stopped(&self) -> Option<&Stop> {
+        if let Phase::Stopped(stop) = &self.phase { Some(stop) } else { None }
+    }
+
+    /// Logged in.
+    pub(super) fn is_online(&self) -> bool {
+        matches!(self.phase, Phase::Online { .. } | Phase::Draining { .. })
+    }
+
+    /// Logged in, and the server is here to stay.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Online { .. })
+    }
+
+    pub(super) fn is_logging_in(&self) -> bool {
+        matches!(self.phase, Phase::LoggingIn { .. })
+    }
+
+    fn is_connected(&self) -> bool {
+        self.is_online() || self.is_logging_in()
+    }
+
+    /// SplitMix64.
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Between half of `most` and all of it.
+    fn jittered(&mut self, most: Duration) -> Duration {
+        let half = most / 2;
+        let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX - 1);
+        half + Duration::from_nanos(self.random() % (nanos + 1))
+    }
+}
+
+impl Machine {
+    /// The transport stands: log in with this token.
+    pub fn connected(&mut self, now: Duration, token: String) {
+        if self.link.phase != Phase::Connecting {
+            return;
+        }
+        self.link.phase = Phase::LoggingIn { deadline: now + self.settings.login_timeout };
+        self.link.last_heard = now;
+        self.link.probe = None;
+        self.link.farewell = None;
+        let login = Login {
+            token,
+            device: self.settings.device,
+            versions: (VERSION_MIN, VERSION_MAX),
+            features: Vec::new(),
+            client: self.settings.client.clone(),
+        };
+        self.ask(now, RequestBody::Login(login), Purpose::Login, false);
+        self.pump(now);
+    }
+
+    /// There is no connection, or no more.
+    pub fn disconnected(&mut self, now: Duration, reason: Lost) {
+        if matches!(self.link.phase, Phase::Down { .. } | Phase::Stopped(_)) {
+            return;
+        }
+        let reason = match self.link.farewell.take() {
+            Some(error) => Lost::Closed(error),
+            None => reason,
+        };
+        self.down(now, reason);
+        // The transport is gone already.
+        self.outputs.retain(|o| *o != Output::Disconnect);
+    }
+
+    /// A heartbeat from the server.
+    pub fn received_heartbeat(&mut self, now: Duration) {
+        self.heard(now);
+    }
+
+    /// Bytes came that are not a complete message yet: a large page on a slow link is not a dead link.
+    pub fn heard(&mut self, now: Duration) {
+        self.link.last_heard = now;
+        self.link.probe = None;
+    }
+
+    /// The network may have changed: find out now whether the link still works, or connect without further waiting.
+    pub fn network_changed(&mut self, now: Duration) {
+        match self.link.phase {
+            Phase::Down { .. } => {
+                self.link.tries = 0;
+                self.link.phase = Phase::Down { retry_at: now };
+            }
+            _ if self.link.is_connected() => self.probe(now),
+            _ => {}
+        }
+    }
+
+    /// The app closes the client, or the storage failed.
+    pub fn stop(&mut self, stop: Stop) {
+        if self.link.stopped().is_some() {
+            return;
+        }
+        self.forget_connection();
+        self.outputs.push_back(Output::Disconnect);
+        self.link.phase = Phase::Stopped(stop.clone());
+        self.told(ConnectionState::Stopped(stop));
+    }
+
+    pub(super) fn link_timeout(&self) -> Option<Duration> {
+        match self.link.phase {
+            Phase::Down { retry_at } => Some(retry_at),
+            Phase::Connecting | Phase::Stopped(_) => None,
+            Phase::LoggingIn { deadline } => Some(deadline),
+            Phase::Online { .. } => Some(self.heartbeat_at()),
+            Phase::Draining { until, .. } => Some(until),
+        }
+    }
+
+    fn heartbeat_at(&self) -> Duration {
+        if let Some(probe) = self.link.probe {
+            return probe + self.settings.dead_after;
+        }
+        let beat = self.link.last_sent + self.link.heartbeat;
+        if self.in_flight.is_empty() {
+            return beat;
+        }
+        beat.min(self.link.last_sent.max(self.link.last_heard) + PROBE_AFTER)
+    }
+
+    fn probe(&mut self, now: Duration) {
+        self.outputs.push_back(Output::Heartbeat);
+        self.link.last_sent = now;
+        self.link.probe.get_or_insert(now);
+    }
+
+    pub(super) fn link_due(&mut self, now: Duration) {
+        match self.link.phase {
+            Phase::Down { retry_at } if retry_at <= now => {
+                self.link.phase = Phase::Connecting;
+                self.outputs
+                    .push_back(Output::Connect { fresh_token: mem::take(&mut self.link.fresh_token) });
+                self.told(ConnectionState::Connecting);
+            }
+            Phase::LoggingIn { deadline } if deadline <= now => self.down(now, Lost::Silent),
+            Phase::Online { .. } if self.heartbeat_at() <= now => {
+                if self.link.probe.is_some() {
+                    self.down(now, Lost::Silent);
+                } else {
+                    self.probe(now);
+                }
+            }
+            Phase::Draining { until, .. } if until <= now || self.in_flight.is_empty() => {
+                self.down(now, Lost::GoingAway);
+            }
+            Phase::Down { .. }
+            | Phase::Connecting
+            | Phase::LoggingIn { .. }
+            | Phase::Online { .. }
+            | Phase::Draining { .. }
+            | Phase::Stopped(_) => {}
+        }
+    }
+
+    pub(super) fn on_login(&mut self, now: Duration, ok: LoginOk) {
+        match self.user {
+            Some(stored) if stored != ok.user => {
+                return self.stop(Stop::AnotherUser { stored, token: ok.user });
+            }
+            Some(_) => {}
+            None => self.outputs.push_back(Output::Persist(Record::User(ok.user))),
+        }
+        self.user = Some(ok.user);
+        self.link.phase = Phase::Online { since: now };
+        self.link.expired_in_a_row = 0;
+        self.link.in_flight_max = (ok.in_flight_max as usize).clamp(1, IN_FLIGHT_MAX);
+        // A tenth earlier: the server measures arrival, not departure.
+        let asked = Duration::from_millis(u64::from(ok.heartbeat_ms)) * 9 / 10;
+        self.link.heartbeat = asked.min(self.settings.heartbeat_max).max(HEARTBEAT_MIN);
+        self.told(ConnectionState::Online { user: ok.user });
+        for (ticket, target, change) in mem::take(&mut self.unnumbered) {
+            self.number(ok.user, ticket, target, change);
+        }
+        // The server keeps watermarks loosely: what this run of the app has reached is said again.
+        self.dirty.extend(self.touched.iter().copied());
+        self.flush_marks(now);
+    }
+
+    pub(super) fn on_going_away(&mut self, now: Duration, reconnect_after_ms: u32) {
+        if self.link.is_open() {
+            self.link.phase = Phase::Draining { until: now + DRAIN, reconnect_after_ms };
+            self.link_due(now);
+        }
+    }
+
+    /// An error that is about the connection: answer to the login, or without a request.
+    pub(super) fn on_closing(&mut self, now: Duration, error: WireError) {
+        match error.code {
+            ErrorCode::TakenOver => self.stop(Stop::TakenOver),
+            ErrorCode::UnsupportedVersion => self.stop(Stop::UnsupportedVersion(error)),
+            ErrorCode::TokenInvalid if !self.settings.token_refreshes => self.stop(Stop::TokenRefused(error)),
+            ErrorCode::TokenInvalid | ErrorCode::TokenExpired => {
+                self.link.expired_in_a_row += 1;
+                if !self.settings.token_refreshes || self.link.expired_in_a_row > 2 {
+                    return self.stop(Stop::TokenRefused(error));
+                }
+                self.link.fresh_token = true;
+                self.down(now, Lost::Closed(error));
+            }
+            code if code.closes() || self.link.is_logging_in() => self.down(now, Lost::Closed(error)),
+            // An unanswered Mark that failed, or advice before the server hangs up.
+            _ => self.link.farewell = Some(error),
+        }
+    }
+
+    /// The connection is of no use: forget it, put back what was under way, wait.
+    pub(super) fn down(&mut self, now: Duration, reason: Lost) {
+        let connected = self.link.is_connected();
+        let advised = match (&self.link.phase, &reason) {
+            (Phase::Draining { reconnect_after_ms, .. }, _) => *reconnect_after_ms,
+            (_, Lost::Closed(error)) => error.retry_after_ms,
+            _ => 0,
+        };
+        if let Phase::Online { since } = self.link.phase
+            && now >= since + STABLE_AFTER
+        {
+            self.link.tries = 0;
+        }
+        self.forget_connection();
+        if connected {
+            self.outputs.push_back(Output::Disconnect);
+        }
+        self.link.tries += 1;
+        // An expired token is no sign of trouble: the first try with a new one need not wait.
+        let retry_in = if self.link.fresh_token && self.link.expired_in_a_row == 1 {
+            Duration::ZERO
+        } else {
+            self.delay(self.link.tries, advised)
+        };
+        self.link.phase = Phase::Down { retry_at: now + retry_in };
+        self.told(ConnectionState::Offline { reason, retry_in });
+    }
+
+    fn forget_connection(&mut self) {
+        for (_, request) in mem::take(&mut self.in_flight).into_iter().rev() {
+            match request.purpose {
+                Purpose::Query(query) => self.queries.push_front(query),
+                Purpose::Login | Purpose::Sync(_) | Purpose::Pull(_) | Purpose::Send(..) => {}
+            }
+        }
+        self.bulk_in_flight = 0;
+        self.outputs.retain(|o| !matches!(o, Output::Transmit { .. } | Output::Heartbeat));
+        self.forget_sync();
+        self.forget_sends();
+    }
+
+    fn told(&mut self, state: ConnectionState) {
+        self.outputs.push_back(Output::State(state.clone()));
+        // A state that the app has not read yet is replaced: a link that flaps must not fill the queue.
+        if let Some(Event::Connection(last)) = self.events.back_mut() {
+            *last = state;
+        } else {
+            self.events.push_back(Event::Connection(state));
+        }
+    }
+
+    /// The wait before try number `tries`: doubling, jittered, and not below what the server advised.
+    pub(super) fn delay(&mut self, tries: u32, advised_ms: u32) -> Duration {
+        let advised = Duration::from_millis(u64::from(advised_ms));
+        let doubled = self.settings.backoff_first * 2u32.saturating_pow(tries.saturating_sub(1).min(16));
+        let own = self.link.jittered(doubled.min(self.settings.backoff_max));
+        // Spread over a quarter more than advised: everybody was told the same.
+        own.max(advised + self.link.jittered(advised / 4))
+    }
+
+    pub(super) fn sends_max(&self) -> usize {
+        self.link.in_flight_max.saturating_sub(RESERVED).max(1)
+    }
+}

@@ -1,0 +1,283 @@
+//! Every send stored once, in order as far as that is possible.
+//!
+//! A send gets the next `client_seq` of its conversation, is stored on the device, and goes out; until it is decided it
+//! goes out again on every new connection under the same number, so the server stores it once. Up to
+//! [`WINDOW`] sends of a conversation are under way at once, in the order of their numbers, which is the order in which
+//! one connection's requests are carried out.
+//!
+//! # When one is refused for now
+//! The server may say "later" to one send and have stored the next already. So after a "later" nothing more of that
+//! conversation is sent until all that is under way is decided and the wait is over; then the oldest goes alone, and
+//! once it is stored the window opens again. If a younger one was stored meanwhile, the older gets
+//! `client_seq_stale`: its number is below one that is stored, the server has not stored it and by its own rule never
+//! will. That makes a new number safe: the send goes to the end of the queue under it and loses its place, nothing else.
+//! Both numbers change hands in one record, because a crash between two could send it twice.
+//!
+//! # Own entries
+//! The answer to a message tells its seq and time, which with the message itself is the entry, so the sender's log
+//! needs no push of it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use tern_protocol::error::{ErrorCode, Retry};
+use tern_protocol::event::{SendOk, WireError};
+use tern_protocol::ids::{ClientSeq, ConversationId, UserId};
+use tern_protocol::limits::SEND_WINDOW;
+use tern_protocol::model::{Change, Entry, Sender, Target};
+use tern_protocol::request::{RequestBody, Send};
+
+use super::{Machine, Output, Purpose, Ticket, Wake, conversation};
+use crate::event::Event;
+use crate::storage::Record;
+
+/// Sends of one conversation under way at once.
+const WINDOW: usize = 32;
+const _: () = assert!(WINDOW <= SEND_WINDOW, "the server must remember all that may be unanswered");
+
+#[derive(Debug)]
+struct Outgoing {
+    client_seq: ClientSeq,
+    /// `None`: left behind by an earlier run.
+    ticket: Option<Ticket>,
+    target: Target,
+    change: Change,
+    under_way: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    next: ClientSeq,
+    /// Rising numbers. Those under way come first, unless `blocked`.
+    sends: VecDeque<Outgoing>,
+    under_way: usize,
+    /// One was told "later": nothing goes out before this time, and before all under way are decided.
+    blocked: Option<Duration>,
+    wake_set: bool,
+    /// One at a time until the next success.
+    careful: bool,
+    refusals: u32,
+    stales: u32,
+    in_ready: bool,
+}
+
+impl Outbox {
+    pub(super) fn restored(next: ClientSeq, unacked: BTreeMap<ClientSeq, (Target, Change)>) -> Self {
+        let sends: VecDeque<_> = unacked
+            .into_iter()
+            .map(|(client_seq, (target, change))| Outgoing {
+                client_seq,
+                ticket: None,
+                target,
+                change,
+                under_way: false,
+            })
+            .collect();
+        let in_ready = !sends.is_empty();
+        Self { next: next.max(ClientSeq(1)), sends, in_ready, ..Self::default() }
+    }
+
+    fn position(&self, client_seq: ClientSeq) -> Option<usize> {
+        self.sends.binary_search_by_key(&client_seq, |s| s.client_seq).ok()
+    }
+
+    fn number(&mut self) -> ClientSeq {
+        let number = self.next;
+        self.next = ClientSeq(number.get() + 1);
+        number
+    }
+}
+
+impl Machine {
+    /// Sends a change. It is numbered at once, or at the first login of a new device: before that the direct chat
+    /// with a user has no name.
+    pub fn send(&mut self, now: Duration, ticket: Ticket, target: Target, change: Change) {
+        match self.user {
+            Some(user) => self.number(user, ticket, target, change),
+            None => self.unnumbered.push_back((ticket, target, change)),
+        }
+        self.pump(now);
+    }
+
+    pub(super) fn number(&mut self, user: UserId, ticket: Ticket, target: Target, change: Change) {
+        let id = match target {
+            Target::Conversation(id) => id,
+            Target::User(peer) => ConversationId::direct(user, peer),
+        };
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        let client_seq = o.number();
+        self.outputs.push_back(Output::Persist(Record::Send {
+            conversation: id,
+            client_seq,
+            target,
+            change: change.clone(),
+        }));
+        self.outputs.push_back(Output::Queued { ticket });
+        o.sends.push_back(Outgoing { client_seq, ticket: Some(ticket), target, change, under_way: false });
+        self.unsettled += 1;
+        self.make_ready(id);
+    }
+
+    fn make_ready(&mut self, id: ConversationId) {
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        if o.in_ready || o.blocked.is_some() || o.under_way == o.sends.len() {
+            return;
+        }
+        o.in_ready = true;
+        self.ready.push_back(id);
+    }
+
+    /// Conversations take turns, one send each.
+    pub(super) fn pump_sends(&mut self, now: Duration) {
+        while self.sends_in_flight < self.sends_max() && self.in_flight.len() < self.link.in_flight_max {
+            let Some(id) = self.ready.pop_front() else { return };
+            let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+            o.in_ready = false;
+            let window = if o.careful { 1 } else { WINDOW };
+            if o.blocked.is_some() || o.under_way >= window {
+                continue;
+            }
+            let Some(send) = o.sends.get_mut(o.under_way) else { continue };
+            assert!(!send.under_way, "sends under way come first");
+            send.under_way = true;
+            o.under_way += 1;
+            let body = RequestBody::Send(Send {
+                target: send.target,
+                client_seq: send.client_seq,
+                change: send.change.clone(),
+            });
+            let purpose = Purpose::Send(id, send.client_seq);
+            self.sends_in_flight += 1;
+            self.ask(now, body, purpose, false);
+            self.make_ready(id);
+        }
+    }
+
+    pub(super) fn on_sent(&mut self, now: Duration, id: ConversationId, client_seq: ClientSeq, ok: SendOk) {
+        self.sends_in_flight -= 1;
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        o.careful = false;
+        o.refusals = 0;
+        o.stales = 0;
+        if let Some(change) = self.settle(id, client_seq, Ok(ok))
+            && let Some(user) = self.user
+            && matches!(change, Change::Message(_))
+            && ok.conversation == id
+        {
+            let sender = Sender { user, device: self.settings.device };
+            self.on_own(id, Entry { seq: ok.seq, time: ok.time, sender, client_seq, change });
+        }
+        self.after_answer(now, id);
+    }
+
+    pub(super) fn on_send_error(
+        &mut self,
+        now: Duration,
+        id: ConversationId,
+        client_seq: ClientSeq,
+        error: WireError,
+    ) {
+        self.sends_in_flight -= 1;
+        match error.code.retry() {
+            Retry::Never if error.code == ErrorCode::ClientSeqStale => self.renumber(id, client_seq),
+            Retry::Never => drop(self.settle(id, client_seq, Err(error))),
+            Retry::Later => self.hold_back(now, id, client_seq, error.retry_after_ms),
+            // The connection is about to be closed; the next one sends it again.
+            Retry::Reconnect => self.hold_back(now, id, client_seq, error.retry_after_ms),
+        }
+        self.after_answer(now, id);
+    }
+
+    /// Takes a decided send off the list and tells who waits.
+    fn settle(
+        &mut self,
+        id: ConversationId,
+        client_seq: ClientSeq,
+        result: Result<SendOk, WireError>,
+    ) -> Option<Change> {
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        let send = o.sends.remove(o.position(client_seq)?)?;
+        o.under_way -= usize::from(send.under_way);
+        self.unsettled -= 1;
+        self.outputs.push_back(Output::Persist(Record::Settled { conversation: id, client_seq }));
+        match send.ticket {
+            Some(ticket) => self.outputs.push_back(Output::Sent { ticket, result }),
+            None => self.events.push_back(Event::Recovered { conversation: id, client_seq, result }),
+        }
+        Some(send.change)
+    }
+
+    fn renumber(&mut self, id: ConversationId, old: ClientSeq) {
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        let Some(mut send) = o.position(old).and_then(|at| o.sends.remove(at)) else { return };
+        o.under_way -= usize::from(send.under_way);
+        // Stale again and again: the server knows numbers that this device has forgotten. Leap.
+        o.next = ClientSeq(o.next.get() + (1 << o.stales.min(32)) - 1);
+        o.stales += 1;
+        send.client_seq = o.number();
+        send.under_way = false;
+        let record = Record::Renumbered { conversation: id, old, new: send.client_seq };
+        o.sends.push_back(send);
+        self.outputs.push_back(Output::Persist(record));
+    }
+
+    fn hold_back(&mut self, now: Duration, id: ConversationId, client_seq: ClientSeq, retry_after_ms: u32) {
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        o.refusals += 1;
+        let tries = o.refusals;
+        if let Some(send) = o.position(client_seq).and_then(|at| o.sends.get_mut(at)) {
+            send.under_way = false;
+            o.under_way -= 1;
+        }
+        let at = now + self.delay(tries, retry_after_ms);
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        o.blocked = Some(o.blocked.map_or(at, |b| b.max(at)));
+    }
+
+    /// When nothing of a blocked conversation is under way any more, its wait can begin to end.
+    fn after_answer(&mut self, now: Duration, id: ConversationId) {
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        match o.blocked {
+            Some(at) if o.under_way == 0 && !o.wake_set => {
+                o.wake_set = true;
+                self.wake_at(at.max(now), Wake::Send(id));
+            }
+            Some(_) => {}
+            None => self.make_ready(id),
+        }
+    }
+
+    pub(super) fn wake_send(&mut self, id: ConversationId) {
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        o.wake_set = false;
+        o.blocked = None;
+        o.careful = true;
+        self.make_ready(id);
+    }
+
+    /// The connection has ended: all that is not decided goes again, in order.
+    pub(super) fn forget_sends(&mut self) {
+        self.sends_in_flight = 0;
+        let mut wakes = Vec::new();
+        self.ready.clear();
+        for (id, c) in &mut self.conversations {
+            let o = &mut c.outbox;
+            o.sends.iter_mut().for_each(|s| s.under_way = false);
+            o.under_way = 0;
+            o.in_ready = false;
+            match o.blocked {
+                Some(at) if !o.wake_set => {
+                    o.wake_set = true;
+                    wakes.push((at, *id));
+                }
+                Some(_) => {}
+                None if o.sends.is_empty() => {}
+                None => {
+                    o.in_ready = true;
+                    self.ready.push_back(*id);
+                }
+            }
+        }
+        wakes.into_iter().for_each(|(at, id)| self.wake_at(at, Wake::Send(id)));
+    }
+}

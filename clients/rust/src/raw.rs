@@ -1,0 +1,453 @@
+//! Connections without a machine: for load generators, and for tests that want to send what no client would.
+//!
+//! No task, no queue: a call writes or reads the socket.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tern_protocol::convert::{Malformed, encode_request, parse_server};
+use tern_protocol::event::ServerMessage;
+use tern_protocol::frame::{self, Frame, FrameError, HEARTBEAT};
+use tern_protocol::limits::{ALPN, FRAME_BYTES_MAX, IDLE_TIMEOUT_MS};
+use tern_protocol::request::Request;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::config::Transport;
+use crate::error::ConnectError;
+
+/// The least free room in a read buffer, so that small frames share a read.
+const READ_BYTES_MIN: usize = 4 * 1024;
+
+/// Makes connections to one server. One serves any number of connections: they share the TLS settings, session
+/// tickets and, over QUIC, the UDP socket.
+pub struct Connector {
+    host: String,
+    port: u16,
+    name: ServerName<'static>,
+    tls: TlsConnector,
+    quic: quinn::ClientConfig,
+    endpoints: Mutex<[Option<quinn::Endpoint>; 2]>,
+    source: Option<IpAddr>,
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Connector({}:{})", self.host, self.port)
+    }
+}
+
+impl Connector {
+    /// For the server at `server` (`host:port`), whose certificate bears `server_name` (else the host) and comes from
+    /// one of the authorities in `ca_pem`.
+    ///
+    /// # Errors
+    /// [`ConnectError::Address`], [`ConnectError::Ca`], [`ConnectError::Tls`].
+    pub fn new(server: &str, server_name: Option<&str>, ca_pem: &[u8]) -> Result<Self, ConnectError> {
+        let address = || ConnectError::Address(server.into());
+        let (host, port) = server.rsplit_once(':').ok_or_else(address)?;
+        let port = port.parse().map_err(|_| address())?;
+        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+        if host.is_empty() {
+            return Err(address());
+        }
+        let name = server_name.unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name).map_err(|_| address())?;
+        let mut roots = rustls::RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(ca_pem) {
+            let certificate = certificate.map_err(|e| ConnectError::Ca(e.to_string()))?;
+            // A system's bundle may hold a few that this library does not take.
+            let _ = roots.add(certificate);
+        }
+        if roots.is_empty() {
+            return Err(ConnectError::Ca("no usable certificate in the PEM text".into()));
+        }
+        let tls_error = |e: &dyn std::fmt::Display| ConnectError::Tls(e.to_string());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(|e| tls_error(&e))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![ALPN.to_vec()];
+        let quic =
+            quinn::crypto::rustls::QuicClientConfig::try_from(tls.clone()).map_err(|e| tls_error(&e))?;
+        let mut quic = quinn::ClientConfig::new(Arc::new(quic));
+        let mut transport = quinn::TransportConfig::default();
+        let idle = Duration::from_millis(IDLE_TIMEOUT_MS).try_into().map_err(|e| tls_error(&e))?;
+        transport.max_idle_timeout(Some(idle));
+        quic.transport_config(Arc::new(transport));
+        Ok(Self {
+            host: host.into(),
+            port,
+            name,
+            tls: TlsConnector::from(Arc::new(tls)),
+            quic,
+            endpoints: Mutex::new([None, None]),
+            source: None,
+        })
+    }
+
+    /// Connections come from this address of the machine: for more of them than one address has ports.
+    pub fn source(mut self, address: IpAddr) -> Self {
+        self.source = Some(address);
+        self
+    }
+
+    /// Makes a connection: on return the handshake is done and nothing is sent.
+    ///
+    /// # Errors
+    /// [`ConnectError`]; with several addresses, the last one's.
+    pub async fn connect(&self, transport: Transport) -> Result<Connection, ConnectError> {
+        let dns = |error| ConnectError::Dns { host: self.host.clone(), error };
+        let addresses: Vec<_> =
+            tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(dns)?.collect();
+        let mut last = dns(io::Error::other("it has no address"));
+        for address in addresses {
+            let result = match transport {
+                Transport::Tcp => self.connect_tcp(address).await,
+                Transport::Quic => self.connect_quic(address).await,
+            };
+            match result {
+                Ok(connection) => return Ok(connection),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
+        let io = |error| ConnectError::Io { address, error };
+        let socket = match address {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+        }
+        .map_err(io)?;
+        if let Some(source) = self.source {
+            socket.bind(SocketAddr::new(source, 0)).map_err(io)?;
+        }
+        let stream: TcpStream = socket.connect(address).await.map_err(io)?;
+        stream.set_nodelay(true).map_err(io)?;
+        let stream =
+            self.tls.connect(self.name.clone(), stream).await.map_err(|e| tls_failure(address, e))?;
+        if stream.get_ref().1.alpn_protocol() != Some(ALPN) {
+            return Err(ConnectError::Alpn);
+        }
+        let (reader, writer) = tokio::io::split(stream);
+        Ok(Connection::new(Box::new(reader), Box::new(writer), None))
+    }
+
+    async fn connect_quic(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
+        let endpoint = self.endpoint(address)?;
+        let name = self.name.to_str().into_owned();
+        let connection = endpoint
+            .connect_with(self.quic.clone(), address, &name)
+            .map_err(|e| ConnectError::Quic(e.to_string()))?
+            .await
+            .map_err(quic_failure)?;
+        let (writer, reader) = connection.open_bi().await.map_err(quic_failure)?;
+        Ok(Connection::new(Box::new(reader), Box::new(writer), Some(connection)))
+    }
+
+    fn endpoint(&self, address: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
+        let slot = usize::from(address.is_ipv6());
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(endpoint) = &endpoints[slot] {
+            return Ok(endpoint.clone());
+        }
+        let endpoint = quinn::Endpoint::client(self.local(address.is_ipv6()))
+            .map_err(|error| ConnectError::Io { address, error })?;
+        Ok(endpoints[slot].insert(endpoint).clone())
+    }
+
+    fn local(&self, v6: bool) -> SocketAddr {
+        let any = if v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        SocketAddr::new(self.source.unwrap_or(any), 0)
+    }
+
+    /// QUIC: moves all connections to new sockets, as when a phone leaves a network. TCP: nothing.
+    ///
+    /// # Errors
+    /// When no socket can be had.
+    pub fn rebind(&self) -> io::Result<()> {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        for (v6, endpoint) in [false, true].into_iter().zip(endpoints.iter()) {
+            if let Some(endpoint) = endpoint {
+                endpoint.rebind(UdpSocket::bind(self.local(v6))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// QUIC: waits until closed connections have said so to the server.
+    pub async fn wait_idle(&self) {
+        let endpoints: Vec<_> = {
+            let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+            endpoints.iter().flatten().cloned().collect()
+        };
+        for endpoint in endpoints {
+            endpoint.wait_idle().await;
+        }
+    }
+}
+
+fn tls_failure(address: SocketAddr, error: io::Error) -> ConnectError {
+    match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol))
+        | Some(rustls::Error::NoApplicationProtocol) => ConnectError::Alpn,
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            ConnectError::Tls(format!("the server's certificate is not accepted: {why}"))
+        }
+        Some(rustls::Error::InvalidMessage(_)) => {
+            ConnectError::Tls("what listens there does not speak TLS".into())
+        }
+        Some(other) => ConnectError::Tls(other.to_string()),
+        None => ConnectError::Io { address, error },
+    }
+}
+
+fn quic_failure(error: quinn::ConnectionError) -> ConnectError {
+    /// A TLS alert, as QUIC carries it: 0x100 + alert.
+    const NO_APPLICATION_PROTOCOL: u64 = 0x100 + 120;
+    let code = match &error {
+        quinn::ConnectionError::TransportError(e) => Some((u64::from(e.code), e.reason.clone())),
+        quinn::ConnectionError::ConnectionClosed(c) => {
+            Some((u64::from(c.error_code), String::from_utf8_lossy(&c.reason).into_owned()))
+        }
+        _ => None,
+    };
+    match code {
+        Some((NO_APPLICATION_PROTOCOL, _)) => ConnectError::Alpn,
+        Some((0x100..0x200, reason)) => ConnectError::Tls(reason),
+        _ if error == quinn::ConnectionError::TimedOut => {
+            ConnectError::Quic("nobody answers (is UDP let through?)".into())
+        }
+        _ => ConnectError::Quic(error.to_string()),
+    }
+}
+
+/// What comes from a server.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Received {
+    /// An answer or an event.
+    Message(ServerMessage),
+    /// A heartbeat's echo.
+    Heartbeat,
+    /// The server has ended the stream.
+    Closed,
+}
+
+/// Why nothing more can be received.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The bytes are no frames.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame holds what no server sends.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// One connection, not logged in.
+pub struct Connection {
+    /// The half that writes.
+    pub sender: Sender,
+    /// The half that reads.
+    pub receiver: Receiver,
+    quic: Option<quinn::Connection>,
+}
+
+/// The half of a connection that writes.
+pub struct Sender {
+    writer: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+}
+
+/// The half of a connection that reads.
+pub struct Receiver {
+    reader: Box<dyn AsyncRead + Send + Sync + Unpin>,
+    buffer: BytesMut,
+}
+
+impl Connection {
+    fn new(
+        reader: Box<dyn AsyncRead + Send + Sync + Unpin>,
+        writer: Box<dyn AsyncWrite + Send + Sync + Unpin>,
+        quic: Option<quinn::Connection>,
+    ) -> Self {
+        Self { sender: Sender { writer }, receiver: Receiver { reader, buffer: BytesMut::new() }, quic }
+    }
+
+    /// Sends one request.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_request(&mut self, request: &Request) -> io::Result<()> {
+        self.sender.send_request(request).await
+    }
+
+    /// Sends these bytes as they are: several encoded frames at once, or what is no frame.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.sender.send_bytes(bytes).await
+    }
+
+    /// The next from the server. May be dropped and called again without loss.
+    ///
+    /// # Errors
+    /// [`ReceiveError`].
+    pub async fn recv(&mut self) -> Result<Received, ReceiveError> {
+        self.receiver.recv().await
+    }
+
+    /// The QUIC connection beneath, if it is one.
+    pub fn quic(&self) -> Option<&quinn::Connection> {
+        self.quic.as_ref()
+    }
+
+    /// Both halves.
+    pub fn into_split(self) -> (Sender, Receiver, Option<quinn::Connection>) {
+        (self.sender, self.receiver, self.quic)
+    }
+
+    /// Ends the stream in both directions, properly.
+    pub async fn close(mut self) {
+        let _ = self.sender.finish().await;
+        if let Some(quic) = &self.quic {
+            // The last bytes first: closing throws away what is not acknowledged.
+            let drained =
+                async { while !matches!(self.receiver.recv().await, Ok(Received::Closed) | Err(_)) {} };
+            let _ = tokio::time::timeout(Duration::from_millis(500), drained).await;
+            quic.close(0u32.into(), b"");
+        }
+    }
+}
+
+impl Sender {
+    /// As [`Connection::send_request`].
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_request(&mut self, request: &Request) -> io::Result<()> {
+        self.send_bytes(&encode_request(request)).await
+    }
+
+    /// As [`Connection::send_bytes`].
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_all(bytes).await?;
+        self.writer.flush().await
+    }
+
+    /// Sends a heartbeat.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn send_heartbeat(&mut self) -> io::Result<()> {
+        self.send_bytes(HEARTBEAT).await
+    }
+
+    /// Says that nothing more comes.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn finish(&mut self) -> io::Result<()> {
+        self.writer.shutdown().await
+    }
+
+    /// Writes some of `out`, or flushes when it is empty. May be dropped and called again without loss.
+    pub(crate) async fn write_some(&mut self, out: &mut BytesMut) -> io::Result<usize> {
+        if out.is_empty() {
+            return self.writer.flush().await.map(|()| 0);
+        }
+        match self.writer.write_buf(out).await? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            n => Ok(n),
+        }
+    }
+}
+
+impl Receiver {
+    /// As [`Connection::recv`].
+    ///
+    /// # Errors
+    /// [`ReceiveError`].
+    pub async fn recv(&mut self) -> Result<Received, ReceiveError> {
+        loop {
+            match self.recv_frame().await? {
+                None => return Ok(Received::Closed),
+                Some(Frame::Heartbeat) => return Ok(Received::Heartbeat),
+                Some(Frame::Message(bytes)) => {
+                    if let Some(message) = parse_server(bytes)? {
+                        return Ok(Received::Message(message));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next frame, not parsed: for a load generator that only counts. `None`: the server has ended the stream.
+    ///
+    /// # Errors
+    /// [`ReceiveError`].
+    pub async fn recv_frame(&mut self) -> Result<Option<Frame>, ReceiveError> {
+        loop {
+            if let Some(frame) = self.take_frame()? {
+                return Ok(Some(frame));
+            }
+            if self.read_some().await? == 0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// A frame that has been read already, if there is one.
+    pub(crate) fn take_frame(&mut self) -> Result<Option<Frame>, FrameError> {
+        frame::decode(&mut self.buffer, FRAME_BYTES_MAX)
+    }
+
+    /// Reads what is there; 0: the end.
+    pub(crate) async fn read_some(&mut self) -> io::Result<usize> {
+        self.buffer.reserve(READ_BYTES_MIN);
+        self.reader.read_buf(&mut self.buffer).await
+    }
+}
+
+/// Asks one thing on a QUIC stream of its own: a history, sync or list request.
+///
+/// # Errors
+/// [`ReceiveError`]; also when the stream ends without an answer.
+pub async fn ask_on_own_stream(
+    connection: &quinn::Connection,
+    request: &Request,
+) -> Result<ServerMessage, ReceiveError> {
+    ask_encoded(connection, &encode_request(request)).await
+}
+
+pub(crate) async fn ask_encoded(
+    connection: &quinn::Connection,
+    frame: &Bytes,
+) -> Result<ServerMessage, ReceiveError> {
+    let (mut writer, reader) = connection.open_bi().await.map_err(io::Error::from)?;
+    writer.write_all(frame).await.map_err(io::Error::from)?;
+    writer.finish().map_err(io::Error::other)?;
+    let mut receiver = Receiver { reader: Box::new(reader), buffer: BytesMut::new() };
+    match receiver.recv().await? {
+        Received::Message(message) => Ok(message),
+        Received::Heartbeat | Received::Closed => {
+            Err(ReceiveError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended unanswered")))
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What a device must not forget: who it is, what it has, what it has still to send.
+//!
+//! The machine writes [`Record`]s ahead of what they allow: a send is stored before it goes on the wire, so that an
+//! app that crashed sends it again under the same number, and the server stores it once.
+
+mod file;
+mod memory;
+
+use std::collections::BTreeMap;
+
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
+use tern_protocol::model::{Change, Target};
+
+pub use file::FileStorage;
+pub use memory::MemoryStorage;
+
+/// Where a [`crate::Client`] keeps its state. One storage belongs to one device of one user.
+///
+/// Implement it to keep the state in a database of the app's own; [`State::apply`] does the bookkeeping.
+pub trait Storage: Send + 'static {
+    /// Everything stored so far. Called once, before anything else.
+    ///
+    /// # Errors
+    /// When it cannot be read; the client does not start.
+    fn load(&mut self) -> Result<State, StorageError>;
+
+    /// Adds these records, in order. When one of them [is vital](Record::is_vital), all are durable on return.
+    ///
+    /// # Errors
+    /// When they may not be stored. The client stops: going on could use a number twice.
+    fn append(&mut self, records: &[Record]) -> Result<(), StorageError>;
+
+    /// Whether [`append`](Self::append) may wait for a disk; then it runs on a thread for blocking work.
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// Why the state cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// Another process (or another client of this one) uses the same state.
+    #[error("{0} is in use by another process")]
+    InUse(String),
+    /// It is not a state file, or of another version.
+    #[error("{0} is not a state file of this version")]
+    Foreign(String),
+    /// An earlier write failed; what was written is not known.
+    #[error("an earlier write to the state failed")]
+    Poisoned,
+    /// The operating system says no.
+    #[error("{path}: {error}")]
+    Io {
+        /// Which file.
+        path: String,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// A storage of the app's own failed.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// One step of the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// This device's name, chosen once.
+    Device(DeviceId),
+    /// The user that the token named at the first login.
+    User(UserId),
+    /// Everything up to here was taken by the app.
+    Cursor {
+        /// In this conversation.
+        conversation: ConversationId,
+        /// The last entry taken.
+        seq: Seq,
+    },
+    /// To be sent under this number, until [`Settled`](Record::Settled).
+    Send {
+        /// The log it goes to.
+        conversation: ConversationId,
+        /// Its number.
+        client_seq: ClientSeq,
+        /// As the app named the destination.
+        target: Target,
+        /// What is sent.
+        change: Change,
+    },
+    /// Stored by the server, or refused for good.
+    Settled {
+        /// The log.
+        conversation: ConversationId,
+        /// The number.
+        client_seq: ClientSeq,
+    },
+    /// The server has never stored `old` and never will; the same change goes under `new`, behind the others. One
+    /// record, because of two a crash could leave one, and the message would go twice or never.
+    Renumbered {
+        /// The log.
+        conversation: ConversationId,
+        /// Given up.
+        old: ClientSeq,
+        /// Instead.
+        new: ClientSeq,
+    },
+    /// Numbers below this one count as used, in this conversation.
+    Next {
+        /// The log.
+        conversation: ConversationId,
+        /// The first free number.
+        next: ClientSeq,
+    },
+    /// Numbers below this one count as used, in every conversation.
+    Base(ClientSeq),
+}
+
+impl Record {
+    /// Whether forgetting it could lose or double a message. Forgetting the others costs work: a cursor that fell
+    /// back is handed some entries again, and what was settled is sent again and answered as a duplicate.
+    pub fn is_vital(&self) -> bool {
+        match self {
+            Record::Device(_)
+            | Record::User(_)
+            | Record::Send { .. }
+            | Record::Renumbered { .. }
+            | Record::Next { .. }
+            | Record::Base(_) => true,
+            Record::Cursor { .. } | Record::Settled { .. } => false,
+        }
+    }
+}
+
+/// The sum of the records.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct State {
+    /// This device.
+    pub device: Option<DeviceId>,
+    /// Its user.
+    pub user: Option<UserId>,
+    /// Numbers below count as used in every conversation.
+    pub base: ClientSeq,
+    /// What is known of each conversation.
+    pub conversations: BTreeMap<ConversationId, StoredConversation>,
+}
+
+/// One conversation of a [`State`].
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StoredConversation {
+    /// Everything up to here was taken by the app.
+    pub cursor: Seq,
+    /// Numbers below are used; 0 as long as none was.
+    pub next: ClientSeq,
+    /// What is to be sent, by its number.
+    pub unacked: BTreeMap<ClientSeq, (Target, Change)>,
+}
+
+impl State {
+    /// Takes one record into account. Cursors and numbers only rise, whatever the order of the records.
+    pub fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Device(device) => self.device = Some(*device),
+            Record::User(user) => self.user = Some(*user),
+            Record::Cursor { conversation, seq } => {
+                let c = self.conversations.entry(*conversation).or_default();
+                c.cursor = c.cursor.max(*seq);
+            }
+            Record::Send { conversation, client_seq, target, change } => {
+                let c = self.conversations.entry(*conversation).or_default();
+                c.next = c.next.max(ClientSeq(client_seq.get() + 1));
+                c.unacked.insert(*client_seq, (*target, change.clone()));
+            }
+            Record::Settled { conversation, client_seq } => {
+                let c = self.conversations.entry(*conversation).or_default();
+                c.next = c.next.max(ClientSeq(client_seq.get() + 1));
+                c.unacked.remove(client_seq);
+            }
+            Record::Renumbered { conversation, old, new } => {
+                let c = self.conversations.entry(*conversation).or_default();
+                c.next = c.next.max(ClientSeq(new.get() + 1));
+                if let Some(send) = c.unacked.remove(old) {
+                    c.unacked.insert(*new, send);
+                }
+            }
+            Record::Next { conversation, next } => {
+                let c = self.conversations.entry(*conversation).or_default();
+                c.next = c.next.max(*next);
+            }
+            Record::Base(base) => self.base = self.base.max(*base),
+        }
+    }
+
+    /// The fewest records that make this state.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        let head = [
+            self.device.map(Record::Device),
+            self.user.map(Record::User),
+            (self.base.get() > 0).then_some(Record::Base(self.base)),
+        ];
+        let conversations = self.conversations.iter().flat_map(|(&conversation, c)| {
+            let cursor = (c.cursor.get() > 0).then_some(Record::Cursor { conversation, seq: c.cursor });
+            let next = (c.next.get() > 0).then_some(Record::Next { conversation, next: c.next });
+            let sends = c.unacked.iter().map(move |(&client_seq, (target, change))| Record::Send {
+                conversation,
+                client_seq,
+                target: *target,
+                change: change.clone(),
+            });
+            cursor.into_iter().chain(next).chain(sends)
+        });
+        head.into_iter().flatten().chain(conversations)
+    }
+}
