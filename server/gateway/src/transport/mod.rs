@@ -185,6 +185,8 @@ pub fn bind(
         let quic_bound = local_address(&sockets, quic, Kind::Udp)?;
         let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
         let steering = match (steering, sockets.first()) {
+            // There is nothing to choose, and the kernel makes no group of one.
+            (Steering::Kernel, _) if shards.get() == 1 => Steering::Kernel,
             (Steering::Kernel, Some(socket)) => match steering::attach(socket, shards) {
                 Ok(()) => Steering::Kernel,
                 Err(error) => {
@@ -274,3 +276,6 @@ fn open(address: SocketAddr, kind: Kind, first: bool) -> io::Result<Socket> {
     }
     Ok(socket)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! QUIC: one quinn endpoint per shard on the common port.
 
-use std::future::Future;
 use std::io;
 use std::net::UdpSocket;
 use std::sync::Arc;
@@ -18,10 +17,12 @@ use quinn::{
 use tern_protocol::limits;
 use tracing::debug;
 
-use super::forward::{Doors, ForwardStats, ShardSocket};
+use super::forward::{Doors, ShardSocket};
 use super::steering::{CidScheme, ShardCids};
 use super::{ShardCount, ShardId};
 use crate::tls::Secrets;
+
+pub use super::forward::ForwardStats;
 
 /// What a client may send on one stream before the session has read it. Frames may be larger: the window moves on
 /// while they are read.
@@ -42,7 +43,7 @@ const INCOMING_BYTES_TOTAL_MAX: u64 = 4 << 20;
 pub struct QuicSocket {
     shard: ShardId,
     shards: ShardCount,
-    socket: UdpSocket,
+    pub(super) socket: UdpSocket,
     doors: Doors,
 }
 
@@ -212,34 +213,28 @@ impl QuicAcceptor {
     }
 }
 
-fn handshake(
-    incoming: Incoming,
-    timeout: Duration,
-    stats: Arc<QuicStats>,
-) -> impl Future<Output = Option<Connection>> + Send {
-    async move {
-        let from = incoming.remote_address();
-        match tokio::time::timeout(timeout, incoming).await {
-            Ok(Ok(connection)) if speaks_tern(&connection) => {
-                stats.accepted.fetch_add(1, Ordering::Relaxed);
-                return Some(connection);
-            }
-            Ok(Ok(connection)) => {
-                stats.failed.fetch_add(1, Ordering::Relaxed);
-                debug!(%from, "a QUIC client asked for no protocol of ours");
-                connection.close(VarInt::from_u32(0), b"");
-            }
-            Ok(Err(error)) => {
-                stats.failed.fetch_add(1, Ordering::Relaxed);
-                debug!(%from, %error, "QUIC handshake failed");
-            }
-            Err(_) => {
-                stats.timed_out.fetch_add(1, Ordering::Relaxed);
-                debug!(%from, "QUIC handshake took too long");
-            }
+async fn handshake(incoming: Incoming, timeout: Duration, stats: Arc<QuicStats>) -> Option<Connection> {
+    let from = incoming.remote_address();
+    match tokio::time::timeout(timeout, incoming).await {
+        Ok(Ok(connection)) if speaks_tern(&connection) => {
+            stats.accepted.fetch_add(1, Ordering::Relaxed);
+            return Some(connection);
         }
-        None
+        Ok(Ok(connection)) => {
+            stats.failed.fetch_add(1, Ordering::Relaxed);
+            debug!(%from, "a QUIC client asked for no protocol of ours");
+            connection.close(VarInt::from_u32(0), b"");
+        }
+        Ok(Err(error)) => {
+            stats.failed.fetch_add(1, Ordering::Relaxed);
+            debug!(%from, %error, "QUIC handshake failed");
+        }
+        Err(_) => {
+            stats.timed_out.fetch_add(1, Ordering::Relaxed);
+            debug!(%from, "QUIC handshake took too long");
+        }
     }
+    None
 }
 
 fn speaks_tern(connection: &Connection) -> bool {

@@ -54,12 +54,15 @@ pub struct TcpStats {
     pub pauses: AtomicU64,
 }
 
+/// A connection whose handshake is done, and where it comes from.
+pub type Accepted = (TlsStream<TcpStream>, SocketAddr);
+
 /// Accepts a shard's TCP connections.
 pub struct Acceptor {
     listener: TcpListener,
     tls: TlsAcceptor,
     options: TcpOptions,
-    handshakes: FuturesUnordered<BoxFuture<'static, Option<(TlsStream<TcpStream>, SocketAddr)>>>,
+    handshakes: FuturesUnordered<BoxFuture<'static, Option<Accepted>>>,
     paused_until: Option<Instant>,
     /// Whether the last accept failed: the log hears of the first failure of a row and of its end.
     failing: bool,
@@ -93,7 +96,7 @@ impl Acceptor {
     /// The next connection whose handshake is done. Never ends.
     ///
     /// Handshakes go on only while this is polled. It may be dropped and called again.
-    pub async fn accept(&mut self) -> (TlsStream<TcpStream>, SocketAddr) {
+    pub async fn accept(&mut self) -> Accepted {
         loop {
             let room = self.handshakes.len() < self.options.handshakes_max;
             let paused_until = self.paused_until;
