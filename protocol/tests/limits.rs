@@ -337,3 +337,47 @@ fn the_largest_pages_fit_a_frame() {
     });
     assert!(one.len() * SYNC_CONVERSATIONS_MAX > FRAME_BYTES_MAX);
 }
+
+/// The tables of limits and timeouts in `spec/wire.md` have these numbers.
+#[test]
+fn the_specification_has_the_same_limits() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../spec/wire.md");
+    let wire = std::fs::read_to_string(path).expect("spec/wire.md");
+    let (_, section) = wire.split_once("\n## 10 ").expect("a section of limits");
+    let (section, _) = section.split_once("\n## 11 ").expect("a section after it");
+    let rows: Vec<&str> = section.lines().filter(|line| line.starts_with("| ")).collect();
+    #[track_caller]
+    fn check(rows: &[&str], label: &str, numbers: &[u64]) {
+        let row = rows.iter().find(|row| row.starts_with(&format!("| {label}")));
+        let row = row.unwrap_or_else(|| panic!("no row {label:?}"));
+        let cell = row.split('|').nth(2).expect("a second column").replace(',', "");
+        let found: Vec<u64> = cell
+            .split(|c: char| !c.is_ascii_digit())
+            .filter(|digits| !digits.is_empty())
+            .map(|digits| digits.parse().expect("a number"))
+            .take(numbers.len())
+            .collect();
+        assert_eq!(found, numbers, "{row}");
+    }
+    use tern_protocol::limits as l;
+    let n = |n: usize| n as u64;
+    check(&rows, "frame before / after login", &[n(FRAME_BEFORE_LOGIN_BYTES_MAX), n(FRAME_BYTES_MAX)]);
+    check(&rows, "token / `sub`", &[n(TOKEN_BYTES_MAX)]);
+    check(&rows, "client name", &[n(CLIENT_NAME_BYTES_MAX), n(FEATURES_MAX)]);
+    check(&rows, "payload", &[n(PAYLOAD_BYTES_MAX), n(CONTENT_TYPE_BYTES_MAX), n(TITLE_BYTES_MAX)]);
+    check(&rows, "members of a group", &[n(MEMBERS_MAX)]);
+    check(&rows, "entry as stored", &[n(ENTRY_BYTES_MAX)]);
+    check(&rows, "unanswered requests", &[n(l::IN_FLIGHT_MAX)]);
+    check(&rows, "watermarks", &[n(MARKS_MAX)]);
+    check(&rows, "conversations that a `Sync` names", &[n(SYNC_KNOWN_MAX)]);
+    check(&rows, "entries in a `HistoryPage`", &[n(HISTORY_ENTRIES_MAX), n(PAGE_BYTES_MAX / 1024)]);
+    let sync = [n(l::SYNC_ENTRIES_MAX), n(PAGE_BYTES_MAX / 1024), n(SYNC_CONVERSATIONS_MAX)];
+    check(&rows, "entries in a `SyncPage`", &sync);
+    check(&rows, "rows in other pages", &[n(PAGE_ROWS_MAX)]);
+    check(&rows, "QUIC bulk streams", &[n(l::QUIC_BULK_STREAMS_MAX)]);
+    check(&rows, "handshake", &[l::HANDSHAKE_TIMEOUT_MS / 1000]);
+    check(&rows, "login", &[l::LOGIN_TIMEOUT_MS / 1000]);
+    check(&rows, "heartbeat", &[l::HEARTBEAT_MS / 1000]);
+    check(&rows, "silence", &[l::IDLE_TIMEOUT_MS / 1000]);
+    check(&rows, "stalled write", &[l::WRITE_STALL_TIMEOUT_MS / 1000]);
+}
