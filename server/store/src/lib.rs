@@ -72,7 +72,7 @@ pub trait Transaction: Send + Sync {
     /// Writes a value.
     ///
     /// # Panics
-    /// Here and below: when the key begins with 0xFF, which is the adapters' own space and never a key of ours.
+    /// Here and below: when the key is empty or begins with 0xFF, which is the adapters' own space. No key of ours is.
     fn set(&mut self, key: &[u8], value: Bytes);
 
     /// Removes a key, if it exists.

@@ -483,3 +483,108 @@ impl Transaction for MemoryTransaction {
         Box::pin(ready(result))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    fn write(store: &Memory, key: &[u8]) -> Result<Version, CommitError> {
+        let mut tx = store.begin();
+        tx.set(key, Bytes::from_static(b"x"));
+        block_on(tx.commit())
+    }
+
+    fn exists(store: &Memory, key: &[u8]) -> bool {
+        block_on(store.begin().get(key)).expect("reads").is_some()
+    }
+
+    #[test]
+    fn conforms() {
+        block_on(conformance::run(|| Arc::new(Memory::new())));
+    }
+
+    #[test]
+    fn a_transaction_lives_for_five_seconds() {
+        let store = Memory::new();
+        let mut tx = store.begin();
+        store.clock().advance_ms(TRANSACTION_LIFE_MS);
+        assert_eq!(block_on(tx.get(b"a")), Ok(None), "just young enough");
+        store.clock().advance_ms(1);
+        assert_eq!(block_on(tx.get(b"a")), Err(StoreError::TooOld));
+        tx.set(b"a", Bytes::new());
+        assert_eq!(block_on(tx.commit()), Err(CommitError::TooOld));
+        let known = write(&store, b"a").expect("commits");
+        store.clock().advance_ms(TRANSACTION_LIFE_MS + 1);
+        let mut tx = store.begin();
+        tx.set_read_version(known);
+        tx.set(b"b", Bytes::new());
+        assert_eq!(
+            block_on(tx.commit()),
+            Err(CommitError::TooOld),
+            "so does a version that somebody remembers"
+        );
+    }
+
+    #[test]
+    fn old_values_are_forgotten() {
+        let store = Memory::new();
+        for _ in 0..100 {
+            write(&store, b"a").expect("commits");
+            store.clock().advance_ms(1_000);
+        }
+        let state = store.lock();
+        assert!(state.commits.len() <= 7, "{}", state.commits.len());
+        assert!(state.keys.values().all(|values| values.len() <= 7));
+    }
+
+    /// (fault, what the commit says, whether it took effect at once, whether after everything late has landed)
+    #[test]
+    fn faults() {
+        let unknown = |may_still_land| CommitError::Unknown { may_still_land };
+        for (fault, error, at_once, at_last) in [
+            (Fault::Conflict, CommitError::Conflict, false, false),
+            (Fault::TooOld, CommitError::TooOld, false, false),
+            (Fault::Unavailable, CommitError::Unavailable, false, false),
+            (Fault::UnknownLanded, unknown(false), true, true),
+            (Fault::UnknownLost, unknown(false), false, false),
+            (Fault::UnknownLandsLater, unknown(true), false, true),
+        ] {
+            let store = Memory::new();
+            store.set_faults(FaultPlan::script([None, Some(fault)]));
+            assert!(write(&store, b"first").is_ok());
+            assert_eq!(write(&store, b"a"), Err(error), "{fault:?}");
+            assert_eq!(exists(&store, b"a"), at_once, "{fault:?}");
+            store.land();
+            assert_eq!(exists(&store, b"a"), at_last, "{fault:?}");
+            assert!(write(&store, b"last").is_ok(), "the script has ended");
+        }
+    }
+
+    #[test]
+    fn a_late_commit_conflicts_as_any_other() {
+        let store = Memory::new();
+        store.set_faults(FaultPlan::script([Some(Fault::UnknownLandsLater)]));
+        let mut late = store.begin();
+        block_on(late.get(b"head")).expect("reads");
+        late.set(b"head", Bytes::from_static(b"late"));
+        assert_eq!(block_on(late.commit()), Err(CommitError::Unknown { may_still_land: true }));
+        write(&store, b"head").expect("commits");
+        assert_eq!(store.land(), 0);
+    }
+
+    #[test]
+    fn the_same_seed_fails_the_same_way() {
+        let outcomes = |seed| -> Vec<_> {
+            let store = Memory::new();
+            store.set_faults(FaultPlan::Seeded { seed, commits_per_mille: 500, reads_per_mille: 0 });
+            (0..50).map(|_| write(&store, b"a")).collect()
+        };
+        assert_eq!(outcomes(1), outcomes(1));
+        assert_ne!(outcomes(1), outcomes(2));
+    }
+}

@@ -117,7 +117,7 @@ impl Resolver {
             self.keys.insert(key.clone(), version);
             self.order.push_back((version, key.clone()));
         }
-        for (begin, end) in clears {
+        for (begin, end) in clears.filter(|(begin, end)| begin < end) {
             self.clears.push_back((version, begin.clone(), end.clone()));
         }
         self.forget();

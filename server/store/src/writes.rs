@@ -97,6 +97,7 @@ impl WriteSet {
     }
 
     fn count(&mut self, key: &[u8], more: usize) {
+        assert!(!key.is_empty(), "the engine has no empty key");
         assert!(key < SYSTEM_SPACE, "keys from 0xFF on belong to the adapters");
         self.oversized |= key.len() > KEY_BYTES_MAX;
         self.bytes = self.bytes.saturating_add(key.len() + more);
@@ -118,8 +119,8 @@ impl WriteSet {
         if begin >= end {
             return;
         }
-        self.count(begin, end.len());
-        self.oversized |= end.len() > KEY_BYTES_MAX;
+        self.bytes = self.bytes.saturating_add(begin.len() + end.len());
+        self.oversized |= begin.len().max(end.len()) > KEY_BYTES_MAX;
         let (begin, end) = (Bytes::copy_from_slice(begin), Bytes::copy_from_slice(end));
         let mut tail = self.keys.split_off(&begin);
         self.keys.append(&mut tail.split_off(&end));

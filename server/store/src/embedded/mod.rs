@@ -51,7 +51,7 @@ mod shared;
 mod transaction;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use shared::Shared;
 pub use shared::{FatalError, Metrics};

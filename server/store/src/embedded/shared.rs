@@ -153,13 +153,17 @@ impl Shared {
         }
         let engine_error =
             |error: fjall::Error| OpenError::Engine { path: engine_path.clone(), what: error.to_string() };
-        let database = Database::builder(&engine_path)
+        let builder = Database::builder(&engine_path)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes.max(64 << 20))
             .worker_threads(options.engine_threads.max(1))
             // Every batch of ours says how durable it is.
-            .manual_journal_persist(true)
-            .open()
+            .manual_journal_persist(true);
+        // The engine meets some damage with a panic, and a refusal is what that amounts to.
+        let database = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.open()))
+            .map_err(|_| {
+                damaged(&engine_path, "is damaged beyond what the storage engine can tell; restore a backup")
+            })?
             .map_err(engine_error)?;
         // Payloads are mostly encrypted, so compression would cost time and save nothing (and is not compiled in).
         let keyspace = database

@@ -117,7 +117,8 @@ pub struct Base {
     /// The head as the owner knows it; the default one when the conversation does not exist.
     pub head: Head,
     /// A version at which the head was this one: of the load, or of the owner's last commit. With it the transaction
-    /// needs no read. `None`: the transaction reads the head and compares.
+    /// needs no read, but is `TooOld` when the owner has been idle for longer than the store remembers (5 s on
+    /// FoundationDB). `None`: the transaction reads the head and compares. After `TooOld`, try again with `None`.
     pub version: Option<Version>,
 }
 

@@ -37,7 +37,7 @@ pub mod receipts;
 mod state;
 pub mod sync;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod trim;
 
 /// Runs a read-only operation in a new transaction, and again when the error is transient.

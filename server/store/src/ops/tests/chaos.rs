@@ -1,0 +1,101 @@
+//! Two owners, many faults: every send is in the log exactly once, and the log is dense.
+
+use super::*;
+
+/// Sends one message as a gateway does: look for it, append it, and after a doubtful outcome fence and look again.
+async fn send(kv: &dyn Kv, id: ConversationId, sender: Sender, client_seq: u64) -> Seq {
+    let owner = Owner { kv, id };
+    for _ in 0..1_000 {
+        let Ok((_, head, windows)) = append::load_windows(kv, id, &[sender]).await else { continue };
+        let sent = windows[0].sends.iter().find(|(sent, _)| sent.get() == client_seq);
+        if let Some((_, seq)) = sent {
+            assert!(*seq <= head.last);
+            return *seq;
+        }
+        let Ok(mut batch) = owner.batch(sender, client_seq, vec![message("chaos")]).await else { continue };
+        if batch.base.head.last == Seq(0) {
+            let member = Membership { role: Role::Member, joined: Seq(1), left: None };
+            batch.members = vec![(sender.user, member)];
+            batch.record = Some(Conversation { kind: Kind::Direct, title: String::new() });
+        }
+        match append::commit(kv, &batch).await {
+            Ok(_) => return batch.head.last,
+            Err(CommitError::Unknown { may_still_land: true }) => {
+                while append::fence(kv, id).await.is_err() {}
+            }
+            Err(_) => {}
+        }
+    }
+    panic!("no send takes a thousand attempts");
+}
+
+async fn run(seed: u64, commits_per_mille: u16) {
+    let store = Memory::new();
+    let id = ConversationId::direct(user("anna"), user("anna"));
+    store.set_faults(FaultPlan::Seeded { seed, commits_per_mille, reads_per_mille: 100 });
+    let mut acknowledged = BTreeMap::new();
+    for client_seq in 1..=40 {
+        for device_number in 1..=2 {
+            let seq = send(&store, id, device("anna", device_number), client_seq).await;
+            acknowledged.insert((device_number, client_seq), seq);
+        }
+        store.clock().advance_ms(seed % 700);
+    }
+    store.set_faults(FaultPlan::None);
+    store.land();
+    let page = Owner { kv: &store, id }.history("anna", HistoryFrom::Forward(Seq(1)), 1_000).await.unwrap();
+    assert_eq!(seqs(&page.entries), range(1, 80), "seed {seed}");
+    for entry in &page.entries {
+        let key = (entry.sender.device.get(), entry.client_seq.get());
+        assert_eq!(acknowledged.remove(&key), Some(entry.seq), "seed {seed}: {key:?}");
+    }
+}
+
+#[test]
+fn every_send_is_stored_once() {
+    for seed in 0..60 {
+        block_on(run(seed, 400));
+    }
+}
+
+/// (faults of the commits to come; whether the append that was in doubt exists in the end)
+#[test]
+fn a_fence_decides() {
+    let late = Some(Fault::UnknownLandsLater);
+    for (fences, exists_before) in [
+        (vec![], false),
+        (vec![Some(Fault::Conflict)], false),
+        (vec![Some(Fault::UnknownLanded)], false),
+        (vec![Some(Fault::UnknownLost), Some(Fault::TooOld)], false),
+        (vec![], true),
+    ] {
+        let store = Memory::new();
+        let id = ConversationId::direct(user("anna"), user("ben"));
+        if exists_before {
+            block_on(direct(&store, "anna", "ben"));
+        }
+        let owner = Owner { kv: &store, id };
+        let batch = block_on(owner.batch(device("anna", 1), 2, vec![message("late")])).unwrap();
+        store.set_faults(FaultPlan::script([late].into_iter().chain(fences.clone())));
+        let unknown = Err(CommitError::Unknown { may_still_land: true });
+        assert_eq!(block_on(append::commit(&store, &batch)), unknown);
+        block_on(append::fence(&store, id)).unwrap();
+        assert_eq!(store.land(), 0, "{fences:?}: what was before the fence cannot land any more");
+        assert_eq!(block_on(owner.head()), batch.base.head);
+    }
+}
+
+#[test]
+fn reads_try_again_but_not_forever() {
+    let store: Arc<dyn Kv> = {
+        let memory = Memory::new();
+        block_on(direct(&memory, "anna", "ben"));
+        memory.set_faults(FaultPlan::Seeded { seed: 3, commits_per_mille: 0, reads_per_mille: 1_000 });
+        Arc::new(memory)
+    };
+    let id = ConversationId::direct(user("anna"), user("ben"));
+    assert!(block_on(append::load(&*store, id)).unwrap_err().is_transient());
+    let error =
+        block_on(Owner { kv: &*store, id }.history("ben", HistoryFrom::Backward(None), 9)).unwrap_err();
+    assert!(error.is_transient());
+}
