@@ -176,6 +176,25 @@ fn examples_in_the_text_are_vectors() {
     assert!(found >= 4, "only {found} examples found");
 }
 
+/// `wire.md` mentions every message, field and value of the schema.
+#[test]
+fn the_text_is_complete() {
+    let wire = std::fs::read_to_string(spec().join("wire.md")).expect("spec/wire.md");
+    let known: std::collections::BTreeSet<&str> =
+        wire.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect();
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("tern.proto");
+    let schema = std::fs::read_to_string(schema).expect("tern.proto");
+    for line in schema.lines().map(|line| line.split("//").next().unwrap_or_default()) {
+        let words: Vec<&str> = line.split([' ', '{', ';']).filter(|word| !word.is_empty()).collect();
+        let name = match words[..] {
+            ["message" | "enum", name] => name,
+            [.., name, "=", number] if number.parse::<u32>().is_ok() => name,
+            _ => continue,
+        };
+        assert!(known.contains(name), "spec/wire.md does not mention {name}: {line}");
+    }
+}
+
 /// Every line `sub "X" -> ID`, `direct A B -> ID` and `group RANDOM -> ID` of `wire.md` is true.
 #[test]
 fn ids_in_the_text_are_true() {
