@@ -128,6 +128,11 @@ impl Session {
         if let State::Live { sender, .. } = self.state { Some(sender) } else { None }
     }
 
+    /// Whether every request is answered.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight == 0
+    }
+
     /// Whether as many requests are unanswered as may be.
     pub fn is_full(&self) -> bool {
         self.in_flight >= IN_FLIGHT_MAX

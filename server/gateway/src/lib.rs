@@ -1,5 +1,29 @@
-//! Under construction.
+//! ternd, Tern's server: the only crate with sockets and threads. Around the pure core, in the order of a message's way:
+//!
+//! - [`transport`], [`tls`]: sockets, handshakes, steering.
+//! - [`accept`]: from a transport's connection to a session and its end.
+//! - [`connection`]: bytes to frames, the outbound queue to bytes.
+//! - [`effects`]: executes what a session asks for; [`auth`] checks its token.
+//! - [`owners`]: runs the conversations that a shard owns: append, commit, watermarks.
+//! - [`fanout`]: from an owner to the connections of all shards.
+//! - [`reply`]: results into frames.
+//! - [`shard`], [`mailbox`]: one thread, and how threads talk.
+//! - [`server`], [`config`], [`dev`], [`shutdown`]: putting it together and ending it.
 
+pub mod accept;
 pub mod auth;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod connection;
+pub mod dev;
+pub mod effects;
+pub mod fanout;
+pub mod mailbox;
+pub mod owners;
+pub mod reply;
+pub mod server;
+pub mod shard;
+pub mod shutdown;
 pub mod tls;
 pub mod transport;

@@ -1,2 +1,81 @@
-//! ternd.
-fn main() {}
+//! ternd: configuration, store, shards, wait.
+
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tern_server::cli::{Cli, Command, ConfigCommand};
+use tern_server::config::{Config, EXAMPLE};
+use tern_server::server::{Server, Setup, abort_on_panic};
+use tern_server::{dev, tls};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    abort_on_panic();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("TERN_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ternd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Dev(args) => serve(|| {
+            let running = dev::start(&args)?;
+            print(&running.greeting)?;
+            Ok(running.server)
+        }),
+        Command::Serve { config } => serve(|| Ok(Server::start(setup(&Config::load(&config)?)?)?)),
+        Command::Token(args) => print(&dev::token(&args)?),
+        Command::Config(ConfigCommand::Example) => print(EXAMPLE.trim_end()),
+        Command::Config(ConfigCommand::Check { file }) => {
+            setup(&Config::load(&file)?)?;
+            print(&format!("{} can be used", file.display()))
+        }
+    }
+}
+
+fn setup(config: &Config) -> Result<Setup, Box<dyn Error>> {
+    Ok(Setup {
+        data: config.data.clone(),
+        tcp: config.listen,
+        quic: config.listen_quic.unwrap_or(config.listen),
+        shards: config.shards,
+        identity: tls::Identity::from_pem_files(&config.tls.certificate, &config.tls.key)?,
+        verifier: config.verifier()?,
+    })
+}
+
+/// Starts a server and runs it until SIGTERM or SIGINT.
+fn serve(start: impl FnOnce() -> Result<Server, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Before the server says that it is ready, so that nobody's signal comes too early.
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let server = start()?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        server.stop().await;
+        Ok(())
+    })
+}
+
+/// One line, or more, to standard output; that nobody reads it is no reason to stop a server.
+fn print(text: &str) -> Result<(), Box<dyn Error>> {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! From a transport's connection to a served session, and its end.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tern_core::session::Effect;
+use tern_protocol::error::ErrorCode;
+use tern_protocol::frame;
+use tern_protocol::ids::RequestId;
+use tern_protocol::limits::{FRAME_BYTES_MAX, LOGIN_TIMEOUT_MS};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, join};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use crate::connection::Conn;
+use crate::reply;
+use crate::shard::Shard;
+use crate::transport::{quic::QuicAcceptor, tcp::Acceptor};
+
+/// After our last byte: how long the client may take to see it and to close its side.
+const LINGER: Duration = Duration::from_secs(2);
+/// What a client that is being closed may still send until we stop reading.
+const LINGER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
+/// From opening a bulk stream to its whole request, and for taking its answer.
+const BULK_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Accepts and serves TCP connections until the node drains.
+pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
+    loop {
+        let (stream, from) = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            () = shard.draining() => return,
+        };
+        let shard = shard.clone();
+        tokio::task::spawn_local(async move {
+            if let Some(stream) = shard.serve(stream, from, |_| std::future::pending()).await {
+                linger(stream).await;
+            }
+        });
+    }
+}
+
+/// Reads on until the client closes as well: a socket closed with unread bytes would take our last frame, which says
+/// why, with it.
+async fn linger(mut stream: TlsStream<TcpStream>) {
+    let rest = async {
+        let mut buffer = [0; 4096];
+        let mut left = LINGER_BYTES_MAX;
+        while let Ok(n) = stream.read(&mut buffer).await {
+            if n == 0 || n > left {
+                break;
+            }
+            left -= n;
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, rest).await;
+}
+
+/// Accepts and serves QUIC connections until the node drains; then waits for those that are left.
+pub async fn quic(shard: Rc<Shard>, mut acceptor: QuicAcceptor) {
+    loop {
+        let connection = tokio::select! {
+            accepted = acceptor.accept() => accepted,
+            () = shard.draining() => None,
+        };
+        let Some(connection) = connection else { break };
+        let shard = shard.clone();
+        tokio::task::spawn_local(async move {
+            serve_quic(&shard, &connection).await;
+            connection.close(VarInt::from_u32(0), b"");
+        });
+    }
+    // The endpoint lives until its connections have ended.
+    acceptor.endpoint().wait_idle().await;
+}
+
+async fn serve_quic(shard: &Rc<Shard>, connection: &Connection) {
+    let opened = tokio::time::timeout(Duration::from_millis(LOGIN_TIMEOUT_MS), connection.accept_bi()).await;
+    let Ok(Ok((send, recv))) = opened else { return };
+    let from = connection.remote_address();
+    let bulk = |conn| serve_bulk_streams(shard.clone(), connection.clone(), conn);
+    if let Some(stream) = shard.serve(join(recv, send), from, bulk).await {
+        let mut send = stream.into_inner().1;
+        let _ = send.finish();
+        // Closing the connection at once would drop what the client has not acknowledged.
+        let _ = tokio::time::timeout(LINGER, send.stopped()).await;
+    }
+}
+
+async fn serve_bulk_streams(shard: Rc<Shard>, connection: Connection, conn: Rc<Conn>) {
+    // The transport allows a few streams at once, so this spawns no more than that.
+    while let Ok((send, recv)) = connection.accept_bi().await {
+        let (shard, conn) = (shard.clone(), conn.clone());
+        tokio::task::spawn_local(async move {
+            let id = conn.id;
+            if tokio::time::timeout(BULK_TIMEOUT, serve_bulk(&shard, &conn, send, recv)).await.is_err() {
+                debug!(session = ?id, "a bulk stream took too long");
+            }
+        });
+    }
+}
+
+/// One request, one answer.
+async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mut recv: RecvStream) {
+    let mut input = bytes::BytesMut::new();
+    let frame = loop {
+        let max = conn.session.borrow().frame_bytes_max();
+        match frame::decode(&mut input, max) {
+            Ok(Some(frame)) => break frame,
+            Err(error) => {
+                let answer = reply::error(RequestId(0), error.code(), &error.to_string());
+                let _ = send.write_all(&answer).await;
+                let _ = recv.stop(VarInt::from_u32(0));
+                return;
+            }
+            Ok(None) => match recv.read_buf(&mut input).await {
+                Ok(n) if n > 0 => {}
+                Ok(_) | Err(_) => return,
+            },
+        }
+    };
+    let effect = conn.session.borrow_mut().on_bulk_frame(shard.now(), frame);
+    let answer = match effect {
+        Effect::Query(id, user, query) => {
+            // Counted as in flight until the client has taken it, so that the pages in memory are bounded. The guard
+            // counts it as answered also when this future is dropped half-way.
+            let _taken = Taken { shard, conn };
+            let answer = shard.answer_query(id, user, query).await;
+            let _ = send.write_all(&answer).await;
+            None
+        }
+        Effect::Refuse(id, code, text) | Effect::Close(id, code, text) => Some(reply::error(id, code, &text)),
+        _ => Some(reply::error(RequestId(0), ErrorCode::InvalidArgument, "a bulk stream takes one query")),
+    };
+    if let Some(answer) = answer {
+        let _ = send.write_all(&answer).await;
+    }
+    let _ = send.shutdown().await;
+}
+
+struct Taken<'a> {
+    shard: &'a Rc<Shard>,
+    conn: &'a Rc<Conn>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.shard.answered(self.conn, None);
+    }
+}

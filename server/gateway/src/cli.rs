@@ -1,0 +1,82 @@
+//! The command line of `ternd`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Tern's chat server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "ternd",
+    version,
+    about,
+    after_help = "Logs go to standard error; TERN_LOG sets what is logged, for example TERN_LOG=debug or \
+                  TERN_LOG=tern_server=debug,info.\n\nTry it:\n  ternd dev"
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a server for development: makes its data directory, a certificate and tokens for alice and bob, and prints
+    /// what to type next
+    Dev(Dev),
+    /// Run a server with a configuration file, until SIGTERM or SIGINT
+    Serve {
+        /// The configuration, TOML; `ternd config example` prints one
+        #[arg(long, value_name = "FILE", env = "TERN_CONFIG")]
+        config: PathBuf,
+    },
+    /// Print a token for a user of a development server
+    Token(Token),
+    /// Print or check a configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// `ternd dev`.
+#[derive(Debug, Args)]
+pub struct Dev {
+    /// Data directory: store, certificate, keys; made if it is not there, and used again
+    #[arg(long, value_name = "DIR", default_value = "tern-data")]
+    pub data: PathBuf,
+    /// Address for TCP and, with the same port, QUIC; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
+    pub listen: SocketAddr,
+    /// Threads, each with its own listeners, connections and conversations [default: one per core]
+    #[arg(long, value_name = "N")]
+    pub shards: Option<usize>,
+    /// Print one JSON line with addresses, paths and tokens instead, for scripts
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `ternd token`.
+#[derive(Debug, Args)]
+pub struct Token {
+    /// The user's name in your app: the token's `sub`
+    pub user: String,
+    /// The development server's data directory
+    #[arg(long, value_name = "DIR", default_value = "tern-data")]
+    pub data: PathBuf,
+    /// Seconds until it expires
+    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600)]
+    pub lifetime: u64,
+}
+
+/// `ternd config`.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print a complete configuration with its defaults
+    Example,
+    /// Say whether a configuration can be used: syntax, keys, certificates, token keys
+    Check {
+        /// The configuration
+        file: PathBuf,
+    },
+}

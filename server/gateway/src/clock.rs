@@ -1,0 +1,33 @@
+//! The one place where clocks are read.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tern_core::time::{MonoMillis, Now};
+use tern_protocol::model::WallMillis;
+
+/// Both clocks; copies agree.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    /// A clock whose monotonic part begins now.
+    #[expect(
+        clippy::new_without_default,
+        reason = "a clock reads the time when it is made; a default should not"
+    )]
+    pub fn new() -> Self {
+        Self { start: Instant::now() }
+    }
+
+    /// The time.
+    pub fn now(&self) -> Now {
+        Now { mono: MonoMillis(self.start.elapsed().as_millis() as u64), wall: wall() }
+    }
+}
+
+/// The wall clock; before 1970 it is 1970.
+pub fn wall() -> WallMillis {
+    WallMillis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64))
+}

@@ -1,0 +1,341 @@
+//! One connection: bytes to frames to the session, and the outbound queue to bytes. One future, no timer of its own:
+//! the shard's tick watches deadlines.
+//!
+//! Everything that is queued when the future runs goes out in one write, so it shares a TLS record or a QUIC packet
+//! train. An idle connection holds no buffer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tern_core::home::SessionId;
+use tern_core::outbound::{Outbound, Pushed};
+use tern_core::session::{Query, Session};
+use tern_core::time::{MonoMillis, Now};
+use tern_protocol::error::ErrorCode;
+use tern_protocol::frame;
+use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
+use tern_protocol::limits::WRITE_STALL_TIMEOUT_MS;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::reply;
+use crate::shard::Shard;
+
+/// Bytes gathered for one write: four TLS records.
+const WRITE_BYTES: usize = 64 * 1024;
+/// The buffer that all connections of a shard read into.
+pub const READ_BYTES: usize = 64 * 1024;
+/// Reads of one connection before others get their turn.
+const READS_PER_TURN: usize = 8;
+/// A connection that is to be closed gets this long to take the reason.
+const CLOSE_TIMEOUT_MS: u64 = 5_000;
+
+/// A connection as the rest of the shard sees it.
+pub struct Conn {
+    /// Its name on this node.
+    pub id: SessionId,
+    /// The state machine.
+    pub session: RefCell<Session>,
+    /// Queries that wait for the one before them: one at a time, so that one page at a time is in memory.
+    pub queries: RefCell<VecDeque<(RequestId, UserId, Query)>>,
+    /// Whether one is being answered.
+    pub querying: Cell<bool>,
+    /// Who has logged in on it, also when the session has ended since.
+    pub user: Cell<Option<UserId>>,
+    /// `Mark` requests that wait for their conversations.
+    pub marks: RefCell<Vec<MarkWait>>,
+    outbound: RefCell<Outbound>,
+    waker: RefCell<Option<Waker>>,
+    drained: RefCell<Option<Waker>>,
+    closing_since: Cell<Option<MonoMillis>>,
+    blocked_since: Cell<Option<MonoMillis>>,
+    aborted: Cell<bool>,
+    finishing: Cell<bool>,
+}
+
+/// A `Mark` request under way.
+#[derive(Debug)]
+pub struct MarkWait {
+    /// The connection's own number for it.
+    pub number: u64,
+    /// To be answered; 0: not.
+    pub request: RequestId,
+    /// Watermarks that no owner has answered yet.
+    pub remaining: usize,
+    /// The first refusal.
+    pub refused: Option<ErrorCode>,
+}
+
+impl Conn {
+    /// A connection whose handshake is done.
+    pub fn new(id: SessionId, now: Now) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            session: RefCell::new(Session::new(now)),
+            queries: RefCell::default(),
+            querying: Cell::new(false),
+            user: Cell::new(None),
+            marks: RefCell::default(),
+            outbound: RefCell::default(),
+            waker: RefCell::default(),
+            drained: RefCell::default(),
+            closing_since: Cell::new(None),
+            blocked_since: Cell::new(None),
+            aborted: Cell::new(false),
+            finishing: Cell::new(false),
+        })
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Queues an answer.
+    pub fn answer(&self, frame: Bytes) {
+        self.outbound.borrow_mut().answer(frame);
+        self.wake();
+    }
+
+    /// Queues the push of an entry.
+    pub fn push(&self, conversation: ConversationId, seq: Seq, frame: &Bytes) {
+        let pushed = self.outbound.borrow_mut().push(conversation, seq, frame.clone());
+        self.pushed(pushed);
+    }
+
+    /// Queues receipts.
+    pub fn receipt(&self, frame: &Bytes) {
+        let pushed = self.outbound.borrow_mut().receipt(frame.clone());
+        self.pushed(pushed);
+    }
+
+    /// Queues a head.
+    pub fn head_moved(&self, conversation: ConversationId, head: Seq) {
+        let pushed = self.outbound.borrow_mut().head_moved(conversation, head);
+        self.pushed(pushed);
+    }
+
+    fn pushed(&self, pushed: Pushed) {
+        if pushed == Pushed::LostTrack {
+            // It will connect again and sync: what is queued is of no use to it.
+            self.abort();
+        }
+        self.wake();
+    }
+
+    /// Writes what is queued, then closes.
+    pub fn close_after_flush(&self, now: Now) {
+        if self.closing_since.get().is_none() {
+            self.closing_since.set(Some(now.mono));
+        }
+        self.wake();
+    }
+
+    /// Closes at once.
+    pub fn abort(&self) {
+        self.aborted.set(true);
+        self.wake();
+    }
+
+    /// The stream is gone: whoever waits for room waits in vain.
+    fn ended(&self) {
+        self.aborted.set(true);
+        if let Some(waker) = self.drained.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Takes no further request; whoever answers the last one closes it.
+    pub fn finish(&self) {
+        self.finishing.set(true);
+    }
+
+    /// Whether it was asked to finish and every request is answered.
+    pub fn has_finished(&self) -> bool {
+        self.finishing.get() && self.session.borrow().is_idle()
+    }
+
+    /// Whether it takes requests.
+    pub fn is_open(&self) -> bool {
+        self.closing_since.get().is_none() && !self.aborted.get() && !self.finishing.get()
+    }
+
+    /// Ends it when the client has not taken anything for too long. To be called about every second.
+    pub fn check_stall(&self, now: Now) {
+        let over = |since: Option<MonoMillis>, ms| since.is_some_and(|since| now.mono.since(since) > ms);
+        if over(self.blocked_since.get(), WRITE_STALL_TIMEOUT_MS)
+            || over(self.closing_since.get(), CLOSE_TIMEOUT_MS)
+        {
+            self.abort();
+        }
+    }
+
+    /// Ready when there is room for another page.
+    pub async fn room(&self) {
+        poll_fn(|cx| {
+            if !self.outbound.borrow().is_above_high_water() || self.aborted.get() {
+                return Poll::Ready(());
+            }
+            *self.drained.borrow_mut() = Some(cx.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Serves a connection until either side ends it, and returns the stream. The caller registers and unregisters it.
+pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shard: &Rc<Shard>, conn: &Rc<Conn>, stream: S) -> S {
+    let mut io =
+        Io { stream, conn, shard, input: BytesMut::new(), output: BytesMut::new(), unflushed: false };
+    poll_fn(|cx| io.poll(cx)).await;
+    conn.ended();
+    io.stream
+}
+
+struct Io<'a, S> {
+    stream: S,
+    conn: &'a Rc<Conn>,
+    shard: &'a Rc<Shard>,
+    /// Read and not a whole frame yet, or not taken up because of too much outbound.
+    input: BytesMut,
+    /// Taken from the queue and not written yet.
+    output: BytesMut,
+    unflushed: bool,
+}
+
+/// The stream has ended or broken.
+struct Ended;
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        *self.conn.waker.borrow_mut() = Some(cx.waker().clone());
+        match self.turn(cx) {
+            Ok(poll) => poll,
+            Err(Ended) => Poll::Ready(()),
+        }
+    }
+
+    fn turn(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
+        for _ in 0..READS_PER_TURN {
+            if self.conn.aborted.get() {
+                return Err(Ended);
+            }
+            let was_above = self.conn.outbound.borrow().is_above_high_water();
+            self.write(cx)?;
+            if self.conn.closing_since.get().is_some() {
+                let written =
+                    self.output.is_empty() && self.conn.outbound.borrow().is_empty() && !self.unflushed;
+                if !written {
+                    return Ok(Poll::Pending);
+                }
+                return Ok(Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ()));
+            }
+            if self.conn.outbound.borrow().is_above_high_water() {
+                // No more requests until the client has taken the answers; a write wakes us.
+                return Ok(Poll::Pending);
+            }
+            if was_above {
+                if let Some(waker) = self.conn.drained.borrow_mut().take() {
+                    waker.wake();
+                }
+                self.take_frames();
+                continue;
+            }
+            if self.read(cx)?.is_pending() {
+                // What was read before may have been answered at once.
+                self.write(cx)?;
+                if self.conn.closing_since.get().is_some() || self.conn.aborted.get() {
+                    continue;
+                }
+                return Ok(Poll::Pending);
+            }
+        }
+        cx.waker().wake_by_ref();
+        Ok(Poll::Pending)
+    }
+
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        loop {
+            self.fill();
+            if self.output.is_empty() {
+                self.output = BytesMut::new();
+                break;
+            }
+            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
+                Poll::Ready(Ok(0) | Err(_)) => return Err(Ended),
+                Poll::Ready(Ok(n)) => {
+                    self.output.advance(n);
+                    self.unflushed = true;
+                    self.conn.blocked_since.set(None);
+                }
+                Poll::Pending => {
+                    if self.conn.blocked_since.get().is_none() {
+                        self.conn.blocked_since.set(Some(self.shard.now().mono));
+                    }
+                    break;
+                }
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Err(Ended),
+                Poll::Pending => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers queued frames for one write; behind the last one, the heads that a slow reader has to be told.
+    fn fill(&mut self) {
+        let mut outbound = self.conn.outbound.borrow_mut();
+        while self.output.len() < WRITE_BYTES {
+            match outbound.pop() {
+                Some(frame) => self.output.extend_from_slice(&frame),
+                None => break,
+            }
+        }
+        if self.output.is_empty() {
+            for (conversation, head) in outbound.take_lagging() {
+                self.output.extend_from_slice(&reply::head_moved(conversation, head));
+            }
+        }
+    }
+
+    fn read(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
+        {
+            let mut buffer = self.shard.read_buffer.borrow_mut();
+            let mut read = ReadBuf::new(&mut buffer);
+            match Pin::new(&mut self.stream).poll_read(cx, &mut read) {
+                Poll::Pending => return Ok(Poll::Pending),
+                Poll::Ready(Err(_)) => return Err(Ended),
+                Poll::Ready(Ok(())) if read.filled().is_empty() => return Err(Ended),
+                Poll::Ready(Ok(())) => self.input.extend_from_slice(read.filled()),
+            }
+        }
+        self.take_frames();
+        Ok(Poll::Ready(()))
+    }
+
+    fn take_frames(&mut self) {
+        while self.conn.is_open() && !self.conn.outbound.borrow().is_above_high_water() {
+            let max = self.conn.session.borrow().frame_bytes_max();
+            match frame::decode(&mut self.input, max) {
+                Ok(Some(frame)) => self.shard.on_frame(self.conn, frame),
+                Ok(None) => break,
+                Err(error) => {
+                    self.shard.close(self.conn, RequestId(0), error.code(), error.to_string().into());
+                }
+            }
+        }
+        if self.input.is_empty() {
+            // Gives the memory back: an idle connection holds none.
+            self.input = BytesMut::new();
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Executes what a session asks for.
+
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use tern_core::conversation::{Append, Mark};
+use tern_core::session::{Effect, Identity, Query, Text};
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::ServerBody;
+use tern_protocol::frame::{Frame, HEARTBEAT};
+use tern_protocol::ids::{ConversationId, RequestId, UserId};
+use tern_protocol::model::Sender;
+use tern_protocol::request;
+use tern_store::ops;
+use tracing::{debug, error};
+
+use crate::connection::{Conn, MarkWait};
+use crate::fanout::Handle;
+use crate::mailbox::{Answer, HomeRequest, OwnerRequest, Question, Ticket};
+use crate::reply;
+use crate::shard::Shard;
+
+impl Shard {
+    /// A whole frame has arrived on a connection's ordered stream.
+    pub fn on_frame(self: &Rc<Self>, conn: &Rc<Conn>, frame: Frame) {
+        let effect = conn.session.borrow_mut().on_frame(self.now(), frame);
+        self.execute(conn, effect);
+    }
+
+    /// Ends a session and tells the client why.
+    pub fn close(self: &Rc<Self>, conn: &Rc<Conn>, id: RequestId, code: ErrorCode, text: Text) {
+        let effect = conn.session.borrow_mut().close(id, code, text);
+        self.execute(conn, effect);
+    }
+
+    /// Does what the session wants done.
+    pub fn execute(self: &Rc<Self>, conn: &Rc<Conn>, effect: Effect) {
+        match effect {
+            Effect::None => {}
+            Effect::Heartbeat => conn.answer(bytes::Bytes::from_static(HEARTBEAT)),
+            Effect::Verify(id, login) => {
+                let now = self.now();
+                let verified = match self.node.verifier.verify(&login.token, now.wall) {
+                    Ok(identity) => Ok(Identity { user: identity.user, expires: identity.expires }),
+                    Err(error) => {
+                        debug!(session = ?conn.id, %error, client = login.client, "login refused");
+                        Err((error.code(), error.to_string().into()))
+                    }
+                };
+                let effect = conn.session.borrow_mut().on_verified(now, id, verified);
+                self.execute(conn, effect);
+            }
+            Effect::LoggedIn(id, ok, sender) => {
+                debug!(session = ?conn.id, user = %sender.user, device = %sender.device, "logged in");
+                // Before the answer and before any further request: whatever becomes durable from here on is pushed,
+                // and what was durable before is found by the sync that follows.
+                conn.user.set(Some(sender.user));
+                self.node.online(self.id).fetch_add(1, Ordering::SeqCst);
+                self.local.borrow_mut().insert(sender.user, Handle(conn.clone()));
+                let home = self.node.slots.home(sender.user);
+                self.to_home(home, HomeRequest::Register(sender.user, sender.device, conn.id));
+                conn.answer(reply::frame(id, ServerBody::LoginOk(ok)));
+            }
+            Effect::Append { id, sender, conversation, peer, send } => {
+                self.append(conn, id, sender, conversation, peer, send);
+            }
+            Effect::Mark { id, sender, marks } => self.mark(conn, id, sender, &marks),
+            Effect::Query(id, user, query) => {
+                conn.queries.borrow_mut().push_back((id, user, query));
+                if !conn.querying.replace(true) {
+                    tokio::task::spawn_local(self.clone().answer_queries(conn.clone()));
+                }
+            }
+            Effect::Refuse(id, code, text) => conn.answer(reply::error(id, code, &text)),
+            Effect::Close(id, code, text) => {
+                debug!(session = ?conn.id, code = code.label(), %text, "closing");
+                conn.answer(reply::error(id, code, &text));
+                conn.close_after_flush(self.now());
+            }
+        }
+    }
+
+    fn append(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        id: RequestId,
+        sender: Sender,
+        conversation: ConversationId,
+        peer: Option<UserId>,
+        send: request::Send,
+    ) {
+        let question = Question::Send(id);
+        let overloaded = Answer::Sent(Err(ErrorCode::Overloaded));
+        let Some(ticket) = self.ticket(conn, question, conversation) else {
+            return self.on_answer(conn, question, overloaded);
+        };
+        let append = Append { ticket, sender, peer, client_seq: send.client_seq, change: send.change };
+        if self.to_owner(OwnerRequest::Append(conversation, append)).is_err() {
+            self.on_answer(conn, question, overloaded);
+        }
+    }
+
+    fn mark(self: &Rc<Self>, conn: &Rc<Conn>, id: RequestId, sender: Sender, marks: &[request::Mark]) {
+        let number = self.next_number();
+        let remaining = marks.len();
+        conn.marks.borrow_mut().push(MarkWait {
+            number,
+            request: id,
+            remaining: remaining + 1,
+            refused: None,
+        });
+        let question = Question::Mark(number);
+        for mark in marks {
+            let overloaded = Answer::Marked(Err(ErrorCode::Overloaded));
+            let Some(ticket) = self.ticket(conn, question, mark.conversation) else {
+                self.on_answer(conn, question, overloaded);
+                continue;
+            };
+            let (delivered, read) = (mark.delivered, mark.read);
+            let ticket = (id.get() != 0).then_some(ticket);
+            let unanswered = ticket.is_none();
+            let request = OwnerRequest::Mark(mark.conversation, Mark { ticket, sender, delivered, read });
+            let sent = self.to_owner(request);
+            if unanswered {
+                self.on_answer(conn, question, Answer::Marked(Ok(())));
+            } else if sent.is_err() {
+                self.on_answer(conn, question, overloaded);
+            }
+        }
+        // The one counted beyond the marks: an empty request is answered too.
+        self.on_answer(conn, question, Answer::Marked(Ok(())));
+    }
+
+    /// The way back to a connection; `None` when there is no place left for the answer of another shard.
+    fn ticket(&self, conn: &Conn, question: Question, conversation: ConversationId) -> Option<Ticket> {
+        let place = if self.node.slots.owner(conversation) == self.id {
+            None
+        } else {
+            Some(self.mailbox().replies.clone().try_reserve_owned().ok()?)
+        };
+        Some(Ticket { session: conn.id, question, place })
+    }
+
+    /// An owner has answered.
+    pub fn on_answer(self: &Rc<Self>, conn: &Rc<Conn>, question: Question, answer: Answer) {
+        let (id, result) = match (question, answer) {
+            (Question::Send(id), Answer::Sent(result)) => (id, result.map(ServerBody::SendOk)),
+            (Question::Mark(number), Answer::Marked(result)) => {
+                let mut marks = conn.marks.borrow_mut();
+                let Some(i) = marks.iter().position(|wait| wait.number == number) else { return };
+                marks[i].refused = marks[i].refused.or(result.err());
+                marks[i].remaining -= 1;
+                if marks[i].remaining > 0 {
+                    return;
+                }
+                let wait = marks.swap_remove(i);
+                if wait.request.get() == 0 {
+                    return;
+                }
+                (wait.request, wait.refused.map_or(Ok(ServerBody::MarkOk), Err))
+            }
+            (Question::Send(_), Answer::Marked(_)) | (Question::Mark(_), Answer::Sent(_)) => {
+                unreachable!("an owner answers what it was asked")
+            }
+        };
+        let frame = match result {
+            Ok(body) => reply::frame(id, body),
+            Err(code) => reply::error(id, code, reply::refusal(code)),
+        };
+        self.answered(conn, Some(frame));
+    }
+
+    /// A request that the session counted is answered: on the ordered stream, or elsewhere.
+    pub fn answered(self: &Rc<Self>, conn: &Rc<Conn>, frame: Option<bytes::Bytes>) {
+        conn.session.borrow_mut().on_answered();
+        if let Some(frame) = frame {
+            conn.answer(frame);
+        }
+        if conn.has_finished() {
+            self.close(conn, RequestId(0), ErrorCode::GoingAway, "the server is stopping".into());
+        }
+    }
+
+    async fn answer_queries(self: Rc<Self>, conn: Rc<Conn>) {
+        loop {
+            let next = conn.queries.borrow_mut().pop_front();
+            let Some((id, user, query)) = next else { break };
+            let frame = self.answer_query(id, user, query).await;
+            self.answered(&conn, Some(frame));
+            conn.room().await;
+        }
+        conn.querying.set(false);
+    }
+
+    /// The frame that answers a query.
+    pub async fn answer_query(&self, id: RequestId, user: UserId, query: Query) -> bytes::Bytes {
+        let kv = &*self.node.kv;
+        let body = match query {
+            Query::Sync(sync) => ops::sync::sync(kv, user, &sync).await.map(ServerBody::SyncPage),
+            Query::History(history) => {
+                ops::history::page(kv, user, &history).await.map(ServerBody::HistoryPage)
+            }
+            Query::Conversations(list) => {
+                ops::list::conversations(kv, user, &list).await.map(ServerBody::ConversationPage)
+            }
+            Query::Members(list) => ops::list::members(kv, user, &list).await.map(ServerBody::MemberPage),
+            Query::Receipts(list) => ops::receipts::page(kv, user, &list).await.map(ServerBody::ReceiptPage),
+        };
+        match body {
+            Ok(body) => reply::frame(id, body),
+            Err(error) => {
+                let code = reply::query_error(&error);
+                if code == ErrorCode::Internal {
+                    error!(%user, %error, "a query failed");
+                }
+                reply::error(id, code, reply::refusal(code))
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! How shards talk: bounded mailboxes, and a rule for what happens when one is full.
+//!
+//! | lane | what | when it is full |
+//! |---|---|---|
+//! | requests | appends, marks to an owner | the client is told `overloaded` |
+//! | replies | answers from an owner | cannot be: the asker reserves the place before it asks |
+//! | events | pushes, receipts, heads | pushes become "head moved", which is told again later; receipts are lost |
+//! | homes | logins, ends and takeovers of connections | the sender keeps them and tries again at its next tick |
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tern_core::conversation::{Append, Mark, Publication};
+use tern_core::home::SessionId;
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::SendOk;
+use tern_protocol::ids::{ConversationId, DeviceId, RequestId, Seq, UserId};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::OwnedPermit;
+
+/// Requests that wait at a shard.
+pub const REQUESTS_MAX: usize = 16 * 1024;
+/// Answers that a shard awaits from other shards.
+pub const REPLIES_MAX: usize = 64 * 1024;
+/// Events that wait at a shard; each is shared and small.
+pub const EVENTS_MAX: usize = 16 * 1024;
+/// Logins, ends and takeovers of connections that wait at a shard.
+pub const HOMES_MAX: usize = 16 * 1024;
+
+/// What an answer belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Question {
+    /// A send.
+    Send(RequestId),
+    /// One watermark of a `Mark`, by the connection's own number for that request.
+    Mark(u64),
+}
+
+/// The way back to whoever asked.
+#[derive(Debug)]
+pub struct Ticket {
+    /// The connection.
+    pub session: SessionId,
+    /// What it asked.
+    pub question: Question,
+    /// A place in its shard's mailbox, when that is another one.
+    pub place: Option<OwnedPermit<Reply>>,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    /// The connection.
+    pub session: SessionId,
+    /// What it asked.
+    pub question: Question,
+    /// What the owner says.
+    pub answer: Answer,
+}
+
+/// What an owner says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// To a send.
+    Sent(Result<SendOk, ErrorCode>),
+    /// To a watermark.
+    Marked(Result<(), ErrorCode>),
+}
+
+/// For the owner of a conversation.
+#[derive(Debug)]
+pub enum OwnerRequest {
+    /// Append.
+    Append(ConversationId, Append<Ticket>),
+    /// Take a watermark.
+    Mark(ConversationId, Mark<Ticket>),
+}
+
+/// For the connections of a shard.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// New entries.
+    Publish(Arc<Publication>),
+    /// New entries that are not at hand.
+    HeadMoved {
+        /// Of which log.
+        conversation: ConversationId,
+        /// The newest.
+        head: Seq,
+        /// Whom to tell.
+        audience: Arc<[UserId]>,
+    },
+    /// A frame for each of some users.
+    Notify(Arc<Vec<(UserId, Bytes)>>),
+}
+
+/// To and from the home of a user; none may be lost.
+#[derive(Debug, Clone, Copy)]
+pub enum HomeRequest {
+    /// A device has logged in.
+    Register(UserId, DeviceId, SessionId),
+    /// A connection has ended.
+    Unregister(UserId, SessionId),
+    /// From a home to the shard of a connection: its device has logged in elsewhere.
+    Displace(SessionId),
+}
+
+/// The sending ends of a shard's mailbox.
+#[derive(Debug, Clone)]
+pub struct Mailbox {
+    /// To the owners.
+    pub requests: mpsc::Sender<OwnerRequest>,
+    /// To whoever asked.
+    pub replies: mpsc::Sender<Reply>,
+    /// To the connections.
+    pub events: mpsc::Sender<Event>,
+    /// To the homes.
+    pub homes: mpsc::Sender<HomeRequest>,
+}
+
+/// The receiving ends.
+#[derive(Debug)]
+pub struct Inbox {
+    /// For the owners.
+    pub requests: mpsc::Receiver<OwnerRequest>,
+    /// For whoever asked.
+    pub replies: mpsc::Receiver<Reply>,
+    /// For the connections.
+    pub events: mpsc::Receiver<Event>,
+    /// For the homes.
+    pub homes: mpsc::Receiver<HomeRequest>,
+}
+
+/// Both ends of a new mailbox.
+pub fn mailbox() -> (Mailbox, Inbox) {
+    let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
+    let (replies, replies_in) = mpsc::channel(REPLIES_MAX);
+    let (events, events_in) = mpsc::channel(EVENTS_MAX);
+    let (homes, homes_in) = mpsc::channel(HOMES_MAX);
+    let inbox = Inbox { requests: requests_in, replies: replies_in, events: events_in, homes: homes_in };
+    (Mailbox { requests, replies, events, homes }, inbox)
+}

@@ -1,0 +1,284 @@
+//! Runs the conversations that this shard owns: hands requests in, executes effects, persists watermarks.
+
+use std::collections::hash_map::Entry;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tern_core::conversation::{Batch, CommitFault, Effect, Owner, Stored, Version};
+use tern_core::receipts::Dirty;
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::SendOk;
+use tern_protocol::ids::{ConversationId, UserId};
+use tern_protocol::model::Sender;
+use tern_store::ops::{append, receipts};
+use tern_store::{CommitError, StoreError};
+use tracing::{error, warn};
+
+use crate::mailbox::{Answer, Event, OwnerRequest, Reply, Ticket};
+use crate::reply;
+use crate::shard::Shard;
+
+/// Conversations that a shard keeps in memory, about 1 kB each for direct chats; idle ones beyond are forgotten.
+pub const OWNERS_MAX: usize = 64 * 1024;
+/// Watermarks in one transaction.
+const RECEIPT_WRITES_MAX: usize = 1_024;
+
+/// A mailbox is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Full;
+
+impl Shard {
+    /// Hands a request to the conversation's owner, here or on another shard.
+    ///
+    /// # Errors
+    /// When that shard's mailbox is full; the request is dropped.
+    pub fn to_owner(self: &Rc<Self>, request: OwnerRequest) -> Result<(), Full> {
+        let (OwnerRequest::Append(id, _) | OwnerRequest::Mark(id, _)) = &request;
+        let shard = self.node.slots.owner(*id);
+        if shard == self.id {
+            self.on_owner_request(request);
+            return Ok(());
+        }
+        self.node.mailbox(shard).requests.try_send(request).map_err(|_| Full)
+    }
+
+    /// A request for a conversation that is owned here.
+    pub fn on_owner_request(self: &Rc<Self>, request: OwnerRequest) {
+        let now = self.now();
+        match request {
+            OwnerRequest::Append(id, append) => self.with_owner(id, |owner| owner.submit(now, append)),
+            OwnerRequest::Mark(id, mark) => self.with_owner(id, |owner| owner.mark(now, mark)),
+        }
+    }
+
+    /// Calls a method of an owner and executes what it wants done.
+    fn with_owner(self: &Rc<Self>, id: ConversationId, call: impl FnOnce(&mut Owner<Ticket>)) {
+        let effects: Vec<_> = {
+            let mut owners = self.owners.borrow_mut();
+            let owner = match owners.entry(id) {
+                Entry::Occupied(entry) => entry.into_mut(),
+                Entry::Vacant(entry) => entry.insert(Owner::new(id)),
+            };
+            call(owner);
+            if owner.is_dirty() {
+                self.dirty.borrow_mut().insert(id);
+            }
+            self.moved.borrow_mut().insert(id);
+            std::iter::from_fn(|| owner.poll_effect()).collect()
+        };
+        self.settle_soon();
+        for effect in effects {
+            self.execute_owner(id, effect);
+        }
+    }
+
+    fn execute_owner(self: &Rc<Self>, id: ConversationId, effect: Effect<Ticket>) {
+        match effect {
+            Effect::Load { fence } => self.spawn(self.clone().load(id, fence)),
+            Effect::LoadWindows(senders) => self.spawn(self.clone().load_windows(id, senders)),
+            Effect::Commit(batch) => self.spawn(self.clone().commit(batch)),
+            Effect::FindSend { ticket, sender, client_seq, before } => {
+                let shard = self.clone();
+                self.spawn(async move {
+                    let found = append::find_send(&*shard.node.kv, id, sender, client_seq, before).await;
+                    shard.reply(ticket, Answer::Sent(found_answer(id, found)));
+                });
+            }
+            Effect::Reply(ticket, result) => self.reply(ticket, Answer::Sent(result)),
+            Effect::Publish(publication) => self.tell_all(Event::Publish(Arc::new(publication))),
+            Effect::HeadMoved { head, audience } => {
+                self.tell_all(Event::HeadMoved { conversation: id, head, audience });
+            }
+            Effect::Marked { ticket, result, durable } => {
+                if durable {
+                    self.unpersisted.borrow_mut().push(ticket);
+                    self.persist_soon.notify_one();
+                } else {
+                    self.reply(ticket, Answer::Marked(result));
+                }
+            }
+        }
+    }
+
+    /// Sends an answer to the connection that asked.
+    fn reply(self: &Rc<Self>, ticket: Ticket, answer: Answer) {
+        let Ticket { session, question, place } = ticket;
+        match place {
+            Some(place) => {
+                place.send(Reply { session, question, answer });
+            }
+            None => self.on_reply(Reply { session, question, answer }),
+        }
+    }
+
+    /// An answer for a connection of this shard, which may have ended since.
+    pub fn on_reply(self: &Rc<Self>, reply: Reply) {
+        let conn = self.conns.borrow().get(&reply.session.number).cloned();
+        if let Some(conn) = conn {
+            self.on_answer(&conn, reply.question, reply.answer);
+        }
+    }
+
+    async fn load(self: Rc<Self>, id: ConversationId, fence: bool) {
+        let kv = &*self.node.kv;
+        let fenced = if fence { append::fence(kv, id).await } else { Ok(()) };
+        let loaded = match fenced {
+            // A conversation without a head has nothing to fence, and a lost race has fenced as well.
+            Ok(()) | Err(CommitError::Conflict) => append::load(kv, id).await.map_err(|e| log_load(id, &e)),
+            Err(error) => {
+                warn!(conversation = %id, %error, "could not fence");
+                Err(())
+            }
+        };
+        let loaded = loaded.map(|(version, loaded)| {
+            let stored = loaded.map(|l| Stored {
+                conversation: l.conversation,
+                head: l.head,
+                members: l.members,
+                watermarks: l.watermarks,
+            });
+            (Version(version.0), stored)
+        });
+        let now = self.now();
+        self.with_owner(id, |owner| owner.on_loaded(now, loaded));
+    }
+
+    async fn load_windows(self: Rc<Self>, id: ConversationId, senders: Vec<Sender>) {
+        let loaded = append::load_windows(&*self.node.kv, id, &senders).await;
+        let loaded = loaded
+            .map(|(_, head, windows)| (head, senders.into_iter().zip(windows).collect()))
+            .map_err(|error| log_load(id, &error));
+        let now = self.now();
+        self.with_owner(id, |owner| owner.on_windows(now, loaded));
+    }
+
+    async fn commit(self: Rc<Self>, batch: Batch) {
+        let id = batch.conversation;
+        let batch = append::Batch {
+            conversation: id,
+            base: append::Base {
+                head: batch.base,
+                version: batch.version.map(|version| tern_store::Version(version.0)),
+            },
+            entries: batch.entries,
+            head: batch.head,
+            windows: batch.windows,
+            members: batch.members,
+            record: batch.record,
+        };
+        let result = append::commit(&*self.node.kv, &batch).await;
+        let result = result.map(|version| Version(version.0)).map_err(|error| commit_fault(id, &error));
+        let now = self.now();
+        self.with_owner(id, |owner| owner.on_committed(now, result));
+    }
+
+    /// Tells the watermarks that have moved since the last call.
+    pub fn tell_receipts(self: &Rc<Self>) {
+        let moved = std::mem::take(&mut *self.moved.borrow_mut());
+        let now = self.now();
+        let mut later = Vec::new();
+        for id in moved {
+            let (notices, again) = match self.owners.borrow_mut().get_mut(&id) {
+                Some(owner) => owner.take_notices(now),
+                None => continue,
+            };
+            if again.is_some() {
+                later.push(id);
+            }
+            if !notices.is_empty() {
+                self.tell_all(Event::Notify(Arc::new(reply::notices(id, notices))));
+            }
+        }
+        self.moved_later.borrow_mut().extend(later);
+    }
+
+    /// Persists the watermarks that have risen since the last call, and answers those who wait for it. Returns whether
+    /// everything is persisted.
+    pub async fn persist_receipts(self: &Rc<Self>) -> bool {
+        let waiting = std::mem::take(&mut *self.unpersisted.borrow_mut());
+        let dirty = std::mem::take(&mut *self.dirty.borrow_mut());
+        let mut all: Vec<(ConversationId, Vec<(UserId, Dirty)>)> = Vec::with_capacity(dirty.len());
+        {
+            let mut owners = self.owners.borrow_mut();
+            all.extend(dirty.into_iter().filter_map(|id| Some((id, owners.get_mut(&id)?.take_dirty()))));
+        }
+        let writes: Vec<receipts::Write> = all
+            .iter()
+            .flat_map(|(id, users)| {
+                users.iter().map(|(user, dirty)| receipts::Write {
+                    conversation: *id,
+                    user: *user,
+                    delivered: dirty.delivered.clone(),
+                    read: dirty.read,
+                })
+            })
+            .collect();
+        let mut result = Ok(());
+        for chunk in writes.chunks(RECEIPT_WRITES_MAX) {
+            if let Err(error) = receipts::persist(&*self.node.kv, chunk).await {
+                warn!(%error, "could not persist watermarks; they will be tried again");
+                result = Err(ErrorCode::Unavailable);
+                break;
+            }
+        }
+        if result.is_err() {
+            // Raising a watermark twice does no harm, so all of them are put back.
+            let mut owners = self.owners.borrow_mut();
+            for (id, users) in &all {
+                owners.entry(*id).or_insert_with(|| Owner::new(*id)).put_back_dirty(users);
+                self.dirty.borrow_mut().insert(*id);
+            }
+        }
+        for ticket in waiting {
+            self.reply(ticket, Answer::Marked(result));
+        }
+        result.is_ok()
+    }
+
+    /// Forgets idle conversations when there are too many.
+    pub fn forget_idle_owners(&self) {
+        let mut owners = self.owners.borrow_mut();
+        if owners.len() > OWNERS_MAX {
+            let mut surplus = owners.len() - OWNERS_MAX * 7 / 8;
+            owners.retain(|_, owner| {
+                let keep = surplus == 0 || !owner.is_idle();
+                surplus -= usize::from(!keep);
+                keep
+            });
+            owners.shrink_to(OWNERS_MAX);
+        }
+    }
+}
+
+fn found_answer(id: ConversationId, found: Result<append::Found, StoreError>) -> Result<SendOk, ErrorCode> {
+    match found {
+        Ok(append::Found::Seq(seq, time)) => Ok(SendOk { conversation: id, seq, time, duplicate: true }),
+        Ok(append::Found::Absent) => Err(ErrorCode::ClientSeqStale),
+        Ok(append::Found::Trimmed) => Err(ErrorCode::DuplicateTrimmed),
+        Err(error) => {
+            log_load(id, &error);
+            Err(ErrorCode::Unavailable)
+        }
+    }
+}
+
+fn log_load(id: ConversationId, error: &StoreError) {
+    match error {
+        StoreError::Corrupt(_) => error!(conversation = %id, %error, "a conversation cannot be used"),
+        StoreError::TooOld | StoreError::Unavailable | StoreError::Failed(_) => {
+            warn!(conversation = %id, %error, "could not load a conversation");
+        }
+    }
+}
+
+fn commit_fault(id: ConversationId, error: &CommitError) -> CommitFault {
+    match error {
+        CommitError::Conflict | CommitError::TooOld => CommitFault::Conflict,
+        CommitError::Unknown { .. } => CommitFault::Unknown,
+        CommitError::Overloaded | CommitError::Unavailable => CommitFault::Unavailable,
+        CommitError::TooLarge | CommitError::Failed(_) | CommitError::Corrupt(_) => {
+            error!(conversation = %id, %error, "a commit failed");
+            CommitFault::Failed
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Puts a server together: store, sockets, shards; runs it until it is told to stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use tern_core::routing::ShardId;
+use tern_store::Kv;
+use tern_store::embedded::{Embedded, OpenError, Options};
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+use tracing::info;
+
+use crate::accept;
+use crate::auth::Verifier;
+use crate::mailbox::{Inbox, mailbox};
+use crate::shard::{Node, Shard};
+use crate::shutdown::{self, Phase};
+use crate::tls::{self, CurrentIdentity, Secrets, TlsError};
+use crate::transport::tcp::{Acceptor, TcpOptions};
+use crate::transport::{self, BindError, ShardCount, Steering, quic::QuicOptions};
+
+/// The exit status after the store has failed, `EX_IOERR` of sysexits.h.
+pub const EXIT_STORE_FAILED: i32 = 74;
+
+/// Everything that a server is made of.
+pub struct Setup {
+    /// Where the store and the secrets live.
+    pub data: PathBuf,
+    /// TCP address; port 0 takes a free one.
+    pub tcp: SocketAddr,
+    /// QUIC address; port 0 takes a free one, the same as TCP's if that is 0 too.
+    pub quic: SocketAddr,
+    /// Threads; `None`: one per core.
+    pub shards: Option<usize>,
+    /// The certificate.
+    pub identity: tls::Identity,
+    /// What tokens are good.
+    pub verifier: Verifier,
+}
+
+/// Why a server cannot start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// The sockets.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Certificates or secrets.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The number of shards.
+    #[error("{0} shards: choose 1 to {max}", max = ShardCount::MAX)]
+    Shards(usize),
+    /// The system.
+    #[error("cannot start a shard: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A running server.
+pub struct Server {
+    /// Where it listens for TCP.
+    pub tcp: SocketAddr,
+    /// Where it listens for QUIC.
+    pub quic: SocketAddr,
+    phase: watch::Sender<Phase>,
+    node: Arc<Node>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Server {
+    /// Starts it. When this returns, connections are accepted.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing is left running.
+    pub fn start(setup: Setup) -> Result<Self, StartError> {
+        let shards = setup.shards.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
+        let kv = Embedded::open(&setup.data.join("store"), Options::default(), Box::new(store_failed))?;
+        let secrets = Secrets::load_or_create(&setup.data)?;
+        let tls = tls::server_config(CurrentIdentity::new(setup.identity), &secrets)?;
+        let bound = transport::bind(setup.tcp, setup.quic, count, Steering::Kernel)?;
+
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
+        let node = Arc::new(Node::new(Arc::new(kv) as Arc<dyn Kv>, setup.verifier, mailboxes));
+        let (phase, _) = watch::channel(Phase::Running);
+        let mut threads = Vec::with_capacity(shards);
+        for ((id, sockets), inbox) in node.shards().zip(bound.shards).zip(inboxes) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let shard = ShardThread { id, node: node.clone(), phase: phase.subscribe() };
+            // The sockets join the runtime here, so that what is wrong with them is an error of the start.
+            let acceptors = {
+                let _entered = runtime.enter();
+                let tcp = Acceptor::new(sockets.tcp, tls.clone(), TcpOptions::default())?;
+                let quic = sockets.quic.acceptor(tls.clone(), &secrets, QuicOptions::default())?;
+                (tcp, quic)
+            };
+            let run = move || runtime.block_on(LocalSet::new().run_until(shard.run(inbox, acceptors)));
+            threads.push(thread::Builder::new().name(format!("tern-shard-{}", id.0)).spawn(run)?);
+        }
+        info!(tcp = %bound.tcp, quic = %bound.quic, shards, "serving");
+        Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads })
+    }
+
+    /// Ends it well: clients are told, what is under way is finished, in bounded time.
+    pub async fn stop(self) {
+        info!(connections = self.node.connections.load(Ordering::SeqCst), "stopping");
+        shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
+        for thread in self.threads {
+            // A shard that panicked has ended the process already.
+            let _ = thread.join();
+        }
+        info!("stopped");
+    }
+}
+
+struct ShardThread {
+    id: ShardId,
+    node: Arc<Node>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl ShardThread {
+    async fn run(self, inbox: Inbox, (tcp, quic): (Acceptor, transport::quic::QuicAcceptor)) {
+        let shard = Shard::new(self.id, self.node, self.phase);
+        tokio::task::spawn_local(accept::tcp(shard.clone(), tcp));
+        tokio::task::spawn_local(accept::quic(shard.clone(), quic));
+        shard.run(inbox).await;
+    }
+}
+
+/// Nothing that the store says can be trusted any more, and nothing more can be acknowledged: the process ends, and a
+/// restart recovers what is durable.
+fn store_failed(error: &tern_store::embedded::FatalError) {
+    eprintln!("ternd: the store has failed and the server stops: {error}");
+    std::process::exit(EXIT_STORE_FAILED);
+}
+
+/// Makes a panic of any thread end the process: a shard that is gone would leave its users without an answer.
+pub fn abort_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        default(panic);
+        std::process::abort();
+    }));
+}

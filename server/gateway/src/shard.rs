@@ -1,0 +1,353 @@
+//! A shard: one thread, one runtime, its own listeners, connections and conversations. Shards share the [`Node`] and
+//! talk through mailboxes only.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tern_core::conversation::Owner;
+use tern_core::fanout::Local;
+use tern_core::home::{Home, SessionId};
+use tern_core::routing::{ShardId, SlotMap};
+use tern_core::time::Now;
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::ServerBody;
+use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
+use tern_store::Kv;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, MissedTickBehavior};
+use tracing::{debug, info};
+
+use crate::auth::Verifier;
+use crate::clock::Clock;
+use crate::connection::{Conn, READ_BYTES, serve};
+use crate::fanout::Handle;
+use crate::mailbox::{HomeRequest, Inbox, Mailbox, Ticket};
+use crate::reply;
+use crate::shutdown::Phase;
+
+/// Between looks at what is due: receipts held back, mailboxes that were full.
+const TICK: Duration = Duration::from_millis(100);
+/// Between looks at deadlines of connections, and between two writes of delivered watermarks.
+const TICKS_PER_SWEEP: u32 = 10;
+/// Messages taken from a mailbox lane before the others get their turn.
+const LANE_BATCH: usize = 256;
+/// Connections of one shard; more are closed at once. Above what the design asks of a gateway.
+const CONNECTIONS_MAX: usize = 200_000;
+/// How long clients are asked to stay away when the server stops.
+pub const RECONNECT_AFTER_MS: u32 = 1_000;
+
+/// What the shards of a process share.
+pub struct Node {
+    /// The store.
+    pub kv: Arc<dyn Kv>,
+    /// Checks tokens.
+    pub verifier: Verifier,
+    /// Who owns what.
+    pub slots: SlotMap,
+    /// Both clocks.
+    pub clock: Clock,
+    mailboxes: Vec<Mailbox>,
+    online: Vec<AtomicUsize>,
+    /// Connections of all shards whose handshake is done.
+    pub connections: AtomicUsize,
+}
+
+impl Node {
+    /// A node whose shards have these mailboxes.
+    pub fn new(kv: Arc<dyn Kv>, verifier: Verifier, mailboxes: Vec<Mailbox>) -> Self {
+        let shards = u16::try_from(mailboxes.len()).expect("the number of shards was checked at start");
+        Self {
+            kv,
+            verifier,
+            slots: SlotMap::new(shards),
+            clock: Clock::new(),
+            online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
+            mailboxes,
+            connections: AtomicUsize::new(0),
+        }
+    }
+
+    /// The shards.
+    pub fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.mailboxes.len() as u16).map(ShardId)
+    }
+
+    /// A shard's mailbox.
+    pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
+        &self.mailboxes[usize::from(shard.0)]
+    }
+
+    /// How many connections of a shard are logged in.
+    pub fn online(&self, shard: ShardId) -> &AtomicUsize {
+        &self.online[usize::from(shard.0)]
+    }
+}
+
+/// A head to be told, and to whom.
+pub type Behind = (Seq, Arc<[UserId]>);
+
+/// The state of one shard. Single-threaded; no borrow lives over an await.
+pub struct Shard {
+    /// Its number.
+    pub id: ShardId,
+    /// What it shares.
+    pub node: Arc<Node>,
+    /// Its connections by number.
+    pub conns: RefCell<HashMap<u64, Rc<Conn>>>,
+    /// Its logged-in connections by user.
+    pub local: RefCell<Local<Handle>>,
+    /// Its conversations.
+    pub owners: RefCell<HashMap<ConversationId, Owner<Ticket>>>,
+    /// Conversations with watermarks to persist.
+    pub dirty: RefCell<HashSet<ConversationId>>,
+    /// Conversations that may have watermarks to tell.
+    pub moved: RefCell<HashSet<ConversationId>>,
+    /// Those that have, at a later tick.
+    pub moved_later: RefCell<Vec<ConversationId>>,
+    /// `Mark`s to be answered when their watermarks are persisted.
+    pub unpersisted: RefCell<Vec<Ticket>>,
+    /// Wakes whoever persists.
+    pub persist_soon: Notify,
+    /// Heads that did not fit into a shard's mailbox.
+    pub behind: RefCell<HashMap<(ShardId, ConversationId), Behind>>,
+    /// What all connections read into.
+    pub read_buffer: RefCell<Box<[u8]>>,
+    home: RefCell<Home>,
+    /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.
+    homes_pending: RefCell<VecDeque<(ShardId, HomeRequest)>>,
+    settle: Notify,
+    numbers: Cell<u64>,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Shard {
+    /// A shard without connections.
+    pub fn new(id: ShardId, node: Arc<Node>, phase: watch::Receiver<Phase>) -> Rc<Self> {
+        Rc::new(Self {
+            id,
+            node,
+            conns: RefCell::default(),
+            local: RefCell::default(),
+            owners: RefCell::default(),
+            dirty: RefCell::default(),
+            moved: RefCell::default(),
+            moved_later: RefCell::default(),
+            unpersisted: RefCell::default(),
+            persist_soon: Notify::new(),
+            behind: RefCell::default(),
+            read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
+            home: RefCell::default(),
+            homes_pending: RefCell::default(),
+            settle: Notify::new(),
+            numbers: Cell::new(0),
+            phase,
+        })
+    }
+
+    /// The time.
+    pub fn now(&self) -> Now {
+        self.node.clock.now()
+    }
+
+    /// A number that this shard has not given before.
+    pub fn next_number(&self) -> u64 {
+        self.numbers.set(self.numbers.get() + 1);
+        self.numbers.get()
+    }
+
+    /// This shard's own mailbox.
+    pub fn mailbox(&self) -> &Mailbox {
+        self.node.mailbox(self.id)
+    }
+
+    /// Runs a future on this shard. What is spawned ends by itself: it waits for the store or for one connection.
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        tokio::task::spawn_local(future);
+    }
+
+    /// After what is at hand is done, receipts are told.
+    pub fn settle_soon(&self) {
+        self.settle.notify_one();
+    }
+
+    /// Runs the shard until the node has stopped.
+    pub async fn run(self: Rc<Self>, mut inbox: Inbox) {
+        let persisting = tokio::task::spawn_local(self.clone().keep_persisting());
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = 0u32;
+        let (mut requests, mut replies, mut events, mut homes) = (vec![], vec![], vec![], vec![]);
+        let mut phase = self.phase.clone();
+        loop {
+            tokio::select! {
+                _ = inbox.replies.recv_many(&mut replies, LANE_BATCH) => {
+                    replies.drain(..).for_each(|reply| self.on_reply(reply));
+                }
+                _ = inbox.requests.recv_many(&mut requests, LANE_BATCH) => {
+                    requests.drain(..).for_each(|request| self.on_owner_request(request));
+                }
+                _ = inbox.events.recv_many(&mut events, LANE_BATCH) => {
+                    events.drain(..).for_each(|event| self.on_event(event));
+                }
+                _ = inbox.homes.recv_many(&mut homes, LANE_BATCH) => {
+                    homes.drain(..).for_each(|request| self.on_home(request));
+                }
+                () = self.settle.notified() => self.tell_receipts(),
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.on_tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
+                }
+                changed = phase.changed() => {
+                    let now = *phase.borrow_and_update();
+                    match now {
+                        Phase::Running => {}
+                        Phase::Draining => self.announce_end(),
+                        Phase::Closing => self.close_all(),
+                        Phase::Stopped => break,
+                    }
+                    if changed.is_err() {
+                        break;
+                    }
+                }
+            }
+        }
+        persisting.abort();
+        if !self.persist_receipts().await {
+            info!(
+                shard = self.id.0,
+                "some delivered watermarks were not persisted; clients will say them again"
+            );
+        }
+    }
+
+    fn on_tick(self: &Rc<Self>, sweep: bool) {
+        let later = std::mem::take(&mut *self.moved_later.borrow_mut());
+        self.moved.borrow_mut().extend(later);
+        self.tell_receipts();
+        self.catch_up();
+        let pending = std::mem::take(&mut *self.homes_pending.borrow_mut());
+        pending.into_iter().for_each(|(shard, request)| self.to_home(shard, request));
+        if sweep {
+            self.sweep();
+            self.forget_idle_owners();
+        }
+    }
+
+    /// Watches the deadlines of all connections.
+    fn sweep(self: &Rc<Self>) {
+        let now = self.now();
+        let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
+        for conn in conns {
+            let effect = conn.session.borrow_mut().on_tick(now);
+            self.execute(&conn, effect);
+            conn.check_stall(now);
+        }
+    }
+
+    async fn keep_persisting(self: Rc<Self>) {
+        let mut due = Instant::now() + Duration::from_secs(1);
+        loop {
+            let waits = tokio::time::timeout_at(due, self.persist_soon.notified());
+            // Either somebody waits for an answer, or a second has passed.
+            let _ = waits.await;
+            due = Instant::now() + Duration::from_secs(1);
+            if !self.persist_receipts().await {
+                tokio::time::sleep(TICK).await;
+            }
+        }
+    }
+
+    /// Hands something to the home of a user, or from there to the shard of a connection.
+    pub fn to_home(self: &Rc<Self>, shard: ShardId, request: HomeRequest) {
+        if shard == self.id {
+            self.on_home(request);
+        } else if self.node.mailbox(shard).homes.try_send(request).is_err() {
+            self.homes_pending.borrow_mut().push_back((shard, request));
+        }
+    }
+
+    fn on_home(self: &Rc<Self>, request: HomeRequest) {
+        match request {
+            HomeRequest::Register(user, device, session) => {
+                let goes = self.home.borrow_mut().register(user, device, session);
+                if let Some(session) = goes {
+                    self.to_home(session.shard, HomeRequest::Displace(session));
+                }
+            }
+            HomeRequest::Unregister(user, session) => self.home.borrow_mut().unregister(user, session),
+            HomeRequest::Displace(session) => {
+                let conn = self.conns.borrow().get(&session.number).cloned();
+                if let Some(conn) = conn {
+                    let text = "this device has logged in on another connection";
+                    self.close(&conn, RequestId(0), ErrorCode::TakenOver, text.into());
+                }
+            }
+        }
+    }
+
+    /// Serves a connection's ordered stream until it ends, and returns it unless it is broken. `meanwhile` runs beside it
+    /// and ends with it.
+    pub async fn serve<S, F>(
+        self: &Rc<Self>,
+        stream: S,
+        from: SocketAddr,
+        meanwhile: impl FnOnce(Rc<Conn>) -> F,
+    ) -> Option<S>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+        F: Future<Output = ()>,
+    {
+        if self.conns.borrow().len() >= CONNECTIONS_MAX {
+            return None;
+        }
+        let number = self.next_number();
+        let conn = Conn::new(SessionId { shard: self.id, number }, self.now());
+        self.conns.borrow_mut().insert(number, conn.clone());
+        self.node.connections.fetch_add(1, Ordering::SeqCst);
+        debug!(session = ?conn.id, %from, "connected");
+        let stream = tokio::select! {
+            stream = serve(self, &conn, stream) => Some(stream),
+            () = meanwhile(conn.clone()) => None,
+        };
+        conn.abort();
+        self.conns.borrow_mut().remove(&number);
+        self.node.connections.fetch_sub(1, Ordering::SeqCst);
+        if let Some(user) = conn.user.get() {
+            self.local.borrow_mut().remove(user, &Handle(conn.clone()));
+            self.node.online(self.id).fetch_sub(1, Ordering::SeqCst);
+            self.to_home(self.node.slots.home(user), HomeRequest::Unregister(user, conn.id));
+        }
+        debug!(session = ?conn.id, %from, "disconnected");
+        stream
+    }
+
+    /// Ready when the node no longer takes new connections.
+    pub async fn draining(&self) {
+        let mut phase = self.phase.clone();
+        // The sender lives as long as the shards.
+        let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
+    }
+
+    fn announce_end(self: &Rc<Self>) {
+        let body = ServerBody::GoingAway { reconnect_after_ms: RECONNECT_AFTER_MS };
+        let frame = reply::frame(RequestId(0), body);
+        self.conns.borrow().values().for_each(|conn| conn.answer(frame.clone()));
+    }
+
+    fn close_all(self: &Rc<Self>) {
+        let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
+        for conn in conns {
+            conn.finish();
+            if conn.has_finished() {
+                self.close(&conn, RequestId(0), ErrorCode::GoingAway, "the server is stopping".into());
+            }
+        }
+    }
+}
