@@ -145,7 +145,7 @@ pub enum Effect<T> {
         /// First move the head, so that an earlier commit cannot land any more.
         fence: bool,
     },
-    /// Load these windows and call [`Owner::on_windows`].
+    /// Load these windows, an empty one for a device that has sent nothing, and call [`Owner::on_windows`].
     LoadWindows(Vec<Sender>),
     /// Commit and call [`Owner::on_committed`].
     Commit(Batch),
@@ -234,6 +234,8 @@ pub struct Owner<T> {
     queue: VecDeque<Queued<T>>,
     marks: VecDeque<Mark<T>>,
     windows_asked: bool,
+    /// A commit may still land: the next load has to fence, also after one that failed.
+    unsettled: bool,
     /// The last entry that connections here were told of, over reloads.
     published: Option<Seq>,
     receipts: Receipts,
@@ -250,6 +252,7 @@ impl<T> Owner<T> {
             queue: VecDeque::new(),
             marks: VecDeque::new(),
             windows_asked: false,
+            unsettled: false,
             published: None,
             receipts: Receipts::default(),
             counts_due: MonoMillis::default(),
@@ -267,7 +270,8 @@ impl<T> Owner<T> {
         self.effects.pop_front()
     }
 
-    /// Whether it may be forgotten: nothing waits, is in flight or is to be persisted.
+    /// Whether it may be forgotten: nothing waits, is in flight or is to be persisted. Notices that wait do not count
+    /// while nothing is loaded: they may be lost, and nothing would ever load for their sake.
     pub fn is_idle(&self) -> bool {
         matches!(self.phase, Phase::Cold | Phase::Ready(_))
             && self.queue.is_empty()
@@ -275,7 +279,7 @@ impl<T> Owner<T> {
             && self.effects.is_empty()
             && !self.windows_asked
             && !self.receipts.is_dirty()
-            && !self.receipts.has_moved()
+            && (matches!(self.phase, Phase::Cold) || !self.receipts.has_moved())
     }
 
     /// Takes an append.
@@ -314,6 +318,7 @@ impl<T> Owner<T> {
             }
             return;
         };
+        self.unsettled = false;
         let exists = stored.is_some();
         let stored = stored.unwrap_or_else(|| Stored {
             conversation: Conversation { kind: Kind::Group, title: Default::default() },
@@ -370,8 +375,7 @@ impl<T> Owner<T> {
             }
             // Somebody else has appended since, so the windows and the rest of the picture do not belong together.
             (Phase::Ready(_), Ok(_)) => {
-                self.phase = Phase::Loading;
-                self.effects.push_back(Effect::Load { fence: false });
+                self.load();
             }
             (Phase::Cold | Phase::Loading | Phase::Committing(..), Ok(_)) => {}
         }
@@ -391,7 +395,7 @@ impl<T> Owner<T> {
                 self.phase = Phase::Ready(known);
             }
             Err(fault) => {
-                let fence = fault == CommitFault::Unknown;
+                self.unsettled |= fault == CommitFault::Unknown;
                 for (mut queued, _) in in_flight.items.into_iter().rev() {
                     queued.attempts += 1;
                     queued.maybe_stored |= matches!(fault, CommitFault::Unknown | CommitFault::Failed);
@@ -407,9 +411,8 @@ impl<T> Owner<T> {
                         None => self.queue.push_front(queued),
                     }
                 }
-                if fence || !self.queue.is_empty() {
-                    self.phase = Phase::Loading;
-                    self.effects.push_back(Effect::Load { fence });
+                if self.unsettled || !self.queue.is_empty() {
+                    self.load();
                 }
             }
         }
@@ -451,13 +454,15 @@ impl<T> Owner<T> {
         }
     }
 
+    fn load(&mut self) {
+        self.phase = Phase::Loading;
+        self.effects.push_back(Effect::Load { fence: self.unsettled });
+    }
+
     /// Does what can be done now: loads, or forms the next batch.
     fn pump(&mut self, now: Now) {
         match core::mem::replace(&mut self.phase, Phase::Cold) {
-            Phase::Cold if !self.queue.is_empty() || !self.marks.is_empty() => {
-                self.phase = Phase::Loading;
-                self.effects.push_back(Effect::Load { fence: false });
-            }
+            Phase::Cold if !self.queue.is_empty() || !self.marks.is_empty() => self.load(),
             Phase::Ready(known) if !self.queue.is_empty() => self.phase = self.form_batch(now, known),
             phase => self.phase = phase,
         }
@@ -477,6 +482,10 @@ impl<T> Owner<T> {
             let Some(mut queued) = self.queue.pop_front() else { break };
             match decide(self.id, now, &mut known, &mut staged, &in_flight.entries, &mut queued.append) {
                 Decision::Refuse(code) => self.give_up_refused(queued, code),
+                Decision::Wait => {
+                    self.queue.push_front(queued);
+                    break;
+                }
                 Decision::Find(before) => self.effects.push_back(Effect::FindSend {
                     sender: queued.append.sender,
                     client_seq: queued.append.client_seq,
@@ -585,8 +594,13 @@ struct Staged {
 
 enum Decision {
     Refuse(ErrorCode),
+    /// For the commit of what is numbered before it.
+    Wait,
     Find(Seq),
-    Numbered { ok: SendOk, entry: Option<Numbered> },
+    Numbered {
+        ok: SendOk,
+        entry: Option<Numbered>,
+    },
 }
 
 /// Decides one append: has it been stored, is it permitted? If it is new and permitted, numbers and applies it.
@@ -611,6 +625,8 @@ fn decide<T>(
             return Decision::Numbered { ok, entry: None };
         }
         Verdict::Stale => return Decision::Refuse(ErrorCode::ClientSeqStale),
+        // It may be among what this batch has numbered, where nobody can look it up yet.
+        Verdict::BeforeWindow(seq) if seq > known.sequencer.durable().next() => return Decision::Wait,
         Verdict::BeforeWindow(seq) => return Decision::Find(seq),
     }
     let change = core::mem::replace(&mut append.change, Change::Unknown);
