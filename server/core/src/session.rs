@@ -140,6 +140,9 @@ impl Session {
 
     /// Something was read from the client, a whole frame or not. Only whole frames count as being heard.
     pub fn on_frame(&mut self, now: Now, frame: Frame) -> Effect {
+        if self.is_closed() {
+            return Effect::None;
+        }
         self.heard = now.mono;
         let bytes = match frame {
             Frame::Heartbeat => return Effect::Heartbeat,
