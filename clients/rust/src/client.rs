@@ -385,6 +385,12 @@ impl Events {
         }
     }
 
+    /// Says that the last event has *not* been dealt with: the cursor stays before it, so the next client on this
+    /// storage is handed it again, unless a later entry of its conversation is confirmed.
+    pub fn leave(&mut self) {
+        self.last = None;
+    }
+
     fn note(&mut self, event: &Event) {
         self.last = match event {
             Event::Entry { conversation, entry } => Some((*conversation, entry.seq)),

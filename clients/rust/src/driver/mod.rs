@@ -335,14 +335,20 @@ impl Task {
                 drop(self.machine.poll_event(now));
                 continue;
             };
-            match sender.try_reserve() {
+            let sent = match sender.try_reserve() {
                 Ok(room) => {
                     if let Some(event) = self.machine.poll_event(now) {
                         room.send(event);
                     }
+                    true
                 }
-                Err(_) if sender.is_closed() => *events = None,
-                Err(_) => return,
+                Err(_) => false,
+            };
+            if !sent {
+                if !sender.is_closed() {
+                    return;
+                }
+                *events = None;
             }
         }
     }

@@ -1,0 +1,158 @@
+//! From the command line to a connection: token, authorities, state file.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use tern_client::{Client, Config, Events, FileStorage, StartError, StorageError, Token, Transport, UserId};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::args::{self, Args};
+use crate::fail::Fail;
+
+/// Where systems keep the authorities that they trust.
+const SYSTEM_CA: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Which of the user's two devices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Gets everything, and remembers what it has shown.
+    Tail,
+    /// Sends and asks. A device of its own: the server lets a device be connected once, and `tail` is.
+    OneShot,
+}
+
+/// Connects, or says in one line why not.
+pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Events), Fail> {
+    let server = args.server.clone().ok_or_else(|| missing("--server", "TERN_SERVER"))?;
+    let token = token(args.token.as_deref().ok_or_else(|| missing("--token", "TERN_TOKEN"))?)?;
+    let path = state_path(args, purpose, &server, &token)?;
+    let mut config = Config::new(server, authorities(args.ca.as_deref())?, Token::Fixed(token));
+    config.server_name = args.server_name.clone();
+    config.transport = match args.transport {
+        args::Transport::Tcp => Transport::Tcp,
+        args::Transport::Quic => Transport::Quic,
+    };
+    config.device = args.device;
+    config.receive = purpose == Purpose::Tail;
+    config.client = concat!("tern-cli/", env!("CARGO_PKG_VERSION")).into();
+    config.connect_timeout = args.timeout;
+    config.close_timeout = args.timeout.min(Duration::from_secs(5));
+    let storage = open(&path, purpose, args.timeout).await?;
+    let connecting = Client::connect(config, storage);
+    let (client, events) = match timeout(args.timeout, connecting).await {
+        Ok(connected) => connected?,
+        Err(_) => return Err(Fail::timeout("the server did not let us in", args.timeout)),
+    };
+    if let Some(device) = args.device.filter(|d| *d != client.device()) {
+        return Err(Fail::usage(format!(
+            "the state {} is of device {}, not {device}: leave out --device, or give another --state",
+            path.display(),
+            client.device(),
+        )));
+    }
+    Ok((client, events))
+}
+
+/// One-shot commands of a script may overlap: they take turns.
+async fn open(path: &Path, purpose: Purpose, limit: Duration) -> Result<FileStorage, Fail> {
+    let deadline = Instant::now() + limit;
+    loop {
+        match FileStorage::open(path) {
+            Err(StorageError::InUse(_)) if purpose == Purpose::OneShot && Instant::now() < deadline => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            other => return Ok(other.map_err(StartError::from)?),
+        }
+    }
+}
+
+fn missing(option: &str, variable: &str) -> Fail {
+    Fail::usage(format!("{option} is missing (or set {variable}); see tern --help"))
+}
+
+/// Errors never hold the token itself, nor what may be one by mistake.
+fn token(given: &str) -> Result<String, Fail> {
+    let token = match given.strip_prefix('@') {
+        Some(path) => fs::read_to_string(path)
+            .map_err(|e| Fail::usage(format!("the token's file {path} cannot be read: {e}")))?,
+        None => given.to_owned(),
+    };
+    let token = token.trim();
+    if token.is_empty() {
+        return Err(Fail::usage("the token is empty"));
+    }
+    if token.len() > tern_protocol::limits::TOKEN_BYTES_MAX {
+        return Err(Fail::usage("the token is longer than 3072 bytes: is it one?"));
+    }
+    Ok(token.to_owned())
+}
+
+fn authorities(given: Option<&Path>) -> Result<Vec<u8>, Fail> {
+    if let Some(path) = given {
+        return fs::read(path)
+            .map_err(|e| Fail::usage(format!("the CA file {} cannot be read: {e}", path.display())));
+    }
+    let own = env::var("SSL_CERT_FILE").ok();
+    own.as_deref()
+        .into_iter()
+        .chain(SYSTEM_CA.iter().copied())
+        .find_map(|path| fs::read(path).ok())
+        .ok_or_else(|| Fail::usage("--ca is missing, and this system has no list of authorities"))
+}
+
+fn state_path(args: &Args, purpose: Purpose, server: &str, token: &str) -> Result<PathBuf, Fail> {
+    let base = match &args.state {
+        Some(path) => path.clone(),
+        None => {
+            let directory = env::var_os("XDG_STATE_HOME")
+                .map(PathBuf::from)
+                .filter(|p| p.is_absolute())
+                .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state")))
+                .ok_or_else(|| Fail::usage("neither HOME nor XDG_STATE_HOME is set: give --state"))?;
+            let user = subject(token).map_or("unknown".into(), |sub| UserId::from_sub(&sub).to_string());
+            let server: String = server
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' })
+                .collect();
+            directory.join("tern").join(format!("{user}-{server}.state"))
+        }
+    };
+    Ok(match purpose {
+        Purpose::Tail => base,
+        Purpose::OneShot => {
+            let stem = base.file_stem().unwrap_or_default().to_string_lossy();
+            let extension = base.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
+            base.with_file_name(format!("{stem}-send{extension}"))
+        }
+    })
+}
+
+/// The `sub` of a token, not verified: it only names a file.
+fn subject(token: &str) -> Option<String> {
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    let claims: serde_json::Value = serde_json::from_slice(&claims).ok()?;
+    Some(claims.get("sub")?.as_str()?.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_subject_of_a_token() {
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"alice","exp":1}"#);
+        assert_eq!(subject(&format!("e30.{claims}.sig")).as_deref(), Some("alice"));
+        for broken in ["", "abc", "a.b.c", "e30.e30.sig"] {
+            assert_eq!(subject(broken), None);
+        }
+    }
+}
