@@ -38,13 +38,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let at = |share: usize| latencies[(latencies.len() - 1) * share / 1_000];
     let metrics = store.metrics();
     println!(
-        "{:.0} messages/s, p50 {:?}, p99 {:?}, max {:?}; {:.1} messages per fsync, {} bytes on disk per message",
+        "{:.0} messages/s, p50 {:?}, p99 {:?}, max {:?}; {:.1} messages per fsync, {} bytes of keys and values per message",
         latencies.len() as f64 / elapsed,
         at(500),
         at(990),
         at(1_000),
         metrics.commits as f64 / metrics.groups as f64,
-        store.disk_bytes()? / latencies.len() as u64,
+        metrics.bytes / metrics.commits,
     );
     Ok(())
 }

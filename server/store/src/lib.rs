@@ -19,6 +19,8 @@
 //! The futures need no particular executor. Those of the embedded and the memory adapter are ready at once, except
 //! the embedded store's commit, which waits for its group to be durable.
 
+#![cfg_attr(not(test), warn(clippy::unwrap_used))]
+
 use std::future::Future;
 use std::pin::Pin;
 

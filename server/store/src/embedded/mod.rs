@@ -71,6 +71,8 @@ pub struct Options {
     pub engine_threads: usize,
     /// Commits that may wait; more are refused with [`CommitError::Overloaded`](crate::CommitError::Overloaded).
     pub queue_max: usize,
+    /// What the waiting commits may write together, in bytes; a single larger one is taken when nothing else waits.
+    pub queue_bytes: usize,
     /// Bytes of one group, roughly: bounds what is written between two answers.
     pub group_bytes: usize,
     /// Recently written keys that the resolver remembers. A transaction that is older than the oldest of them cannot
@@ -89,6 +91,7 @@ impl Default for Options {
             journal_bytes: 256 << 20,
             engine_threads: 2,
             queue_max: 16_384,
+            queue_bytes: 64 << 20,
             group_bytes: 4 << 20,
             resolver_keys: 250_000,
             check_records: true,

@@ -88,6 +88,8 @@ pub(super) struct Request {
 #[derive(Default)]
 struct Queue {
     requests: VecDeque<Request>,
+    /// What they write.
+    bytes: usize,
     stopping: bool,
 }
 
@@ -305,10 +307,13 @@ impl Shared {
             drop(queue);
             return refuse(request, CommitError::Unavailable);
         }
-        if queue.requests.len() >= self.options.queue_max {
+        let bytes = queue.bytes.saturating_add(request.writes.bytes());
+        let full = queue.requests.len() >= self.options.queue_max || bytes > self.options.queue_bytes;
+        if full && !queue.requests.is_empty() {
             drop(queue);
             return refuse(request, CommitError::Overloaded);
         }
+        queue.bytes = bytes;
         queue.requests.push_back(request);
         drop(queue);
         self.wake.notify_one();
@@ -330,6 +335,7 @@ impl Shared {
             bytes += request.writes.bytes();
             group.push(request);
         }
+        queue.bytes -= bytes;
         Some(group)
     }
 

@@ -1,6 +1,7 @@
 //! A conversation.
 //!
-//! Key: `c` conversation (17 bytes). Value: the record of a [`Conversation`](tern_protocol::model::Conversation): kind and title. Changes only when the title does.
+//! Key: `c` conversation (17 bytes). Value: the record of a [`Conversation`](tern_protocol::model::Conversation):
+//! kind and title. Changes only when the title does.
 
 use tern_protocol::ids::ConversationId;
 

@@ -1,6 +1,7 @@
 //! How far a device has stored a conversation.
 //!
-//! Key: `w` conversation user device (41 bytes). Value: the seq as a plain little-endian u64, for it is raised by `atomic_max`.
+//! Key: `w` conversation user device (41 bytes). Value: the seq as a plain little-endian u64, for it is raised by
+//! `atomic_max`.
 
 use tern_protocol::ids::{ConversationId, DeviceId, UserId};
 

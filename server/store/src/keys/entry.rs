@@ -1,6 +1,7 @@
 //! An entry of a conversation's log.
 //!
-//! Key: `g` conversation seq (25 bytes). Value: the encoded entry in its record. Written once, never changed; removed when the floor is raised above it.
+//! Key: `g` conversation seq (25 bytes). Value: the encoded entry in its record. Written once, never changed;
+//! removed when the floor is raised above it.
 
 use tern_protocol::ids::{ConversationId, Seq};
 

@@ -1,6 +1,7 @@
 //! Where a conversation's log stands.
 //!
-//! Key: `h` conversation (17 bytes). Value: the record of a [`Head`](tern_protocol::model::Head). The fence: every append reads it (or declares the conflict) and writes it.
+//! Key: `h` conversation (17 bytes). Value: the record of a [`Head`](tern_protocol::model::Head). The fence:
+//! every append reads it (or declares the conflict) and writes it.
 
 use tern_protocol::ids::ConversationId;
 

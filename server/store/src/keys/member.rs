@@ -1,6 +1,7 @@
 //! A user's membership of a conversation.
 //!
-//! Key: `m` conversation user (33 bytes). Value: the record of a [`Membership`](tern_protocol::model::Membership). Kept when it ends, since it says what may still be read.
+//! Key: `m` conversation user (33 bytes). Value: the record of a
+//! [`Membership`](tern_protocol::model::Membership). Kept when it ends, since it says what may still be read.
 
 use tern_protocol::ids::{ConversationId, UserId};
 

@@ -1,6 +1,7 @@
 //! A conversation of a user: the reverse of [`member`](super::member).
 //!
-//! Key: `n` user conversation (33 bytes). Value: empty. Written when a user becomes a member, and kept when the membership ends.
+//! Key: `n` user conversation (33 bytes). Value: empty. Written when a user becomes a member, and kept when the
+//! membership ends.
 
 use tern_protocol::ids::{ConversationId, UserId};
 

@@ -1,6 +1,7 @@
 //! How far a user has seen a conversation.
 //!
-//! Key: `r` conversation user (33 bytes). Value: the seq as a plain little-endian u64, for it is raised by `atomic_max`.
+//! Key: `r` conversation user (33 bytes). Value: the seq as a plain little-endian u64, for it is raised by
+//! `atomic_max`.
 
 use tern_protocol::ids::{ConversationId, UserId};
 

@@ -1,6 +1,8 @@
 //! What a device has sent to a conversation lately.
 //!
-//! Key: `i` conversation user device (41 bytes). Value: the record of a [`SendWindow`](tern_protocol::model::SendWindow). One key per device, overwritten by every send: nothing to collect.
+//! Key: `i` conversation user device (41 bytes). Value: the record of a
+//! [`SendWindow`](tern_protocol::model::SendWindow). One key per device, overwritten by every send: nothing to
+//! collect.
 
 use tern_protocol::ids::{ConversationId, DeviceId, UserId};
 
