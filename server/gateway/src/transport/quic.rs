@@ -182,6 +182,12 @@ impl QuicAcceptor {
         }
     }
 
+    /// For a drain: from now on new clients are refused, so that they try elsewhere at once. Handshakes under way may
+    /// end well. [`Self::accept`] has to be polled on.
+    pub fn refuse_new(&mut self) {
+        self.options.handshakes_max = 0;
+    }
+
     /// For closing it, for [`Endpoint::wait_idle`], for counting connections.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
