@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::{BoxFuture, CommitError, Kv, RangeQuery, Transaction, Version};
+use crate::{BoxFuture, CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
 
 /// A case: its name, and what it demands of an empty store.
 pub type Case = (&'static str, fn(Arc<dyn Kv>) -> BoxFuture<'static, ()>);
@@ -46,6 +46,7 @@ cases! {
     atomics_conflict_with_reads
     versions_rise
     a_read_version_can_be_given
+    an_older_version_shows_its_own_state_or_nothing
     an_unknown_version_is_refused
     too_large_is_refused_and_has_no_effect
     concurrent_counters_are_exact
@@ -429,6 +430,17 @@ async fn a_read_version_can_be_given(kv: &dyn Kv) {
     tx.add_read_conflict(b"head");
     set(&mut tx, "head", "3");
     assert!(tx.commit().await.is_ok(), "an older version is as good, as long as the key has not changed");
+}
+
+async fn an_older_version_shows_its_own_state_or_nothing(kv: &dyn Kv) {
+    let version = put(kv, &[("a", "old")]).await;
+    put(kv, &[("a", "new"), ("b", "new")]).await;
+    let mut tx = kv.begin();
+    tx.set_read_version(version);
+    let one = tx.get(b"a").await;
+    assert!(one == Ok(text("old")) || one == Err(StoreError::TooOld), "{one:?}");
+    let rows = tx.range(between("a", "z")).await.map(|rows| rows.len());
+    assert!(rows == Ok(1) || rows == Err(StoreError::TooOld), "{rows:?}");
 }
 
 async fn an_unknown_version_is_refused(kv: &dyn Kv) {
