@@ -135,9 +135,6 @@ async fn converse_while_moving(steering: Steering, shards: usize) -> Server {
         }
         if group % 2 == 0 {
             movers.push(endpoint);
-        } else {
-            // Dropping the last handle of an endpoint would not close it, but let it be plain that it lives.
-            connections.iter().for_each(|(connection, _)| assert!(connection.close_reason().is_none()));
         }
     }
     assert_eq!(connections.len(), CONNECTIONS);
@@ -292,7 +289,7 @@ async fn a_restarted_server_resets_connections_it_does_not_know() {
 #[tokio::test]
 async fn a_silent_tcp_client_is_closed_and_keeps_nobody_waiting() {
     let dir = tempfile::tempdir().unwrap();
-    let tcp = TcpOptions { handshake_timeout: Duration::from_millis(500), ..TcpOptions::default() };
+    let tcp = TcpOptions { handshake_timeout: Duration::from_millis(1500), ..TcpOptions::default() };
     let server = Server::start(dir.path(), Options { shards: 1, tcp, ..Options::default() });
     let config = Arc::new(tern_client(&server).0);
     let mut silent = TcpStream::connect(server.address).await.unwrap();
