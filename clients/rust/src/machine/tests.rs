@@ -1,1 +1,5 @@
+//! The machine against scripts, and against a small model of a server under random faults.
 
+mod cases;
+mod model;
+mod random;

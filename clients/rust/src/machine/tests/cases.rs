@@ -1,0 +1,649 @@
+//! Scripts: these inputs, these requests and events.
+
+use std::time::Duration;
+
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::{HistoryPage, SendOk, ServerBody, ServerMessage, SyncPage, WireError};
+use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
+use tern_protocol::limits::FRAME_BEFORE_LOGIN_BYTES_MAX;
+use tern_protocol::model::{Target, WallMillis};
+use tern_protocol::request::{HistoryFrom, Request, RequestBody};
+
+use super::super::{Machine, Output, Settings, Ticket};
+use super::model::{Server, World, device, entry, error, group, login_ok, me, message};
+use crate::event::{ConnectionState, Event, Lost, Stop};
+use crate::storage::{Record, State};
+
+/// A machine and what it wants, without a model of a server.
+struct Rig {
+    machine: Machine,
+    now: Duration,
+    sent: Vec<Request>,
+    other: Vec<Output>,
+}
+
+fn seconds(n: u64) -> Duration {
+    Duration::from_secs(n)
+}
+
+impl Rig {
+    fn new(settings: Settings, state: State) -> Self {
+        let machine = Machine::new(settings, state);
+        let mut rig = Self { machine, now: Duration::ZERO, sent: Vec::new(), other: Vec::new() };
+        rig.advance(Duration::ZERO);
+        rig
+    }
+
+    fn usual() -> Settings {
+        Settings::new(device(), 1)
+    }
+
+    fn online(settings: Settings, state: State) -> Self {
+        let mut rig = Self::new(settings, state);
+        rig.connect();
+        rig.answer_sync(SyncPage { conversations: Vec::new(), covered_until: None });
+        rig
+    }
+
+    /// Connects and logs in; the sync stays open.
+    fn connect(&mut self) {
+        assert!(self.other.iter().any(|o| matches!(o, Output::Connect { .. })), "{:?}", self.other);
+        self.other.clear();
+        self.machine.connected(self.now, "token".into());
+        self.drain();
+        let login = self.sent.remove(0);
+        assert!(matches!(login.body, RequestBody::Login(_)));
+        self.receive(login.id, login_ok(64));
+    }
+
+    fn answer_sync(&mut self, page: SyncPage) {
+        let at = self.sent.iter().position(|r| matches!(r.body, RequestBody::Sync(_))).unwrap();
+        let sync = self.sent.remove(at);
+        self.receive(sync.id, ServerBody::SyncPage(page));
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.machine.poll_output() {
+            match output {
+                Output::Transmit { request, .. } => self.sent.push(request),
+                other => self.other.push(other),
+            }
+        }
+    }
+
+    fn receive(&mut self, id: RequestId, body: ServerBody) {
+        self.machine.received(self.now, ServerMessage { id, body });
+        self.drain();
+    }
+
+    fn event(&mut self, body: ServerBody) {
+        self.receive(RequestId(0), body);
+    }
+
+    fn push(&mut self, seq: u64) {
+        self.event(ServerBody::Push { conversation: group(1), entry: entry(seq, "theirs") });
+    }
+
+    fn advance(&mut self, by: Duration) {
+        self.now += by;
+        self.machine.handle_timeout(self.now);
+        self.drain();
+    }
+
+    fn send(&mut self, n: u64) {
+        self.machine.send(self.now, Ticket(n), Target::Conversation(group(1)), message(format!("{n}")));
+        self.drain();
+    }
+
+    /// The entries handed over since.
+    fn seqs(&mut self) -> Vec<u64> {
+        let mut seqs = Vec::new();
+        while let Some(event) = self.machine.poll_event(self.now) {
+            if let Event::Entry { entry, .. } = event {
+                seqs.push(entry.seq.get());
+            }
+        }
+        self.drain();
+        seqs
+    }
+
+    /// The pages of history asked for since: first entry wanted.
+    fn pulls(&mut self) -> Vec<(RequestId, u64)> {
+        let pulls = self.sent.iter().filter_map(|r| match &r.body {
+            RequestBody::History(h) => match h.from {
+                HistoryFrom::Forward(from) => Some((r.id, from.get())),
+                HistoryFrom::Backward(_) => None,
+            },
+            _ => None,
+        });
+        let pulls = pulls.collect();
+        self.sent.retain(|r| !matches!(r.body, RequestBody::History(_)));
+        pulls
+    }
+
+    /// The sends since: request, client_seq.
+    fn sends(&mut self) -> Vec<(RequestId, u64)> {
+        let sends = self.sent.iter().filter_map(|r| match &r.body {
+            RequestBody::Send(s) => Some((r.id, s.client_seq.get())),
+            _ => None,
+        });
+        let sends = sends.collect();
+        self.sent.retain(|r| !matches!(r.body, RequestBody::Send(_)));
+        sends
+    }
+
+    fn numbers(&mut self) -> Vec<u64> {
+        self.sends().into_iter().map(|(_, n)| n).collect()
+    }
+
+    fn states(&mut self) -> Vec<ConnectionState> {
+        let states = self.other.iter().filter_map(|o| match o {
+            Output::State(state) => Some(state.clone()),
+            _ => None,
+        });
+        let states = states.collect();
+        self.other.clear();
+        states
+    }
+
+    fn page(&mut self, id: RequestId, floor: u64, head: u64, seqs: impl IntoIterator<Item = u64>) {
+        let entries = seqs.into_iter().map(|s| entry(s, "theirs")).collect();
+        let page = HistoryPage { conversation: group(1), head: Seq(head), floor: Seq(floor), entries };
+        self.receive(id, ServerBody::HistoryPage(page));
+    }
+}
+
+fn stored(n: u64) -> ServerBody {
+    ServerBody::SendOk(SendOk { conversation: group(1), seq: Seq(n), time: WallMillis(n), duplicate: false })
+}
+
+fn with_cursor(seq: u64) -> State {
+    let mut state = State::default();
+    state.apply(&Record::User(me()));
+    state.apply(&Record::Cursor { conversation: group(1), seq: Seq(seq) });
+    state
+}
+
+#[test]
+fn pushes_are_handed_over_once_and_in_order() {
+    #[track_caller]
+    fn check(cursor: u64, pushed: &[u64], handed: &[u64], pulled: &[u64]) {
+        let state = if cursor == 0 { State::default() } else { with_cursor(cursor) };
+        let mut rig = Rig::online(Rig::usual(), state);
+        pushed.iter().for_each(|s| rig.push(*s));
+        assert_eq!(rig.seqs(), handed);
+        assert_eq!(rig.pulls().iter().map(|p| p.1).collect::<Vec<_>>(), pulled);
+    }
+    check(0, &[1, 2, 3], &[1, 2, 3], &[]);
+    check(4, &[5, 5, 4, 1, 6], &[5, 6], &[]);
+    check(4, &[6], &[], &[5]);
+    check(4, &[6, 7, 9], &[], &[5]);
+    check(4, &[6, 7, 5], &[5, 6, 7], &[5]);
+    check(0, &[57], &[], &[1]);
+}
+
+#[test]
+fn a_gap_is_filled_by_history_and_what_was_held_back_follows() {
+    let mut rig = Rig::online(Rig::usual(), with_cursor(4));
+    rig.push(8);
+    let pull = rig.pulls()[0].0;
+    rig.page(pull, 1, 8, [5, 6]);
+    assert_eq!(rig.seqs(), [5, 6]);
+    let (pull, from) = rig.pulls()[0];
+    assert_eq!(from, 7);
+    rig.push(9);
+    rig.page(pull, 1, 8, [7]);
+    assert_eq!(rig.seqs(), [7, 8, 9]);
+    assert_eq!(rig.pulls(), []);
+    // An answer given twice is an answer to nobody.
+    rig.page(pull, 1, 9, [7]);
+    assert_eq!(rig.seqs(), []);
+}
+
+#[test]
+fn the_floor_moves_the_cursor() {
+    // New to this device, a member since 57: nothing is lost.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.push(58);
+    let (pull, from) = rig.pulls()[0];
+    assert_eq!(from, 1);
+    rig.page(pull, 57, 58, [57]);
+    assert_eq!(rig.seqs(), [57, 58]);
+
+    // Trimmed below the device's feet: the app is told.
+    let mut rig = Rig::online(Rig::usual(), with_cursor(4));
+    rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(20) });
+    let pull = rig.pulls()[0].0;
+    rig.page(pull, 19, 20, [19, 20]);
+    let trimmed = Event::Trimmed { conversation: group(1), from: Seq(5), to: Seq(18) };
+    let events: Vec<_> = std::iter::from_fn(|| rig.machine.poll_event(rig.now)).collect();
+    assert!(events.contains(&trimmed), "{events:?}");
+}
+
+#[test]
+fn one_pull_at_a_time_and_none_for_ever() {
+    let mut rig = Rig::online(Rig::usual(), with_cursor(4));
+    rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(9) });
+    rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(10) });
+    rig.push(12);
+    let mut pulls = rig.pulls();
+    assert_eq!(pulls.len(), 1);
+    // The server has nothing of what was announced.
+    let mut asked = 0;
+    while let Some((pull, _)) = pulls.pop() {
+        asked += 1;
+        assert!(asked < 10);
+        rig.page(pull, 1, 4, []);
+        rig.advance(seconds(20));
+        pulls = rig.pulls();
+    }
+    assert!(asked > 1);
+
+    let mut rig = Rig::online(Rig::usual(), with_cursor(4));
+    rig.push(9);
+    let pull = rig.pulls()[0].0;
+    rig.receive(pull, error(ErrorCode::Overloaded, 3000));
+    assert_eq!(rig.pulls(), []);
+    rig.advance(seconds(4));
+    let pull = rig.pulls()[0].0;
+    rig.receive(pull, error(ErrorCode::NotMember, 0));
+    rig.advance(seconds(60));
+    assert_eq!(rig.pulls(), []);
+}
+
+#[test]
+fn gaps_wait_for_the_sync_that_fills_them() {
+    let mut rig = Rig::new(Rig::usual(), with_cursor(4));
+    rig.connect();
+    rig.push(7);
+    rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(8) });
+    assert_eq!(rig.pulls(), []);
+    let mut model = Server { page: 2, ..Server::default() };
+    (0..8).for_each(|_| drop(model.append(group(1), entry(0, "theirs"))));
+    // The page ends below the head: history goes on.
+    let at = rig.sent.iter().position(|r| matches!(r.body, RequestBody::Sync(_))).unwrap();
+    let RequestBody::Sync(sync) = rig.sent[at].body.clone() else { unreachable!() };
+    assert_eq!(sync.known, [(group(1), Seq(4))]);
+    let page = model.sync_page(sync);
+    rig.answer_sync(page);
+    assert_eq!(rig.seqs(), [5, 6, 7]);
+    assert_eq!(rig.pulls()[0].1, 8);
+}
+
+#[test]
+fn a_large_sync_goes_page_by_page() {
+    let mut world = World::new(Server { page: 2, ..Server::default() });
+    for c in 0..9 {
+        (0..5).for_each(|n| drop(world.server.append(group(c), entry(n, "theirs"))));
+    }
+    world.settle();
+    world.check();
+    assert!(world.server.known_seen.len() >= 5, "{:?}", world.server.known_seen);
+}
+
+#[test]
+fn a_list_that_does_not_fit_before_login_waits_for_it() {
+    let state = |n: u32| {
+        let mut state = State::default();
+        for i in 0..n {
+            let conversation = ConversationId::direct(me(), UserId::from_sub(&i.to_string()));
+            state.apply(&Record::Cursor { conversation, seq: Seq(u64::MAX - 1) });
+        }
+        state
+    };
+    for (known, early) in [(3, true), (130, true), (131, false), (30_000, false)] {
+        let mut rig = Rig::new(Rig::usual(), state(known));
+        rig.machine.connected(rig.now, "token".into());
+        rig.drain();
+        assert_eq!(rig.sent.len() == 2, early, "{known}");
+        if early {
+            let bytes = tern_protocol::convert::encode_request(&rig.sent[1]);
+            assert!(bytes.len() <= FRAME_BEFORE_LOGIN_BYTES_MAX);
+        }
+        rig.receive(RequestId(1), login_ok(64));
+        let syncs: Vec<_> = rig
+            .sent
+            .iter()
+            .filter_map(|r| if let RequestBody::Sync(s) = &r.body { Some((r.id, s.clone())) } else { None })
+            .collect();
+        assert_eq!(syncs.len(), 1);
+        if known == 30_000 {
+            assert_eq!(syncs[0].1.known.len(), 20_000);
+            rig.receive(
+                syncs[0].0,
+                ServerBody::SyncPage(SyncPage { conversations: vec![], covered_until: None }),
+            );
+            let RequestBody::Sync(next) = &rig.sent.last().unwrap().body else { panic!() };
+            assert_eq!((next.known.len(), next.after), (10_000, syncs[0].1.until));
+        }
+    }
+}
+
+#[test]
+fn sends_are_pipelined_within_bounds_and_repeated_under_their_numbers() {
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    (1..=100).for_each(|n| rig.send(n));
+    let first = rig.sends();
+    assert_eq!(first.iter().map(|s| s.1).collect::<Vec<_>>(), (1..=32).collect::<Vec<_>>());
+    rig.receive(first[0].0, stored(1));
+    assert_eq!(rig.numbers(), [33]);
+    rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
+    rig.advance(seconds(1));
+    rig.connect();
+    assert_eq!(rig.numbers(), (2..=33).collect::<Vec<_>>());
+
+    // Other conversations get their turn, up to the connection's bound.
+    for c in 2..20 {
+        for n in 0..9 {
+            let ticket = Ticket(u64::from(c) * 1000 + n);
+            rig.machine.send(rig.now, ticket, Target::Conversation(group(c)), message("x"));
+        }
+    }
+    rig.drain();
+    assert_eq!(rig.numbers().len(), 64 - 8 - 32);
+}
+
+#[test]
+fn later_holds_back_all_that_is_younger() {
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    (1..=3).for_each(|n| rig.send(n));
+    let sends = rig.sends();
+    rig.receive(sends[0].0, error(ErrorCode::Overloaded, 2000));
+    rig.send(4);
+    rig.receive(sends[1].0, error(ErrorCode::Overloaded, 0));
+    rig.advance(seconds(5));
+    assert_eq!(rig.numbers(), [0; 0], "the third is not decided yet");
+    rig.receive(sends[2].0, error(ErrorCode::OutcomeUnknown, 0));
+    rig.advance(seconds(1));
+    let alone = rig.sends();
+    assert_eq!(alone.iter().map(|s| s.1).collect::<Vec<_>>(), [1]);
+    rig.receive(alone[0].0, stored(1));
+    assert_eq!(rig.numbers(), [2, 3, 4]);
+}
+
+#[test]
+fn stale_gets_a_new_number_in_one_record() {
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    (1..=2).for_each(|n| rig.send(n));
+    let sends = rig.sends();
+    rig.receive(sends[0].0, error(ErrorCode::Unavailable, 0));
+    rig.receive(sends[1].0, stored(1));
+    rig.other.clear();
+    rig.advance(seconds(1));
+    let again = rig.sends();
+    assert_eq!(again[0].1, 1);
+    rig.receive(again[0].0, error(ErrorCode::ClientSeqStale, 0));
+    let renumbered = Record::Renumbered { conversation: group(1), old: ClientSeq(1), new: ClientSeq(3) };
+    assert_eq!(rig.other, [Output::Persist(renumbered)]);
+    let (id, number) = rig.sends()[0];
+    assert_eq!(number, 3);
+    rig.other.clear();
+    rig.receive(id, stored(2));
+    assert!(rig.other.iter().any(|o| matches!(o, Output::Sent { ticket: Ticket(1), result: Ok(_) })));
+    assert!(rig.machine.is_settled());
+}
+
+#[test]
+fn a_refusal_for_good_ends_a_send() {
+    for code in ErrorCode::ALL.iter().filter(|c| !c.closes()) {
+        let mut rig = Rig::online(Rig::usual(), State::default());
+        rig.send(1);
+        let id = rig.sends()[0].0;
+        rig.other.clear();
+        rig.receive(id, error(*code, 0));
+        let told = rig.other.iter().any(|o| matches!(o, Output::Sent { result: Err(_), .. }));
+        let for_good =
+            code.retry() == tern_protocol::error::Retry::Never && *code != ErrorCode::ClientSeqStale;
+        assert_eq!(told, for_good, "{code}");
+        rig.advance(seconds(40));
+        let expected: &[u64] = match code {
+            _ if for_good => &[],
+            ErrorCode::ClientSeqStale => &[2],
+            _ => &[1],
+        };
+        assert_eq!(rig.numbers(), expected, "{code}");
+    }
+}
+
+#[test]
+fn a_new_device_numbers_its_sends_at_the_first_login() {
+    let mut rig = Rig::new(Rig::usual(), State::default());
+    rig.machine.send(rig.now, Ticket(1), Target::User(UserId::from_sub("bob")), message("hi"));
+    assert!(!rig.other.iter().any(|o| matches!(o, Output::Persist(_))));
+    rig.connect();
+    let direct = ConversationId::direct(me(), UserId::from_sub("bob"));
+    assert!(
+        rig.other.iter().any(
+            |o| matches!(o, Output::Persist(Record::Send { conversation, .. }) if *conversation == direct)
+        )
+    );
+    assert_eq!(rig.numbers(), [1]);
+}
+
+#[test]
+fn what_ends_a_client_and_what_does_not() {
+    #[track_caller]
+    fn check(code: ErrorCode, refreshes: bool, stops: bool) {
+        let settings = Settings { token_refreshes: refreshes, ..Rig::usual() };
+        let mut rig = Rig::online(settings, State::default());
+        rig.states();
+        rig.event(error(code, 0));
+        let stopped = matches!(rig.states()[..], [ConnectionState::Stopped(_)]);
+        assert_eq!(stopped, stops, "{code}");
+        rig.advance(seconds(100));
+        let connects = rig.other.iter().any(|o| matches!(o, Output::Connect { .. }));
+        assert_eq!(connects, !stops, "{code}");
+    }
+    check(ErrorCode::TakenOver, true, true);
+    check(ErrorCode::UnsupportedVersion, true, true);
+    check(ErrorCode::TokenInvalid, false, true);
+    check(ErrorCode::TokenExpired, false, true);
+    check(ErrorCode::TokenInvalid, true, false);
+    check(ErrorCode::TokenExpired, true, false);
+    check(ErrorCode::IdleTimeout, false, false);
+    check(ErrorCode::GoingAway, false, false);
+    check(ErrorCode::Malformed, false, false);
+}
+
+#[test]
+fn a_refused_token_is_replaced_but_not_for_ever() {
+    let settings = Settings { token_refreshes: true, ..Rig::usual() };
+    let mut rig = Rig::new(settings, State::default());
+    for _ in 0..10 {
+        rig.machine.connected(rig.now, "token".into());
+        rig.drain();
+        rig.sent.clear();
+        rig.other.clear();
+        rig.event(error(ErrorCode::TokenExpired, 0));
+        rig.advance(seconds(100));
+        if rig.machine.stopped().is_some() {
+            return;
+        }
+        assert!(rig.other.contains(&Output::Connect { fresh_token: true }));
+    }
+    panic!("asks for tokens for ever");
+}
+
+#[test]
+fn another_user_s_token_is_not_let_near_the_state() {
+    let mut state = State::default();
+    state.apply(&Record::User(UserId::from_sub("somebody")));
+    let mut rig = Rig::new(Rig::usual(), state);
+    rig.connect();
+    assert!(matches!(rig.machine.stopped(), Some(Stop::AnotherUser { .. })));
+}
+
+#[test]
+fn dead_links_are_found() {
+    // Silence after a heartbeat.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.states();
+    rig.advance(seconds(53));
+    assert_eq!(rig.other, []);
+    rig.advance(seconds(2));
+    assert_eq!(rig.other, [Output::Heartbeat]);
+    rig.machine.received_heartbeat(rig.now + seconds(1));
+    rig.advance(seconds(12));
+    assert_eq!(rig.other, [Output::Heartbeat], "answered: all is well");
+    rig.advance(seconds(50));
+    rig.advance(seconds(11));
+    assert!(matches!(rig.states()[..], [ConnectionState::Offline { reason: Lost::Silent, .. }]));
+
+    // An answer that does not come, on a link that lives.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.send(1);
+    rig.states();
+    for _ in 0..31 {
+        rig.advance(seconds(1));
+        rig.machine.received_heartbeat(rig.now);
+    }
+    assert!(matches!(rig.states()[..], [ConnectionState::Offline { reason: Lost::Silent, .. }]));
+}
+
+#[test]
+fn waits_grow_are_jittered_and_heed_advice() {
+    let mut rig = Rig::new(Rig::usual(), State::default());
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        rig.other.clear();
+        rig.machine.disconnected(rig.now, Lost::Unreachable("no".into()));
+        rig.drain();
+        let [ConnectionState::Offline { retry_in, .. }] = rig.states()[..] else { panic!() };
+        waits.push(retry_in);
+        rig.advance(retry_in);
+    }
+    assert!(waits[0] <= Duration::from_millis(250) && waits[0] >= Duration::from_millis(125));
+    assert!(waits[11] <= seconds(30) && waits[11] >= seconds(15));
+
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.states();
+    rig.event(ServerBody::GoingAway { reconnect_after_ms: 8000 });
+    let [ConnectionState::Offline { reason: Lost::GoingAway, retry_in }] = rig.states()[..] else { panic!() };
+    assert!(retry_in >= seconds(8) && retry_in <= seconds(10));
+
+    // Requests under way may end first.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.send(1);
+    rig.states();
+    rig.event(ServerBody::GoingAway { reconnect_after_ms: 0 });
+    rig.send(2);
+    let sends = rig.sends();
+    assert_eq!(sends.len(), 1);
+    rig.receive(sends[0].0, stored(1));
+    assert!(rig.states().iter().any(|s| matches!(s, ConnectionState::Offline { .. })));
+}
+
+#[test]
+fn an_app_that_does_not_read_costs_a_bounded_amount_and_loses_nothing() {
+    let settings = Settings { events_max: 10, ..Rig::usual() };
+    let mut rig = Rig::online(settings, with_cursor(4));
+    rig.send(1);
+    let send = rig.sends()[0].0;
+    rig.other.clear();
+    (5..500).for_each(|seq| rig.push(seq));
+    assert!(rig.machine.events.len() <= 11);
+    assert_eq!(rig.pulls(), []);
+    // Its sends go on.
+    rig.receive(send, stored(500));
+    assert!(rig.other.iter().any(|o| matches!(o, Output::Sent { result: Ok(_), .. })));
+    let handed = rig.seqs();
+    let next = handed.last().unwrap() + 1;
+    let (pull, from) = rig.pulls()[0];
+    assert_eq!(from, next);
+    rig.page(pull, 1, 500, next..=500);
+    assert_eq!(rig.seqs(), (next..=500).collect::<Vec<_>>());
+}
+
+#[test]
+fn delivered_marks_are_collected_and_said_again_after_a_reconnect() {
+    let marks = |rig: &mut Rig| {
+        let marks: Vec<_> = rig
+            .sent
+            .iter()
+            .filter_map(|r| match &r.body {
+                RequestBody::Mark(m) => {
+                    Some(m.iter().map(|m| (m.delivered.get(), m.read.get())).collect::<Vec<_>>())
+                }
+                _ => None,
+            })
+            .collect();
+        rig.sent.retain(|r| !matches!(r.body, RequestBody::Mark(_)));
+        marks
+    };
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    for seq in 1..=5 {
+        rig.push(seq);
+        assert_eq!(rig.seqs(), [seq]);
+        rig.machine.taken(rig.now, group(1), Seq(seq));
+        rig.drain();
+    }
+    assert!(marks(&mut rig).is_empty());
+    rig.advance(seconds(1));
+    assert_eq!(marks(&mut rig), [[(5, 0)]]);
+    // Never more than was handed over.
+    rig.machine.taken(rig.now, group(1), Seq(99));
+    rig.advance(seconds(1));
+    assert!(marks(&mut rig).is_empty());
+    let read = tern_protocol::request::Mark { conversation: group(1), delivered: Seq(3), read: Seq(3) };
+    rig.machine.query(rig.now, Ticket(1), RequestBody::Mark(vec![read]));
+    rig.drain();
+    assert_eq!(marks(&mut rig), [[(3, 3)]]);
+    rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
+    rig.advance(seconds(1));
+    rig.connect();
+    assert_eq!(marks(&mut rig), [vec![(5, 3)], vec![(3, 3)]]);
+}
+
+#[test]
+fn own_messages_need_no_push() {
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.send(1);
+    let id = rig.sends()[0].0;
+    rig.receive(id, stored(1));
+    rig.push(1);
+    rig.push(2);
+    assert_eq!(rig.seqs(), [1, 2]);
+    assert_eq!(rig.pulls(), []);
+}
+
+#[test]
+fn caught_up_is_said_once_and_last() {
+    let mut world = World::new(Server { page: 1, ..Server::default() });
+    (0..6).for_each(|n| drop(world.server.append(group(1), entry(n, "theirs"))));
+    while !world.to_server.is_empty() || !world.to_client.is_empty() {
+        world.server_step();
+        world.deliver(0);
+    }
+    let events: Vec<_> = std::iter::from_fn(|| world.machine.poll_event(world.now)).collect();
+    assert_eq!(events.last(), Some(&Event::CaughtUp));
+    assert_eq!(events.iter().filter(|e| **e == Event::CaughtUp).count(), 1);
+    assert_eq!(events.iter().filter(|e| matches!(e, Event::Entry { .. })).count(), 6);
+}
+
+#[test]
+fn queries_are_repeated_and_given_up() {
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    let list =
+        RequestBody::ListConversations(tern_protocol::request::ListConversations { after: None, limit: 9 });
+    rig.machine.query(rig.now, Ticket(5), list.clone());
+    rig.drain();
+    rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
+    rig.advance(seconds(1));
+    rig.connect();
+    for _ in 0..5 {
+        let at = rig.sent.iter().position(|r| r.body == list).expect("asked again");
+        let request = rig.sent.remove(at);
+        rig.other.clear();
+        rig.receive(request.id, error(ErrorCode::Unavailable, 0));
+        if rig.other.is_empty() {
+            rig.advance(seconds(20));
+        }
+    }
+    let gave_up = |o: &Output| {
+        matches!(
+            o,
+            Output::Answer { ticket: Ticket(5), result: Err(WireError { code: ErrorCode::Unavailable, .. }) }
+        )
+    };
+    assert!(rig.other.iter().any(gave_up), "{:?}", rig.other);
+}
