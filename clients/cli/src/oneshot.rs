@@ -123,11 +123,15 @@ impl Context<'_> {
         let pending = self.ask(self.client.enqueue(target, change)).await?;
         match timeout(self.timeout, pending).await {
             Ok(result) => Ok(result?),
-            Err(_) => Err(Fail::Unreachable(format!(
-                "not confirmed within {} s: it is kept and goes out with the next command, so do not repeat it",
-                self.timeout.as_secs_f64()
-            ))),
+            Err(_) => Err(self.unconfirmed()),
         }
+    }
+
+    fn unconfirmed(&self) -> Fail {
+        Fail::Unreachable(format!(
+            "not confirmed within {} s: it is kept and goes out with the next command, so do not repeat it",
+            self.timeout.as_secs_f64()
+        ))
     }
 
     fn print_stored(&self, ok: &SendOk) -> Result<(), Fail> {
@@ -255,7 +259,7 @@ impl Context<'_> {
         let (id, change) = match group {
             Group::Create { title, members } => {
                 let create = self.client.create_group(title.clone(), members.clone());
-                let (id, seq) = self.ask(create).await?;
+                let (id, seq) = timeout(self.timeout, create).await.map_err(|_| self.unconfirmed())??;
                 let line = if self.json {
                     json!({"conversation": id.to_string(), "seq": seq.get()}).to_string()
                 } else {

@@ -24,6 +24,8 @@ use crate::error::ConnectError;
 
 /// The least free room in a read buffer, so that small frames share a read.
 const READ_BYTES_MIN: usize = 4 * 1024;
+/// A server that has not ended its side by then has been given its chance.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Makes connections to one server. One serves any number of connections: they share the TLS settings, session
 /// tickets and, over QUIC, the UDP socket.
@@ -320,14 +322,14 @@ impl Connection {
         (self.sender, self.receiver, self.quic)
     }
 
-    /// Ends the stream in both directions, properly.
+    /// Ends the stream, and waits a moment until the server has done so too.
     pub async fn close(mut self) {
         let _ = self.sender.finish().await;
+        // The last bytes first: closing a socket with something unread, or a QUIC connection with something
+        // unacknowledged, throws away what was written.
+        let drained = async { while !matches!(self.receiver.recv_frame().await, Ok(None) | Err(_)) {} };
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, drained).await;
         if let Some(quic) = &self.quic {
-            // The last bytes first: closing throws away what is not acknowledged.
-            let drained =
-                async { while !matches!(self.receiver.recv().await, Ok(Received::Closed) | Err(_)) {} };
-            let _ = tokio::time::timeout(Duration::from_millis(500), drained).await;
             quic.close(0u32.into(), b"");
         }
     }
