@@ -201,8 +201,9 @@ struct Queued<T> {
 
 #[derive(Debug)]
 struct InFlight<T> {
-    /// What was numbered, with its answer; a duplicate of an entry of the same batch is among them.
-    items: Vec<(Queued<T>, SendOk)>,
+    /// What was numbered, with its answer; a duplicate of an entry of the same batch, and what was refused because of
+    /// the entries before it, are among them.
+    items: Vec<(Queued<T>, Result<SendOk, ErrorCode>)>,
     entries: Vec<Numbered>,
 }
 
@@ -396,9 +397,10 @@ impl<T> Owner<T> {
             }
             Err(fault) => {
                 self.unsettled |= fault == CommitFault::Unknown;
-                for (mut queued, _) in in_flight.items.into_iter().rev() {
+                for (mut queued, result) in in_flight.items.into_iter().rev() {
                     queued.attempts += 1;
-                    queued.maybe_stored |= matches!(fault, CommitFault::Unknown | CommitFault::Failed);
+                    queued.maybe_stored |=
+                        result.is_ok() && matches!(fault, CommitFault::Unknown | CommitFault::Failed);
                     let code = match fault {
                         CommitFault::Failed => Some(ErrorCode::Internal),
                         CommitFault::Unavailable => Some(ErrorCode::Unavailable),
@@ -438,7 +440,7 @@ impl<T> Owner<T> {
         }
         self.published = Some(known.sequencer.durable());
         self.effects
-            .extend(in_flight.items.into_iter().map(|(q, ok)| Effect::Reply(q.append.ticket, Ok(ok))));
+            .extend(in_flight.items.into_iter().map(|(q, result)| Effect::Reply(q.append.ticket, result)));
         self.effects.extend(publications.into_iter().map(Effect::Publish));
     }
 
@@ -481,7 +483,9 @@ impl<T> Owner<T> {
             }
             let Some(mut queued) = self.queue.pop_front() else { break };
             match decide(self.id, now, &mut known, &mut staged, &in_flight.entries, &mut queued.append) {
-                Decision::Refuse(code) => self.give_up_refused(queued, code),
+                Decision::Refuse(code) if in_flight.entries.is_empty() => self.give_up_refused(queued, code),
+                // Perhaps because of an entry that is not durable yet, and may never be.
+                Decision::Refuse(code) => in_flight.items.push((queued, Err(code))),
                 Decision::Wait => {
                     self.queue.push_front(queued);
                     break;
@@ -496,7 +500,7 @@ impl<T> Owner<T> {
                     if let Some(entry) = entry {
                         in_flight.entries.push(entry);
                     }
-                    in_flight.items.push((queued, ok));
+                    in_flight.items.push((queued, Ok(ok)));
                 }
             }
             if staged.entries.len() >= BATCH_ENTRIES_MAX
@@ -625,8 +629,8 @@ fn decide<T>(
             return Decision::Numbered { ok, entry: None };
         }
         Verdict::Stale => return Decision::Refuse(ErrorCode::ClientSeqStale),
-        // It may be among what this batch has numbered, where nobody can look it up yet.
-        Verdict::BeforeWindow(seq) if seq > known.sequencer.durable().next() => return Decision::Wait,
+        // The window is all of this batch, where nobody can look anything up yet.
+        Verdict::BeforeWindow(seq) if seq > known.sequencer.durable() => return Decision::Wait,
         Verdict::BeforeWindow(seq) => return Decision::Find(seq),
     }
     let change = core::mem::replace(&mut append.change, Change::Unknown);

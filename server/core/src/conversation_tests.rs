@@ -1,5 +1,7 @@
-//! The owner against a store in memory: cases here, random interleavings in `random`.
+//! The owner against a store in memory: sends here, watermarks in `marks`, random interleavings in `random`.
 
+#[path = "conversation_tests/marks.rs"]
+mod marks;
 #[path = "conversation_tests/model.rs"]
 mod model;
 #[path = "conversation_tests/random.rs"]
@@ -9,18 +11,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use tern_protocol::error::ErrorCode::{self, *};
-use tern_protocol::event::{ReceiptCount, UserReceipt};
-use tern_protocol::ids::{Seq, UserId};
+use tern_protocol::ids::Seq;
 use tern_protocol::limits::{IN_FLIGHT_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, SEND_WINDOW};
 use tern_protocol::model::{Change, Kind, Role, Sender, WallMillis};
 
 use super::{BATCH_MEMBERS_MAX, Mark, Phase, VERSION_LIFE_MS};
-use crate::limits::{
-    BATCH_ENTRIES_MAX, COMMIT_ATTEMPTS_MAX, CONVERSATION_MARKS_MAX, CONVERSATION_QUEUE_MAX,
-    RECEIPT_COUNTS_INTERVAL_MS, WINDOWS_CACHED_MAX,
-};
-use crate::receipts::Notice;
-use crate::time::MonoMillis;
+use crate::limits::{BATCH_ENTRIES_MAX, COMMIT_ATTEMPTS_MAX, CONVERSATION_QUEUE_MAX, WINDOWS_CACHED_MAX};
 use model::{Outcome, Pending, World, by, create, direct_id, group_id, message, say, user};
 
 /// What a send is answered.
@@ -370,6 +366,38 @@ fn nothing_is_said_before_the_commit_is_in() {
 }
 
 #[test]
+fn nobody_is_refused_for_what_is_not_durable() {
+    /// 2 asks for something behind a change of 1's in one batch, whose commit comes to `outcome`.
+    #[track_caller]
+    fn check(change: Change, second: Change, outcome: Outcome, expected: [Told; 2]) {
+        let mut world = World::group(&[2, 3]);
+        assert!(world.send(0, by(1, 1), 2, role(2, Role::Admin)).is_ok());
+        world.restart(0);
+        world.outcomes.push_back(outcome);
+        let sends = [world.submit(0, by(1, 1), 3, change), world.submit(0, by(2, 1), 1, second)];
+        while matches!(world.nodes[0].commits[..], []) {
+            world.step(0, 0);
+        }
+        assert_eq!(sends.map(|ticket| told(&world, ticket)), [None; 2], "before the commit is in");
+        world.run(0);
+        assert_eq!(sends.map(|ticket| told(&world, ticket)), expected.map(Some));
+    }
+    let away = [No(ErrorCode::Unavailable); 2];
+    for (change, second, refused) in [
+        (title("u"), title("u"), NoChange),
+        (add(&[4]), add(&[4]), NoChange),
+        (remove(2), say(), NotMember),
+        (role(2, Role::Member), remove(3), Forbidden),
+    ] {
+        check(change.clone(), second.clone(), Outcome::Lands, [New(3), No(refused)]);
+        check(change.clone(), second.clone(), Outcome::Conflict, [New(3), No(refused)]);
+        check(change.clone(), second.clone(), Outcome::UnknownLanded, [Dup(3), No(refused)]);
+        check(change.clone(), second.clone(), Outcome::Unavailable, away);
+        check(change, second, Outcome::FailedLost, [No(OutcomeUnknown), No(Internal)]);
+    }
+}
+
+#[test]
 fn a_commit_that_fails() {
     use Outcome::*;
     /// One send meets these outcomes: its answer, the entries stored, the loads it takes (with a fence or not), and the
@@ -473,11 +501,12 @@ fn what_is_in_flight_and_what_waits_when_the_store_is_away() {
         world.outcomes.push_back(Outcome::UnknownLate);
         world.loads_fail.push_back(true);
         assert_eq!(world.send(0, by(1, 1), 2, say()), Err(OutcomeUnknown));
-        // The fence was part of what failed, or it was not.
         assert_eq!(world.nodes[0].loads, [true]);
-        let _ = lands.then(|| world.land_late());
+        if lands {
+            assert_eq!(world.land_late(), 1, "before there was a fence");
+        }
         let again = world.send(0, by(1, 1), 2, say());
-        assert_eq!(again.map(|ok| ok.seq), Ok(Seq(2)));
+        assert_eq!(again.map(|ok| (ok.seq, ok.duplicate)), Ok((Seq(2), lands)));
         assert_eq!(world.nodes[0].loads, [true, true]);
         assert_eq!((world.land_late(), world.store.log.len()), (0, 2));
     }
@@ -582,173 +611,6 @@ fn the_queue_is_bounded() {
     assert_eq!((refused(&world), world.store.log.len()), (2, CONVERSATION_QUEUE_MAX + 2));
     assert_eq!(world.nodes[0].commits.len(), 2 + CONVERSATION_QUEUE_MAX / BATCH_ENTRIES_MAX);
     assert!(world.send(0, by(1, 1), 9_999, say()).is_ok());
-}
-
-#[test]
-fn marks_are_taken_within_what_their_user_may_see() {
-    type Marked = Option<(Result<(), ErrorCode>, bool)>;
-    /// In a group of 1, 2 and 3, where 3 was removed by entry 3 and the head is 5.
-    #[track_caller]
-    fn check(n: u8, delivered: u64, read: u64, expected: Marked) {
-        for cold in [false, true] {
-            let mut world = World::group(&[2, 3]);
-            assert!(world.send(0, by(1, 1), 2, say()).is_ok());
-            assert!(world.send(0, by(1, 1), 3, remove(3)).is_ok());
-            assert!(world.send(0, by(1, 1), 4, say()).is_ok());
-            assert!(world.send(0, by(1, 1), 5, say()).is_ok());
-            let _ = cold.then(|| world.restart(0));
-            let mark = world.mark(0, by(n, 1), delivered, read);
-            assert_eq!(world.marked(0, mark).is_none(), cold, "waits only for a load");
-            world.run(0);
-            assert_eq!(world.marked(0, mark), expected);
-            let dirty = world.persist(0);
-            let rises = expected.is_some_and(|(result, _)| result.is_ok());
-            assert_eq!(dirty.len(), usize::from(rises));
-            if let [(user_, dirty)] = &*dirty {
-                assert_eq!((*user_, dirty.read), (user(n), Seq(read)));
-                assert_eq!(dirty.delivered, [(by(n, 1).device, Seq(delivered.max(read)))]);
-            }
-        }
-    }
-    check(2, 5, 0, Some((Ok(()), false)));
-    check(2, 5, 3, Some((Ok(()), true)));
-    check(2, 4, 5, Some((Ok(()), true)));
-    check(2, 6, 0, Some((Err(InvalidArgument), false)));
-    check(2, 5, 6, Some((Err(InvalidArgument), false)));
-    check(3, 3, 2, Some((Ok(()), true)));
-    check(3, 4, 0, Some((Err(InvalidArgument), false)));
-    check(4, 1, 0, Some((Err(NotMember), false)));
-
-    let mut world = World::new(direct_id());
-    let marks = [world.mark(0, by(1, 1), 1, 0), world.mark(0, by(3, 1), 0, 0)];
-    world.run(0);
-    assert_eq!(marks.map(|m| world.marked(0, m)), [Some((Err(UnknownConversation), false)); 2]);
-    world.submit(0, by(1, 1), 1, say());
-    let mark = world.mark(0, by(2, 1), 1, 0);
-    assert_eq!(world.marked(0, mark), Some((Err(UnknownConversation), false)), "not before it is durable");
-    world.run(0);
-    let marks = [(2, 1), (3, 1), (2, 2)].map(|(n, delivered)| world.mark(0, by(n, 1), delivered, 0));
-    assert_eq!(
-        marks.map(|m| world.marked(0, m).map(|(result, _)| result)),
-        [Some(Ok(())), Some(Err(UnknownConversation)), Some(Err(InvalidArgument))]
-    );
-    // What is numbered and not durable is above the head.
-    let ticket = world.submit(0, by(1, 1), 2, say());
-    let mark = world.mark(0, by(2, 1), 2, 0);
-    assert_eq!((world.marked(0, mark), told(&world, ticket)), (Some((Err(InvalidArgument), false)), None));
-}
-
-#[test]
-fn marks_wait_for_the_load_within_bounds() {
-    let mut world = World::group(&[2]);
-    world.restart(0);
-    let marks: Vec<_> = (0..=CONVERSATION_MARKS_MAX).map(|_| world.mark(0, by(2, 1), 1, 1)).collect();
-    assert_eq!(world.nodes[0].marked, [(marks[CONVERSATION_MARKS_MAX], Err(Overloaded), false)]);
-    assert!(!world.nodes[0].owner.is_idle());
-    let silent = Mark { ticket: None, sender: by(2, 1), delivered: Seq(9), read: Seq(0) };
-    world.nodes[0].owner.mark(world.now, silent);
-    world.run(0);
-    assert_eq!(world.nodes[0].marked.len(), 1 + CONVERSATION_MARKS_MAX, "without a ticket, no answer");
-}
-
-#[test]
-fn watermarks_only_rise() {
-    let mut world = World::group(&[2]);
-    (2..=5).for_each(|n| assert!(world.send(0, by(1, 1), n, say()).is_ok()));
-    let mut check = |device, delivered, read, expected: (&[(u64, u64)], u64)| {
-        world.mark(0, by(2, device), delivered, read);
-        assert!(world.nodes[0].owner.is_dirty());
-        let dirty = world.persist(0);
-        assert_eq!(dirty.len(), 1);
-        let delivered: Vec<_> = dirty[0].1.delivered.iter().map(|(d, seq)| (d.get(), seq.get())).collect();
-        assert_eq!((&*delivered, dirty[0].1.read.get()), expected);
-    };
-    check(1, 3, 2, (&[(1, 3)], 2));
-    check(1, 4, 1, (&[(1, 4)], 0));
-    check(2, 1, 3, (&[(2, 3)], 3));
-    check(1, 5, 0, (&[(1, 5)], 0));
-    let marks =
-        |world: &World| world.store.watermarks.get(&user(2)).map(|m| (m.delivered.get(), m.read.get()));
-    assert_eq!(marks(&world), Some((5, 3)));
-    // What could not be persisted is dirty again, below what came since.
-    world.mark(0, by(2, 1), 5, 4);
-    let failed = world.nodes[0].owner.take_dirty();
-    assert!(!world.nodes[0].owner.is_dirty());
-    world.mark(0, by(2, 2), 5, 5);
-    world.nodes[0].owner.put_back_dirty(&failed);
-    assert!(world.nodes[0].owner.is_dirty() && !world.nodes[0].owner.is_idle());
-    assert_eq!(world.persist(0)[0].1.read, Seq(5));
-    // A reload keeps those in memory, and a server that has just started has those of the store.
-    world.restart(1);
-    assert!(world.send(1, by(1, 2), 1, say()).is_ok());
-    for (node, read) in [(0, 5), (1, 6)] {
-        world.mark(node, by(2, 1), 6, read);
-        world.run(node);
-    }
-    assert!(world.send(0, by(1, 2), 2, say()).is_ok(), "behind: reloads");
-    let (notices, _) = world.nodes[1].owner.take_notices(world.now);
-    let own = UserReceipt { user: user(2), delivered: Seq(6), read: Seq(6) };
-    assert!(notices.contains(&Notice { to: user(2), users: vec![own], counts: vec![] }));
-}
-
-#[test]
-fn the_two_of_a_direct_chat_see_each_others_marks() {
-    let mut world = World::new(direct_id());
-    (1..=3).for_each(|n| assert!(world.send(0, by(1, 1), n, say()).is_ok()));
-    let mut check = |n: u8, delivered, read, expected: &[(u8, (u8, u64, u64))]| {
-        world.mark(0, by(n, 1), delivered, read);
-        let (notices, again) = world.nodes[0].owner.take_notices(world.now);
-        assert_eq!(again, None);
-        let told: Vec<_> = notices
-            .iter()
-            .map(|notice| {
-                assert!(notice.counts.is_empty() && notice.users.len() == 1);
-                let of = notice.users[0];
-                (notice.to.as_bytes()[0], (of.user.as_bytes()[0], of.delivered.get(), of.read.get()))
-            })
-            .collect();
-        assert_eq!(told, expected);
-        assert_eq!(world.nodes[0].owner.take_notices(world.now), (vec![], None));
-    };
-    check(2, 2, 0, &[(1, (2, 2, 0))]);
-    check(2, 2, 0, &[]);
-    check(2, 1, 0, &[]);
-    check(2, 3, 1, &[(2, (2, 3, 1)), (1, (2, 3, 1))]);
-    check(1, 3, 3, &[(1, (1, 3, 3)), (2, (1, 3, 3))]);
-    check(2, 9, 9, &[]);
-}
-
-#[test]
-fn senders_in_a_group_are_told_counts_four_times_a_second() {
-    let mut world = World::group(&[2, 3, 4]);
-    world.pass(1_000);
-    assert!(world.send(0, by(1, 1), 2, say()).is_ok());
-    assert!(world.send(0, by(2, 1), 1, say()).is_ok());
-    let take = |world: &mut World| {
-        let (notices, again) = world.nodes[0].owner.take_notices(world.now);
-        let counts: Vec<(UserId, ReceiptCount)> =
-            notices.iter().flat_map(|n| n.counts.iter().map(|c| (n.to, *c))).collect();
-        (counts, again.map(|MonoMillis(at)| at))
-    };
-    let count =
-        |to, seq, delivered, read| (user(to), ReceiptCount { seq: Seq(seq), delivered, read, members: 3 });
-    assert_eq!(take(&mut world), (vec![], None), "nothing has moved");
-    world.mark(0, by(3, 1), 3, 2);
-    assert_eq!(take(&mut world), (vec![count(1, 2, 1, 1), count(2, 3, 1, 0)], None));
-    world.pass(100);
-    world.mark(0, by(4, 1), 2, 0);
-    assert_eq!(take(&mut world), (vec![], Some(1_000 + RECEIPT_COUNTS_INTERVAL_MS)), "held back");
-    assert!(!world.nodes[0].owner.is_idle());
-    world.mark(0, by(4, 1), 3, 3);
-    world.pass(RECEIPT_COUNTS_INTERVAL_MS - 101);
-    assert_eq!(take(&mut world), (vec![], Some(1_000 + RECEIPT_COUNTS_INTERVAL_MS)));
-    world.pass(1);
-    assert_eq!(take(&mut world), (vec![count(1, 2, 2, 2), count(2, 3, 2, 1)], None), "in one");
-    // A member who goes counts no more, and a sender who goes is told nothing more.
-    assert!(world.send(0, by(2, 1), 2, Change::Leave).is_ok());
-    world.mark(0, by(3, 1), 3, 3);
-    world.pass(RECEIPT_COUNTS_INTERVAL_MS);
-    assert_eq!(take(&mut world), (vec![], None), "2 and 2 of them, as before");
 }
 
 #[test]

@@ -292,6 +292,7 @@ impl Node {
 
 /// Commits that may still arrive.
 pub(super) struct Late {
+    /// Whose owner knows of it, and has to fence.
     node: Option<usize>,
     batch: Batch,
     read: Option<u64>,
@@ -409,6 +410,7 @@ impl World {
 
     /// The server stops and another takes its place; what it had under way may still land.
     pub(super) fn restart(&mut self, node: usize) {
+        self.late.iter_mut().filter(|late| late.node == Some(node)).for_each(|late| late.node = None);
         for pending in core::mem::replace(&mut self.nodes[node], Node::new(self.id)).pending {
             if let Pending::Commit { batch, read } = pending {
                 self.late.push(Late { node: None, batch, read });
@@ -439,7 +441,7 @@ impl World {
         let fails = outcome != Outcome::Lands;
         let next = match self.nodes[node].pending.remove(index) {
             Pending::Load { fence } => {
-                if fence {
+                if fence && !fails {
                     self.store.fence();
                 }
                 Pending::Loaded(if fails { Err(()) } else { Ok(self.store.load()) })

@@ -251,6 +251,8 @@ impl Run {
                 entry.is_none() || *at < u64::MAX || !answers.iter().all(no_effect),
                 "stored, and the client was told that nothing was: {answers:?}"
             );
+            let stale = answers.contains(&Some(ErrorCode::ClientSeqStale));
+            assert!(entry.is_none() || !stale, "stored, and called never stored");
             if let Some(entry) = entry.filter(|_| *at < u64::MAX) {
                 acked.insert(*at, entry.seq);
             }
