@@ -158,6 +158,7 @@ fn a_group_begins_with_its_creation() {
             (1, 5, title("u"), New(3)),
         ],
     );
+    assert_eq!(world.store.log[0].change, create(&[2, 3]), "its creator is not invited");
     assert_eq!(roles(&world), [(1, Role::Owner), (2, Role::Member), (3, Role::Member)]);
     check(new, &[(1, 1, create(&[]), New(1)), (1, 2, say(), New(2))]);
 
@@ -394,6 +395,29 @@ fn nobody_is_refused_for_what_is_not_durable() {
         check(change.clone(), second.clone(), Outcome::UnknownLanded, [Dup(3), No(refused)]);
         check(change.clone(), second.clone(), Outcome::Unavailable, away);
         check(change, second, Outcome::FailedLost, [No(OutcomeUnknown), No(Internal)]);
+    }
+}
+
+#[test]
+fn what_a_batch_has_pushed_out_of_the_window_waits() {
+    let window = SEND_WINDOW as u64;
+    for (outcome, expected) in
+        [(Outcome::Lands, [No(ClientSeqStale), New(window + 2)]), (Outcome::Unavailable, [New(2), New(3)])]
+    {
+        let mut world = World::group(&[2]);
+        world.outcomes.push_back(outcome);
+        (0..window).for_each(|n| {
+            world.submit(0, by(2, 1), 2 + n, say());
+        });
+        let older = world.submit(0, by(2, 1), 1, say());
+        let newer = world.submit(0, by(2, 1), 2 + window, say());
+        world.nodes[0].commits.clear();
+        while world.nodes[0].commits.is_empty() {
+            world.step(0, 0);
+        }
+        assert!(matches!(world.nodes[0].pending[..], [Pending::Commit { .. }]), "nobody looks for it");
+        world.run(0);
+        assert_eq!([older, newer].map(|ticket| told(&world, ticket)), expected.map(Some), "{outcome:?}");
     }
 }
 
