@@ -1,0 +1,396 @@
+//! The real server as a process of its own on a free port, and clients to talk to it.
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+
+use std::collections::VecDeque;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use tern_client::Transport;
+use tern_client::raw::{Connection, Connector, Received};
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::{LoginOk, SendOk, ServerBody, ServerMessage, WireError};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
+use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
+use tern_protocol::model::{Change, Entry, Message, Target};
+use tern_protocol::request::{History, HistoryFrom, Login, Mark, Request, RequestBody, Send, Sync};
+use tern_server::auth::Minter;
+use tern_server::clock;
+
+/// Nothing that a test waits for takes this long, unless it is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Both transports.
+pub const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Quic];
+
+/// A server process. Dropping it kills it.
+pub struct Ternd {
+    child: Child,
+    /// Where it listens for TCP and QUIC.
+    pub address: SocketAddr,
+    /// Its data directory.
+    pub data: PathBuf,
+}
+
+/// How to start one.
+#[derive(Debug, Clone)]
+pub struct Start<'a> {
+    /// `127.0.0.1:0`, or where a server was before.
+    pub listen: SocketAddr,
+    /// Threads.
+    pub shards: usize,
+    /// Environment, for example LD_PRELOAD.
+    pub env: &'a [(&'a str, String)],
+}
+
+impl Default for Start<'_> {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards: 2, env: &[] }
+    }
+}
+
+impl Ternd {
+    /// Starts `ternd dev` on a data directory and waits until it serves.
+    pub fn start(data: &Path, start: &Start<'_>) -> Self {
+        Self::try_start(data, start)
+            .unwrap_or_else(|(status, stderr)| panic!("ternd ended: {status}\n{stderr}"))
+    }
+
+    /// The same, or its exit status and what it wrote to standard error.
+    pub fn try_start(data: &Path, start: &Start<'_>) -> Result<Self, (ExitStatus, String)> {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_ternd"))
+            .args([
+                "dev",
+                "--json",
+                "--listen",
+                &start.listen.to_string(),
+                "--shards",
+                &start.shards.to_string(),
+            ])
+            .arg("--data")
+            .arg(data)
+            .env("TERN_LOG", std::env::var("TERN_LOG").unwrap_or_else(|_| "warn".into()))
+            .envs(start.env.iter().map(|(key, value)| (*key, value.as_str())))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("ternd can be started");
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("piped");
+        BufReader::new(stdout).read_line(&mut line).expect("ternd's output can be read");
+        let mut stderr = child.stderr.take().expect("piped");
+        if line.is_empty() {
+            let mut text = String::new();
+            let _ = stderr.read_to_string(&mut text);
+            return Err((child.wait().expect("ternd was started"), text));
+        }
+        // What it logs from here on goes to the test's own output.
+        std::thread::spawn(move || {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Some(Ok(line)) = lines.next() {
+                eprintln!("ternd: {line}");
+            }
+        });
+        let greeting: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
+        let address = greeting["tcp"].as_str().and_then(|a| a.parse().ok()).expect("an address");
+        assert_eq!(greeting["tcp"], greeting["quic"], "the same port for both");
+        Ok(Self { child, address, data: data.to_owned() })
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(mut self) {
+        self.child.kill().expect("ternd can be killed");
+        let status = self.child.wait().expect("ternd was started");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "ternd had ended by itself: {status}");
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn terminate(mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("ternd was started")
+    }
+
+    /// Sends a signal.
+    #[allow(unsafe_code)]
+    pub fn signal(&mut self, signal: i32) {
+        // SAFETY: kill(2) takes plain numbers, and the child has not been waited for, so the id is still its own.
+        let result = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
+        assert_eq!(result, 0, "ternd can be signalled");
+    }
+
+    /// A token for a user, good for an hour.
+    pub fn token(&self, user: &str) -> String {
+        self.token_for(user, Duration::from_secs(3600))
+    }
+
+    /// A token with another lifetime.
+    pub fn token_for(&self, user: &str, lifetime: Duration) -> String {
+        let minter = Minter::load_or_create(&self.data).expect("ternd dev has made a key");
+        minter.mint(user, lifetime, clock::wall()).expect("a good name")
+    }
+
+    /// The authority that the server's certificate comes from.
+    pub fn ca(&self) -> Vec<u8> {
+        std::fs::read(self.data.join("ca.pem")).expect("ternd dev has made a certificate")
+    }
+
+    /// Makes connections; each has a UDP socket of its own.
+    pub fn connector(&self) -> Connector {
+        Connector::new(&self.address.to_string(), None, &self.ca()).expect("a good address and certificate")
+    }
+
+    /// A logged-in connection of a user's device.
+    pub async fn login(&self, transport: Transport, user: &str, device: u64) -> Session {
+        let connection = self.connector().connect(transport).await.expect("ternd accepts connections");
+        Session::login(connection, &self.token(user), device).await.expect("the token is good")
+    }
+}
+
+impl Drop for Ternd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A logged-in connection: asks and waits for the answer, keeping the events that come meanwhile.
+pub struct Session {
+    connection: Connection,
+    /// What the login said.
+    pub login: LoginOk,
+    /// Events that came while answers were awaited.
+    pub events: VecDeque<ServerBody>,
+    requests: u64,
+    client_seqs: std::collections::HashMap<TargetKey, u64>,
+}
+
+type TargetKey = [u8; 16];
+
+impl Session {
+    /// Logs in on a fresh connection.
+    pub async fn login(mut connection: Connection, token: &str, device: u64) -> Result<Self, WireError> {
+        let login = RequestBody::Login(login_request(token, device));
+        connection.send_request(&Request { id: RequestId(1), body: login }).await.expect("sent");
+        match next(&mut connection).await {
+            Some(ServerMessage { body: ServerBody::LoginOk(login), .. }) => Ok(Self {
+                connection,
+                login,
+                events: VecDeque::new(),
+                requests: 1,
+                client_seqs: Default::default(),
+            }),
+            Some(ServerMessage { body: ServerBody::Error(error), .. }) => Err(error),
+            other => panic!("neither a login nor an error: {other:?}"),
+        }
+    }
+
+    /// The user.
+    pub fn user(&self) -> UserId {
+        self.login.user
+    }
+
+    /// The connection, for bytes that no client should send.
+    pub fn connection(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Sends a request without waiting for its answer; returns its number.
+    pub async fn request(&mut self, body: RequestBody) -> RequestId {
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        self.connection.send_request(&Request { id, body }).await.expect("sent");
+        id
+    }
+
+    /// Asks and waits for the answer.
+    pub async fn ask(&mut self, body: RequestBody) -> Result<ServerBody, WireError> {
+        let id = self.request(body).await;
+        self.answer(id).await
+    }
+
+    /// Waits for the answer to a request.
+    pub async fn answer(&mut self, id: RequestId) -> Result<ServerBody, WireError> {
+        loop {
+            let message = next(&mut self.connection).await.expect("the connection is still open");
+            match message.body {
+                ServerBody::Error(error) if message.id == id => return Err(error),
+                body if message.id == id => return Ok(body),
+                body if message.id.get() == 0 => self.events.push_back(body),
+                body => panic!("an answer to another request ({}): {body:?}", message.id),
+            }
+        }
+    }
+
+    /// The next event; `None` when the server has closed the connection.
+    pub async fn event(&mut self) -> Option<ServerBody> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        let message = next(&mut self.connection).await?;
+        assert_eq!(message.id.get(), 0, "an answer that nobody waits for: {message:?}");
+        Some(message.body)
+    }
+
+    /// The next pushed entry; other events are dropped.
+    pub async fn pushed(&mut self) -> (ConversationId, Entry) {
+        loop {
+            if let ServerBody::Push { conversation, entry } = self.event().await.expect("still connected") {
+                return (conversation, entry);
+            }
+        }
+    }
+
+    /// The error with which the server closes the connection; other events are dropped.
+    pub async fn closing_error(&mut self) -> ErrorCode {
+        let mut code = None;
+        while let Some(event) = self.event().await {
+            if let ServerBody::Error(error) = event {
+                code = Some(error.code);
+            }
+        }
+        code.expect("an error before the end")
+    }
+
+    /// The number of this session's next send to a target. Sessions of the same device count on from each other only
+    /// if the test says so with [`Session::count_from`].
+    pub fn next_client_seq(&mut self, target: &Target) -> ClientSeq {
+        let key = match target {
+            Target::Conversation(id) => *id.as_bytes(),
+            Target::User(id) => *ConversationId::direct(self.login.user, *id).as_bytes(),
+        };
+        let last = self.client_seqs.entry(key).or_insert(0);
+        *last += 1;
+        ClientSeq(*last)
+    }
+
+    /// The next send to this conversation gets the number after this one.
+    pub fn count_from(&mut self, conversation: ConversationId, last: u64) {
+        self.client_seqs.insert(*conversation.as_bytes(), last);
+    }
+
+    /// Sends a change and waits until it is stored.
+    pub async fn send(&mut self, target: Target, change: Change) -> Result<SendOk, WireError> {
+        let client_seq = self.next_client_seq(&target);
+        self.send_as(target, client_seq, change).await
+    }
+
+    /// The same under a number of the test's choice.
+    pub async fn send_as(
+        &mut self,
+        target: Target,
+        client_seq: ClientSeq,
+        change: Change,
+    ) -> Result<SendOk, WireError> {
+        match self.ask(RequestBody::Send(Send { target, client_seq, change })).await? {
+            ServerBody::SendOk(ok) => Ok(ok),
+            other => panic!("not the answer to a send: {other:?}"),
+        }
+    }
+
+    /// Sends a text to a user.
+    pub async fn text(&mut self, to: UserId, text: &str) -> Result<SendOk, WireError> {
+        self.send(Target::User(to), message(text)).await
+    }
+
+    /// Raises watermarks and waits for the answer.
+    pub async fn mark(
+        &mut self,
+        conversation: ConversationId,
+        delivered: u64,
+        read: u64,
+    ) -> Result<(), WireError> {
+        let mark = Mark { conversation, delivered: Seq(delivered), read: Seq(read) };
+        match self.ask(RequestBody::Mark(vec![mark])).await? {
+            ServerBody::MarkOk => Ok(()),
+            other => panic!("not the answer to a mark: {other:?}"),
+        }
+    }
+
+    /// The whole log of a conversation, from a seq, page by page.
+    pub async fn log_from(
+        &mut self,
+        conversation: ConversationId,
+        from: u64,
+    ) -> Result<Vec<Entry>, WireError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        loop {
+            let from = HistoryFrom::Forward(entries.last().map_or(Seq(from), |e| e.seq.next()));
+            match self.ask(RequestBody::History(History { conversation, from, limit: 0 })).await? {
+                ServerBody::HistoryPage(page) if page.entries.is_empty() => return Ok(entries),
+                ServerBody::HistoryPage(page) => entries.extend(page.entries),
+                other => panic!("not the answer to a history request: {other:?}"),
+            }
+        }
+    }
+
+    /// Closes it as a client should.
+    pub async fn close(self) {
+        self.connection.close().await;
+    }
+}
+
+/// The next message; heartbeats are skipped; `None` at the end of the stream, however it ended.
+pub async fn next(connection: &mut Connection) -> Option<ServerMessage> {
+    loop {
+        let received =
+            tokio::time::timeout(PATIENCE, connection.recv()).await.expect("something within the patience");
+        match received {
+            Ok(Received::Message(message)) => return Some(message),
+            Ok(Received::Heartbeat) => {}
+            Ok(Received::Closed) | Err(_) => return None,
+        }
+    }
+}
+
+/// A login as every client of this version sends it.
+pub fn login_request(token: &str, device: u64) -> Login {
+    Login {
+        token: token.to_owned(),
+        device: DeviceId::new(device).expect("not 0"),
+        versions: (VERSION_MIN, VERSION_MAX),
+        features: vec![],
+        client: "tests".to_owned(),
+    }
+}
+
+/// A text message.
+pub fn message(text: &str) -> Change {
+    Change::Message(Message {
+        content_type: "text/plain".to_owned(),
+        payload: text.to_owned().into(),
+        reply_to: None,
+    })
+}
+
+/// The text of a message.
+pub fn text(entry: &Entry) -> &str {
+    match &entry.change {
+        Change::Message(message) => std::str::from_utf8(&message.payload).expect("text"),
+        other => panic!("not a message: {other:?}"),
+    }
+}
+
+/// A sync of a device that has these.
+pub fn sync(known: &[(ConversationId, u64)]) -> RequestBody {
+    let mut known: Vec<_> = known.iter().map(|(id, seq)| (*id, Seq(*seq))).collect();
+    known.sort();
+    RequestBody::Sync(Sync { known, after: None, until: None, latest: None })
+}
+
+/// A user's id.
+pub fn user(name: &str) -> UserId {
+    UserId::from_sub(name)
+}
