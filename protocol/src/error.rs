@@ -114,8 +114,8 @@ error_codes! {
     TooLarge = 20, "too_large", Never, None, false;
     /// A lower `client_seq` than one already stored, and itself never stored: take a new number.
     ClientSeqStale = 21, "client_seq_stale", Never, None, false;
-    /// It was stored by an earlier try, and its seq is below the retention floor.
-    DuplicateTrimmed = 22, "duplicate_trimmed", Never, Done, false;
+    /// An earlier try may have stored it: the part of the log where it would be has been trimmed away.
+    DuplicateTrimmed = 22, "duplicate_trimmed", Never, Unknown, false;
     /// More requests unanswered than are allowed.
     TooManyInFlight = 23, "too_many_in_flight", Later, None, false;
     /// The server has more work than it can take on.

@@ -104,6 +104,9 @@ pub fn permit(
     user: UserId,
     change: Change,
 ) -> Result<Change, ErrorCode> {
+    if matches!(change, Change::Create { .. }) {
+        return Err(ErrorCode::ConversationExists);
+    }
     if members.active(user).is_none() {
         return Err(match conversation.kind {
             // Anybody can compute the id of two others' direct chat: say nothing about it.
@@ -121,7 +124,6 @@ pub fn permit(
             Some(seq) if seq > last => Err(ErrorCode::InvalidArgument),
             _ => Ok(Change::Message(message)),
         },
-        Change::Create { .. } => Err(ErrorCode::ConversationExists),
         Change::Add { members: mut new } => {
             at_least(Role::Admin)?;
             new.retain(|user| members.active(*user).is_none());
@@ -160,13 +162,13 @@ pub fn permit(
             if member == user {
                 return Err(ErrorCode::InvalidArgument);
             }
-            let target = members.active(member).ok_or(ErrorCode::NotMember)?;
+            let target = members.active(member).ok_or(ErrorCode::InvalidArgument)?;
             if target.role == new {
                 return Err(ErrorCode::NoChange);
             }
             Ok(Change::Role { member, role: new })
         }
-        Change::Unknown => Err(ErrorCode::UnknownRequest),
+        Change::Create { .. } | Change::Unknown => Err(ErrorCode::UnknownRequest),
     }
 }
 
@@ -307,7 +309,7 @@ mod tests {
         check(2, role(3, Role::Admin), Err(ErrorCode::Forbidden));
         check(1, role(3, Role::Admin), Ok(()));
         check(1, role(2, Role::Admin), Err(ErrorCode::NoChange));
-        check(1, role(5, Role::Admin), Err(ErrorCode::NotMember));
+        check(1, role(5, Role::Admin), Err(ErrorCode::InvalidArgument));
         check(1, role(1, Role::Admin), Err(ErrorCode::InvalidArgument));
         check(
             1,

@@ -12,6 +12,13 @@ use crate::limits::SLOTS;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(pub u16);
 
+impl ShardId {
+    /// The plain number, an index.
+    pub fn get(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 /// A part of the space of conversations and users.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);

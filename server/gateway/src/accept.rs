@@ -35,6 +35,7 @@ pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
         };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
+            let _counted = shard.count_connection();
             if let Some(stream) = shard.serve(stream, from, |_| std::future::pending()).await {
                 linger(stream).await;
             }
@@ -58,22 +59,31 @@ async fn linger(mut stream: TlsStream<TcpStream>) {
     let _ = tokio::time::timeout(LINGER, rest).await;
 }
 
-/// Accepts and serves QUIC connections until the node drains; then waits for those that are left.
+/// Accepts and serves QUIC connections; once the node drains, only those that are there.
 pub async fn quic(shard: Rc<Shard>, mut acceptor: QuicAcceptor) {
+    let mut draining = false;
     loop {
-        let connection = tokio::select! {
+        let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted,
-            () = shard.draining() => None,
+            () = shard.draining(), if !draining => {
+                // Polled on, so that clients who come now are told, and connections that are left are served.
+                draining = true;
+                acceptor.refuse_new();
+                continue;
+            }
         };
-        let Some(connection) = connection else { break };
+        let Some(connection) = accepted else {
+            // Its socket has failed for good: this shard would never hear of a QUIC client again.
+            assert!(draining, "the QUIC endpoint of shard {} has ended", shard.id.get());
+            return;
+        };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
+            let _counted = shard.count_connection();
             serve_quic(&shard, &connection).await;
             connection.close(VarInt::from_u32(0), b"");
         });
     }
-    // The endpoint lives until its connections have ended.
-    acceptor.endpoint().wait_idle().await;
 }
 
 async fn serve_quic(shard: &Rc<Shard>, connection: &Connection) {

@@ -13,6 +13,10 @@ use crate::connection::Conn;
 use crate::mailbox::Event;
 use crate::shard::Shard;
 
+/// Changes of a conversation's members, one after the other, that a full mailbox may delay. Beyond, those who left with
+/// the oldest find out when they ask.
+const AUDIENCES_MAX: usize = 64;
+
 /// A connection in the shard's index of who is here.
 pub struct Handle(pub Rc<Conn>);
 
@@ -45,7 +49,8 @@ impl Shard {
     }
 
     /// A mailbox is full: entries become the head, to be told again at the next tick; at most one for each
-    /// conversation that is owned here.
+    /// conversation that is owned here and each of its audiences. Whoever left with an entry is in the audience of that
+    /// entry and in none after it, so audiences are kept apart.
     fn fall_behind(&self, shard: ShardId, event: Event) {
         let (conversation, head, audience) = match event {
             Event::Publish(publication) => {
@@ -56,14 +61,24 @@ impl Shard {
             // Receipts may be lost: the next ones say more, and a sync says all.
             Event::Notify(_) => return,
         };
-        self.behind.borrow_mut().insert((shard, conversation), (head, audience));
+        let mut behind = self.behind.borrow_mut();
+        let heads = behind.entry((shard, conversation)).or_default();
+        match heads.last_mut() {
+            Some((last, same)) if *same == audience => *last = head,
+            _ => heads.push((head, audience)),
+        }
+        if heads.len() > AUDIENCES_MAX {
+            heads.remove(0);
+        }
     }
 
     /// Tells again what did not fit before.
     pub fn catch_up(&self) {
         let behind: Vec<_> = self.behind.borrow_mut().drain().collect();
-        for ((shard, conversation), (head, audience)) in behind {
-            self.tell(shard, Event::HeadMoved { conversation, head, audience });
+        for ((shard, conversation), heads) in behind {
+            for (head, audience) in heads {
+                self.tell(shard, Event::HeadMoved { conversation, head, audience });
+            }
         }
     }
 

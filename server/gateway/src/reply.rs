@@ -29,7 +29,7 @@ pub fn error(id: RequestId, code: ErrorCode, text: &str) -> Bytes {
 pub fn refusal(code: ErrorCode) -> &'static str {
     match code {
         ErrorCode::UnknownConversation => "there is no such conversation",
-        ErrorCode::NotMember => "you or the user you name are not a member of this group",
+        ErrorCode::NotMember => "you are not a member of this group",
         ErrorCode::Forbidden => "your role in this group does not allow that",
         ErrorCode::ConversationExists => "a conversation with this id exists already: choose a random id",
         ErrorCode::TooManyMembers => "a group has at most 1024 members",
@@ -37,7 +37,9 @@ pub fn refusal(code: ErrorCode) -> &'static str {
         ErrorCode::ClientSeqStale => {
             "client_seq is below one already stored for this device and conversation: take the next number"
         }
-        ErrorCode::DuplicateTrimmed => "it was stored by an earlier try, and has been trimmed since",
+        ErrorCode::DuplicateTrimmed => {
+            "an earlier try may have stored it, and that part of the log has been trimmed away"
+        }
         ErrorCode::InvalidArgument => "that cannot be done in this conversation or to this entry",
         ErrorCode::Overloaded => "too much is waiting: try again later",
         ErrorCode::Unavailable => "the store takes nothing at present: try again later",

@@ -90,8 +90,17 @@ impl Node {
     }
 }
 
-/// A head to be told, and to whom.
-pub type Behind = (Seq, Arc<[UserId]>);
+/// A connection that the node counts.
+pub struct Counted(Arc<Node>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Heads to be told, each to its audience.
+pub type Behind = Vec<(Seq, Arc<[UserId]>)>;
 
 /// The state of one shard. Single-threaded; no borrow lives over an await.
 pub struct Shard {
@@ -285,7 +294,8 @@ impl Shard {
             HomeRequest::Displace(session) => {
                 let conn = self.conns.borrow().get(&session.number).cloned();
                 if let Some(conn) = conn {
-                    let text = "this device has logged in on another connection";
+                    let text =
+                        "this device, or one too many of this user, has logged in on another connection";
                     self.close(&conn, RequestId(0), ErrorCode::TakenOver, text.into());
                 }
             }
@@ -310,7 +320,6 @@ impl Shard {
         let number = self.next_number();
         let conn = Conn::new(SessionId { shard: self.id, number }, self.now());
         self.conns.borrow_mut().insert(number, conn.clone());
-        self.node.connections.fetch_add(1, Ordering::SeqCst);
         debug!(session = ?conn.id, %from, "connected");
         let stream = tokio::select! {
             stream = serve(self, &conn, stream) => Some(stream),
@@ -318,7 +327,6 @@ impl Shard {
         };
         conn.abort();
         self.conns.borrow_mut().remove(&number);
-        self.node.connections.fetch_sub(1, Ordering::SeqCst);
         if let Some(user) = conn.user.get() {
             self.local.borrow_mut().remove(user, &Handle(conn.clone()));
             self.node.online(self.id).fetch_sub(1, Ordering::SeqCst);
@@ -326,6 +334,13 @@ impl Shard {
         }
         debug!(session = ?conn.id, %from, "disconnected");
         stream
+    }
+
+    /// Counts a connection until the guard is dropped, which is when the client has been given time to take our last
+    /// bytes: the end of the server waits for it.
+    pub fn count_connection(&self) -> Counted {
+        self.node.connections.fetch_add(1, Ordering::SeqCst);
+        Counted(self.node.clone())
     }
 
     /// Ready when the node no longer takes new connections.

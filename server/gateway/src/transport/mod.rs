@@ -12,6 +12,7 @@ use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tern_core::routing::ShardId;
 use thiserror::Error;
 use tracing::warn;
 
@@ -25,10 +26,6 @@ const SAME_PORT_TRIES: usize = 32;
 /// How many shards the process has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ShardCount(u16);
-
-/// One of the shards, counted from 0 in the order of their sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ShardId(u16);
 
 impl ShardCount {
     /// More threads than any machine has cores to run them.
@@ -55,17 +52,6 @@ impl ShardCount {
 
     fn shard_of_word(self, word: u32) -> ShardId {
         ShardId((word % self.as_u32()) as u16)
-    }
-}
-
-impl ShardId {
-    /// The plain number, an index.
-    pub fn get(self) -> usize {
-        usize::from(self.0)
-    }
-
-    fn as_u32(self) -> u32 {
-        u32::from(self.0)
     }
 }
 

@@ -70,7 +70,7 @@ impl CidScheme {
         let shards = self.shards.as_u32();
         // The last, incomplete round of remainders would leave 32 bits: step back into the round before.
         let base = word - word % shards;
-        let word = base.checked_add(shard.as_u32()).unwrap_or(base - shards + shard.as_u32());
+        let word = base.checked_add(u32::from(shard.0)).unwrap_or(base - shards + u32::from(shard.0));
         id[..4].copy_from_slice(&word.to_be_bytes());
         let check = self.check(&id[..NONCE_BYTES]);
         id[NONCE_BYTES..].copy_from_slice(&check);
