@@ -395,6 +395,8 @@ mod tests {
                 let mut expected = sum(&some()[..whole]);
                 let mut storage = FileStorage::open(&path).unwrap();
                 assert_eq!(storage.load().unwrap(), expected, "cut at {cut}");
+                let length = fs::metadata(&path).unwrap().len();
+                assert_eq!(length, ends[whole] as u64, "the torn part is still there, cut at {cut}");
                 // It goes on behind the cut.
                 storage.append(&[send(3, 5)]).unwrap();
                 drop(storage);
@@ -441,6 +443,12 @@ mod tests {
             storage.append(&records).unwrap();
             assert!(fs::metadata(&path).unwrap().len() < 5000);
         }
+        // With nothing left to send, the numbers still count as used.
+        let settled = [1997, 1998, 1999]
+            .map(|n| Record::Settled { conversation: conversation(1), client_seq: ClientSeq(n) });
+        settled.iter().for_each(|r| expected.apply(r));
+        storage.append(&settled).unwrap();
+        storage.compact().unwrap();
         drop(storage);
         let mut storage = FileStorage::open(&path).unwrap();
         assert_eq!(storage.load().unwrap(), expected);

@@ -405,6 +405,7 @@ impl World {
 
     /// Everything once, everywhere the same.
     pub(super) fn check(&self) {
+        assert_eq!(self.machine.held, 0, "entries are held back behind no gap");
         for (id, log) in &self.server.logs {
             let last = self.handed.get(id).and_then(|l| l.last()).map_or(Seq(0), |e| e.seq);
             let last = last.max(self.skipped.get(id).copied().unwrap_or_default());
