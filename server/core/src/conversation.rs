@@ -337,8 +337,11 @@ impl<T> Owner<T> {
         };
         self.receipts.absorb(stored.watermarks);
         let last = stored.head.last;
-        if self.published.is_some_and(|published| published < last) {
+        if let Some(published) = self.published.filter(|published| *published < last) {
             // A commit whose outcome was unknown has landed, or somebody else has appended: nobody here was told.
+            for (user, head) in known.members.left_after(published) {
+                self.effects.push_back(Effect::HeadMoved { head, audience: [user].into() });
+            }
             let audience = known.members.audience();
             self.effects.push_back(Effect::HeadMoved { head: last, audience });
         }

@@ -150,7 +150,7 @@ fn a_group_begins_with_its_creation() {
             (1, 1, say(), No(UnknownConversation)),
             (1, 2, create(&[1, 2, 3]), New(1)),
             (1, 3, create(&[4]), No(ConversationExists)),
-            (4, 1, create(&[1]), No(NotMember)),
+            (4, 1, create(&[1]), No(ConversationExists)),
             (2, 1, say(), New(2)),
             (4, 2, say(), No(NotMember)),
             (3, 1, title("u"), No(Forbidden)),
@@ -419,6 +419,17 @@ fn what_a_batch_has_pushed_out_of_the_window_waits() {
         world.run(0);
         assert_eq!([older, newer].map(|ticket| told(&world, ticket)), expected.map(Some), "{outcome:?}");
     }
+}
+
+#[test]
+fn who_was_removed_by_a_commit_of_unknown_outcome_is_told() {
+    let mut world = World::group(&[2, 3]);
+    world.outcomes.push_back(Outcome::UnknownLanded);
+    let removal = world.submit(0, by(1, 1), 2, remove(3));
+    world.run(0);
+    assert_eq!(told(&world, removal), Some(Dup(2)));
+    assert_eq!(*world.nodes[0].heads_moved, [2]);
+    assert_eq!(*world.nodes[0].leavers_told, [(user(3), Seq(2))]);
 }
 
 #[test]

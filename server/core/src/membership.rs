@@ -53,6 +53,11 @@ impl Members {
         audience
     }
 
+    /// Those whose membership has ended after this entry, each with the entry that ended it.
+    pub fn left_after(&self, seq: Seq) -> impl Iterator<Item = (UserId, Seq)> {
+        self.all.iter().filter_map(move |(user, m)| Some((*user, m.left.filter(|left| *left > seq)?)))
+    }
+
     fn set(&mut self, user: UserId, membership: Membership) {
         let is = membership.is_active();
         let was = self.all.insert(user, membership).is_some_and(|m| m.is_active());

@@ -263,6 +263,7 @@ pub(super) struct Node {
     pub(super) published: Vec<Seq>,
     pub(super) publications: usize,
     pub(super) heads_moved: Vec<u64>,
+    pub(super) leavers_told: Vec<(UserId, Seq)>,
     pub(super) marked: Vec<(usize, Result<(), ErrorCode>, bool)>,
     /// Each load, and whether it came with a fence.
     pub(super) loads: Vec<bool>,
@@ -281,6 +282,7 @@ impl Node {
             published: Vec::new(),
             publications: 0,
             heads_moved: Vec::new(),
+            leavers_told: Vec::new(),
             marked: Vec::new(),
             loads: Vec::new(),
             commits: Vec::new(),
@@ -540,6 +542,16 @@ impl World {
                 Effect::Publish(publication) => self.on_publish(node, &publication),
                 Effect::HeadMoved { head, audience } => {
                     let node = &mut self.nodes[node];
+                    if let [leaver] = *audience
+                        && self.store.members[&leaver].left == Some(head)
+                    {
+                        assert!(
+                            node.told.is_some_and(|told| told < head),
+                            "knows already that they are gone"
+                        );
+                        node.leavers_told.push((leaver, head));
+                        continue;
+                    }
                     assert!(node.told.is_some_and(|told| told < head), "told twice: {head}");
                     let active = &self.store.active[head.get() as usize - 1];
                     assert!(active.iter().eq(audience.iter()), "{head} is told to its members");
