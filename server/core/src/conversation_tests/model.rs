@@ -543,7 +543,8 @@ impl World {
                 Effect::HeadMoved { head, audience } => {
                     let node = &mut self.nodes[node];
                     if let [leaver] = *audience
-                        && self.store.members[&leaver].left == Some(head)
+                        && !self.store.active[head.get() as usize - 1].iter().any(|user| *user == leaver)
+                        && self.store.active[head.get() as usize - 2].iter().any(|user| *user == leaver)
                     {
                         assert!(
                             node.told.is_some_and(|told| told < head),
