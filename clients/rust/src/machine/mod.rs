@@ -9,10 +9,10 @@
 //! After every input the driver drains [`Machine::poll_output`], and takes events as fast as the app does. Time is a
 //! [`Duration`] since any fixed moment, by a clock that never falls.
 //!
-//! - [`link`]: connecting, login, heartbeats, dead links, waiting before another try.
-//! - [`inbox`]: cursors, gaps, pulls: every entry once, in order.
-//! - [`outbox`]: sends: each stored once, in order as far as that is possible.
-//! - [`sync`]: "this is what I have", page by page.
+//! - `link`: connecting, login, heartbeats, dead links, waiting before another try.
+//! - `inbox`: cursors, gaps, pulls: every entry once, in order.
+//! - `outbox`: sends: each stored once, in order as far as that is possible.
+//! - `sync`: "this is what I have", page by page.
 //!
 //! # Bounds
 //! Events wait in a queue of `events_max`, plus the pages under way. When it is full, pushes are dropped and pulled

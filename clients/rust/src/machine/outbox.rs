@@ -2,7 +2,7 @@
 //!
 //! A send gets the next `client_seq` of its conversation, is stored on the device, and goes out; until it is decided it
 //! goes out again on every new connection under the same number, so the server stores it once. Up to
-//! [`WINDOW`] sends of a conversation are under way at once, in the order of their numbers, which is the order in which
+//! `WINDOW` sends of a conversation are under way at once, in the order of their numbers, which is the order in which
 //! one connection's requests are carried out.
 //!
 //! # When one is refused for now

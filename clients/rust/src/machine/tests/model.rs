@@ -210,7 +210,7 @@ impl Server {
                 time: WallMillis(0),
             });
         }
-        let last = self.logs.keys().filter(|id| asked(id)).next_back().copied();
+        let last = self.logs.keys().rfind(|id| asked(id)).copied();
         SyncPage { conversations, covered_until: covered_until.filter(|id| Some(*id) != last) }
     }
 }

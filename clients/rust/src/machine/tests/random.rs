@@ -105,7 +105,7 @@ fn run(steps: Vec<Step>, push_own: bool, page: usize) {
     if !refused {
         // Without refusals one conversation's sends keep their order.
         for log in world.server.logs.values() {
-            let numbers: Vec<_> = log.numbers.iter().map(|(_, seq)| *seq).collect();
+            let numbers: Vec<_> = log.numbers.values().copied().collect();
             assert!(numbers.is_sorted());
             let mine: Vec<u64> = log
                 .entries
