@@ -88,7 +88,7 @@ async fn listen() -> (u16, String) {
                                     let id = if matches!(body, ServerBody::Push { .. }) {
                                         RequestId(0)
                                     } else {
-                                        id
+                                        answered
                                     };
                                     out.extend_from_slice(&encode_server(&ServerMessage { id, body }));
                                 }
