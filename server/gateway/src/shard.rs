@@ -277,8 +277,12 @@ impl Shard {
     pub fn to_home(self: &Rc<Self>, shard: ShardId, request: HomeRequest) {
         if shard == self.id {
             self.on_home(request);
-        } else if self.node.mailbox(shard).homes.try_send(request).is_err() {
-            self.homes_pending.borrow_mut().push_back((shard, request));
+            return;
+        }
+        // In order: an end that overtook its login would leave a connection registered for ever.
+        let mut pending = self.homes_pending.borrow_mut();
+        if !pending.is_empty() || self.node.mailbox(shard).homes.try_send(request).is_err() {
+            pending.push_back((shard, request));
         }
     }
 
