@@ -370,7 +370,7 @@ impl Sender {
     }
 
     /// Writes some of `out`, or flushes when it is empty. May be dropped and called again without loss.
-    pub(crate) async fn write_some(&mut self, out: &mut BytesMut) -> io::Result<usize> {
+    pub async fn write_some(&mut self, out: &mut BytesMut) -> io::Result<usize> {
         if out.is_empty() {
             return self.writer.flush().await.map(|()| 0);
         }
