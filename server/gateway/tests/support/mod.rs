@@ -12,11 +12,16 @@ use std::time::Duration;
 use tern_client::Transport;
 use tern_client::raw::{Connection, Connector, Received};
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::{LoginOk, SendOk, ServerBody, ServerMessage, WireError};
+use tern_protocol::event::{
+    ConversationState, HistoryPage, LoginOk, ReceiptPage, SendOk, ServerBody, ServerMessage, SyncPage,
+    WireError,
+};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
-use tern_protocol::model::{Change, Entry, Message, Target};
-use tern_protocol::request::{History, HistoryFrom, Login, Mark, Request, RequestBody, Send, Sync};
+use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
+use tern_protocol::request::{
+    History, HistoryFrom, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
+};
 use tern_server::auth::Minter;
 use tern_server::clock;
 
@@ -29,10 +34,26 @@ pub const TRANSPORTS: [Transport; 2] = [Transport::Tcp, Transport::Quic];
 /// A server process. Dropping it kills it.
 pub struct Ternd {
     child: Child,
+    /// Collects what it writes to standard error.
+    errors: Option<std::thread::JoinHandle<String>>,
     /// Where it listens for TCP and QUIC.
     pub address: SocketAddr,
     /// Its data directory.
     pub data: PathBuf,
+}
+
+/// How much longer than its `exp` a development server takes a token.
+const DEV_LEEWAY: Duration = Duration::from_secs(30);
+
+/// Runs a case over each transport, on a server of its own, which has to live until the end.
+pub async fn over_each(case: impl AsyncFn(&mut Ternd, Transport)) {
+    for transport in TRANSPORTS {
+        eprintln!("over {transport:?}:");
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut ternd = Ternd::start(data.path(), &Start::default());
+        case(&mut ternd, transport).await;
+        ternd.kill();
+    }
 }
 
 /// How to start one.
@@ -61,23 +82,7 @@ impl Ternd {
 
     /// The same, or its exit status and what it wrote to standard error.
     pub fn try_start(data: &Path, start: &Start<'_>) -> Result<Self, (ExitStatus, String)> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ternd"))
-            .args([
-                "dev",
-                "--json",
-                "--listen",
-                &start.listen.to_string(),
-                "--shards",
-                &start.shards.to_string(),
-            ])
-            .arg("--data")
-            .arg(data)
-            .env("TERN_LOG", std::env::var("TERN_LOG").unwrap_or_else(|_| "warn".into()))
-            .envs(start.env.iter().map(|(key, value)| (*key, value.as_str())))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("ternd can be started");
+        let mut child = spawn(data, start);
         let mut line = String::new();
         let stdout = child.stdout.take().expect("piped");
         BufReader::new(stdout).read_line(&mut line).expect("ternd's output can be read");
@@ -88,16 +93,33 @@ impl Ternd {
             return Err((child.wait().expect("ternd was started"), text));
         }
         // What it logs from here on goes to the test's own output.
-        std::thread::spawn(move || {
+        let errors = std::thread::spawn(move || {
+            let mut text = String::new();
             let mut lines = BufReader::new(stderr).lines();
             while let Some(Ok(line)) = lines.next() {
                 eprintln!("ternd: {line}");
+                text += &line;
+                text.push('\n');
             }
+            text
         });
         let greeting: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
         let address = greeting["tcp"].as_str().and_then(|a| a.parse().ok()).expect("an address");
         assert_eq!(greeting["tcp"], greeting["quic"], "the same port for both");
-        Ok(Self { child, address, data: data.to_owned() })
+        Ok(Self { child, errors: Some(errors), address, data: data.to_owned() })
+    }
+
+    /// Starts it and kills it after this time, wherever it has got to by then.
+    pub fn start_and_kill(data: &Path, start: &Start<'_>, after: Duration) {
+        let mut child = spawn(data, start);
+        std::thread::sleep(after);
+        child.kill().expect("ternd can be killed");
+        let status = child.wait().expect("ternd was started");
+        if status.signal() != Some(libc::SIGKILL) {
+            let mut text = String::new();
+            let _ = child.stderr.take().expect("piped").read_to_string(&mut text);
+            panic!("ternd had ended by itself: {status}\n{text}");
+        }
     }
 
     /// The process id.
@@ -121,6 +143,13 @@ impl Ternd {
     /// Waits for the end.
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().expect("ternd was started")
+    }
+
+    /// Waits until it has ended by itself: how, and what it wrote to standard error.
+    pub fn ended(mut self) -> (ExitStatus, String) {
+        let status = self.wait();
+        let errors = self.errors.take().expect("taken only here");
+        (status, errors.join().expect("reading does not panic"))
     }
 
     /// Sends a signal.
@@ -152,11 +181,44 @@ impl Ternd {
         Connector::new(&self.address.to_string(), None, &self.ca()).expect("a good address and certificate")
     }
 
+    /// A token that the server takes for this much longer: its `exp` may be past, by less than the leeway for clocks.
+    pub fn token_taken_for(&self, user: &str, rest: Duration) -> String {
+        let minter = Minter::load_or_create(&self.data).expect("ternd dev has made a key");
+        let begin = clock::wall().0 - DEV_LEEWAY.as_millis() as u64;
+        minter.mint(user, rest, WallMillis(begin)).expect("a good name")
+    }
+
+    /// Ends it with this signal and starts it again on the same address and data.
+    pub fn restart(&mut self, signal: i32) -> ExitStatus {
+        self.signal(signal);
+        let status = self.wait();
+        *self = Self::start(&self.data.clone(), &Start { listen: self.address, ..Start::default() });
+        status
+    }
+
+    /// Whether it has not ended.
+    pub fn is_alive(&mut self) -> bool {
+        self.child.try_wait().expect("ternd was started").is_none()
+    }
+
     /// A logged-in connection of a user's device.
     pub async fn login(&self, transport: Transport, user: &str, device: u64) -> Session {
         let connection = self.connector().connect(transport).await.expect("ternd accepts connections");
         Session::login(connection, &self.token(user), device).await.expect("the token is good")
     }
+}
+
+fn spawn(data: &Path, start: &Start<'_>) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_ternd"))
+        .args(["dev", "--json", "--listen", &start.listen.to_string(), "--shards", &start.shards.to_string()])
+        .arg("--data")
+        .arg(data)
+        .env("TERN_LOG", std::env::var("TERN_LOG").unwrap_or_else(|_| "warn".into()))
+        .envs(start.env.iter().map(|(key, value)| (*key, value.as_str())))
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ternd can be started")
 }
 
 impl Drop for Ternd {
@@ -205,6 +267,12 @@ impl Session {
     /// The connection, for bytes that no client should send.
     pub fn connection(&mut self) -> &mut Connection {
         &mut self.connection
+    }
+
+    /// The connection alone; the login was its request 1.
+    pub fn into_connection(self) -> Connection {
+        assert!(self.requests == 1 && self.events.is_empty(), "fresh from the login");
+        self.connection
     }
 
     /// Sends a request without waiting for its answer; returns its number.
@@ -336,6 +404,110 @@ impl Session {
         }
     }
 
+    /// The first event in which `wanted` finds something; others are dropped.
+    pub async fn until<T>(&mut self, mut wanted: impl FnMut(&ServerBody) -> Option<T>) -> T {
+        loop {
+            let event = self.event().await.expect("still connected");
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+        }
+    }
+
+    /// Changes a group, or sends to a conversation.
+    pub async fn change(&mut self, to: ConversationId, change: Change) -> Result<SendOk, WireError> {
+        self.send(Target::Conversation(to), change).await
+    }
+
+    /// Makes a group with these members besides oneself.
+    pub async fn create(&mut self, group: ConversationId, title: &str, members: &[&str]) -> SendOk {
+        let members = members.iter().map(|name| user(name)).collect();
+        self.change(group, Change::Create { title: title.to_owned(), members }).await.expect("created")
+    }
+
+    /// A page of a log.
+    pub async fn history(
+        &mut self,
+        conversation: ConversationId,
+        from: HistoryFrom,
+        limit: u32,
+    ) -> Result<HistoryPage, WireError> {
+        match self.ask(RequestBody::History(History { conversation, from, limit })).await? {
+            ServerBody::HistoryPage(page) => Ok(page),
+            other => panic!("not the answer to a history request: {other:?}"),
+        }
+    }
+
+    /// A page of what happened since.
+    pub async fn sync(&mut self, request: RequestBody) -> SyncPage {
+        match self.ask(request).await.expect("a good request") {
+            ServerBody::SyncPage(page) => page,
+            other => panic!("not the answer to a sync: {other:?}"),
+        }
+    }
+
+    /// The whole conversation list, in pages of at most `limit`.
+    pub async fn conversations(&mut self, limit: u32) -> Vec<ConversationState> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let list = RequestBody::ListConversations(ListConversations { after, limit });
+            let ServerBody::ConversationPage(page) = self.ask(list).await.expect("a good request") else {
+                panic!("not the answer to a list request");
+            };
+            assert!(limit == 0 || page.conversations.len() <= limit as usize, "a page within its limit");
+            all.extend(page.conversations);
+            after = page.next;
+            if after.is_none() {
+                return all;
+            }
+        }
+    }
+
+    /// A conversation's line in the list.
+    pub async fn line(&mut self, conversation: ConversationId) -> ConversationState {
+        self.line_or_none(conversation).await.expect("in the list")
+    }
+
+    /// The same, if there is one.
+    pub async fn line_or_none(&mut self, conversation: ConversationId) -> Option<ConversationState> {
+        self.conversations(0).await.into_iter().find(|state| state.conversation == conversation)
+    }
+
+    /// All members, in pages of at most `limit`.
+    pub async fn members(
+        &mut self,
+        conversation: ConversationId,
+        limit: u32,
+    ) -> Result<Vec<(UserId, Role, Seq)>, WireError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let list = RequestBody::ListMembers(ListUsers { conversation, after, limit });
+            let ServerBody::MemberPage(page) = self.ask(list).await? else {
+                panic!("not the answer to a list request");
+            };
+            assert!(limit == 0 || page.members.len() <= limit as usize, "a page within its limit");
+            all.extend(page.members);
+            after = page.next;
+            if after.is_none() {
+                assert_eq!(page.count as usize, all.len());
+                return Ok(all);
+            }
+        }
+    }
+
+    /// A page of the members' watermarks.
+    pub async fn receipts(
+        &mut self,
+        conversation: ConversationId,
+        after: Option<UserId>,
+        limit: u32,
+    ) -> Result<ReceiptPage, WireError> {
+        match self.ask(RequestBody::ListReceipts(ListUsers { conversation, after, limit })).await? {
+            ServerBody::ReceiptPage(page) => Ok(page),
+            other => panic!("not the answer to a list request: {other:?}"),
+        }
+    }
+
     /// Closes it as a client should.
     pub async fn close(self) {
         self.connection.close().await;
@@ -393,4 +565,27 @@ pub fn sync(known: &[(ConversationId, u64)]) -> RequestBody {
 /// A user's id.
 pub fn user(name: &str) -> UserId {
     UserId::from_sub(name)
+}
+
+/// The id of a test's n-th group.
+pub fn group(n: u64) -> ConversationId {
+    let mut random = [0x5a; 16];
+    random[8..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+    ConversationId::group_from_random(random)
+}
+
+/// The code of what should have been refused.
+#[track_caller]
+pub fn refused<T: std::fmt::Debug>(result: Result<T, WireError>) -> ErrorCode {
+    result.expect_err("refused").code
+}
+
+/// The texts of messages.
+pub fn texts(entries: &[Entry]) -> Vec<&str> {
+    entries.iter().map(text).collect()
+}
+
+/// The seqs of entries.
+pub fn seqs(entries: &[Entry]) -> Vec<u64> {
+    entries.iter().map(|entry| entry.seq.get()).collect()
 }
