@@ -236,6 +236,10 @@ pub struct Session {
     /// Events that came while answers were awaited.
     pub events: VecDeque<ServerBody>,
     requests: u64,
+    /// Not answered yet.
+    unanswered: std::collections::HashSet<RequestId>,
+    /// Answers that came before they were awaited: answers may come in any order.
+    answers: std::collections::HashMap<RequestId, Result<ServerBody, WireError>>,
     client_seqs: std::collections::HashMap<TargetKey, u64>,
 }
 
@@ -252,6 +256,8 @@ impl Session {
                 login,
                 events: VecDeque::new(),
                 requests: 1,
+                unanswered: Default::default(),
+                answers: Default::default(),
                 client_seqs: Default::default(),
             }),
             Some(ServerMessage { body: ServerBody::Error(error), .. }) => Err(error),
@@ -279,6 +285,7 @@ impl Session {
     pub async fn request(&mut self, body: RequestBody) -> RequestId {
         self.requests += 1;
         let id = RequestId(self.requests);
+        self.unanswered.insert(id);
         self.connection.send_request(&Request { id, body }).await.expect("sent");
         id
     }
@@ -292,14 +299,27 @@ impl Session {
     /// Waits for the answer to a request.
     pub async fn answer(&mut self, id: RequestId) -> Result<ServerBody, WireError> {
         loop {
-            let message = next(&mut self.connection).await.expect("the connection is still open");
-            match message.body {
-                ServerBody::Error(error) if message.id == id => return Err(error),
-                body if message.id == id => return Ok(body),
-                body if message.id.get() == 0 => self.events.push_back(body),
-                body => panic!("an answer to another request ({}): {body:?}", message.id),
+            if let Some(answer) = self.answers.remove(&id) {
+                return answer;
             }
+            let message = next(&mut self.connection).await.expect("the connection is still open");
+            let event = self.sort(message);
+            self.events.extend(event);
         }
+    }
+
+    /// Keeps an answer for whoever awaits it, and gives an event back.
+    fn sort(&mut self, message: ServerMessage) -> Option<ServerBody> {
+        if message.id.get() == 0 {
+            return Some(message.body);
+        }
+        assert!(self.unanswered.remove(&message.id), "an answer that nobody waits for: {message:?}");
+        let answer = match message.body {
+            ServerBody::Error(error) => Err(error),
+            body => Ok(body),
+        };
+        self.answers.insert(message.id, answer);
+        None
     }
 
     /// The next event; `None` when the server has closed the connection.
@@ -307,9 +327,12 @@ impl Session {
         if let Some(event) = self.events.pop_front() {
             return Some(event);
         }
-        let message = next(&mut self.connection).await?;
-        assert_eq!(message.id.get(), 0, "an answer that nobody waits for: {message:?}");
-        Some(message.body)
+        loop {
+            let message = next(&mut self.connection).await?;
+            if let Some(event) = self.sort(message) {
+                return Some(event);
+            }
+        }
     }
 
     /// The next pushed entry; other events are dropped.

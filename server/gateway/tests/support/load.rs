@@ -1,0 +1,394 @@
+//! People who send as fast as they are answered, over both transports and over the deaths of the server, and members who
+//! read the logs; all of it written down in a [`History`].
+#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::BytesMut;
+use tern_client::Transport;
+use tern_client::raw::{Connector, Received};
+use tern_protocol::convert::encode_request;
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::{ServerBody, ServerMessage};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, UserId};
+use tern_protocol::model::{Change, Entry, Message, Sender, Target};
+use tern_protocol::request::{Request, RequestBody, Send};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::history::{History, Key, Listener, Stage, assert_none, same_log};
+use crate::random::Random;
+use crate::support::{PATIENCE, Session, TRANSPORTS, Ternd, user};
+
+const USERS: usize = 6;
+/// Sends of one device that are unanswered at once.
+const PIPELINED: usize = 32;
+/// Written by everybody.
+pub type Shared = Arc<Mutex<History>>;
+
+/// To write in it.
+pub fn lock(history: &Shared) -> MutexGuard<'_, History> {
+    history.lock().expect("nobody panics while holding it")
+}
+
+/// What the devices are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Send what is unanswered, then more and more.
+    Send,
+    /// Send nothing new; end when everything is answered.
+    Drain,
+    /// The server is gone, and everything that it had written has come.
+    Gone,
+}
+
+fn name(user: usize) -> String {
+    format!("user{user}")
+}
+
+/// A direct chat of each user with the next one.
+fn direct(user_index: usize) -> ConversationId {
+    ConversationId::direct(user(&name(user_index)), user(&name((user_index + 1) % USERS)))
+}
+
+/// The message with this key, always the same; some are long, so that tables get written, too.
+fn content(key: &Key) -> Change {
+    let mark = format!("{} {} {} ", key.conversation, key.sender.device, key.client_seq);
+    let mut random = Random::new(key.client_seq.0 ^ key.sender.device.get() << 32);
+    let length = if random.one_in(32) { 16_384 } else { random.within(60..400) as usize };
+    let payload = mark.bytes().cycle().take(length).collect::<Vec<u8>>().into();
+    Change::Message(Message { content_type: "text/plain".to_owned(), payload, reply_to: None })
+}
+
+/// One device that sends, over all rounds.
+pub struct Device {
+    name: String,
+    sender: Sender,
+    targets: Vec<(ConversationId, Target)>,
+    /// The number of the last send to each target.
+    last: Vec<u64>,
+    /// Sends without an answer, in the order in which they were sent first.
+    pub open: VecDeque<(Key, Target)>,
+    random: Random,
+}
+
+/// One connection of it.
+struct Line<'a> {
+    device: &'a mut Device,
+    history: &'a Shared,
+    out: mpsc::UnboundedSender<BytesMut>,
+    requests: u64,
+    in_flight: HashMap<RequestId, Key>,
+}
+
+impl Device {
+    fn new(user_index: usize, device: u64, group: ConversationId, random: Random) -> Self {
+        let name = name(user_index);
+        let sender = Sender { user: user(&name), device: DeviceId::new(device).expect("not 0") };
+        let peers = [(user_index + 1) % USERS, (user_index + USERS - 1) % USERS];
+        let chats = peers.map(|peer| {
+            let peer = user(&self::name(peer));
+            (ConversationId::direct(sender.user, peer), Target::User(peer))
+        });
+        let targets: Vec<_> = [(group, Target::Conversation(group))].into_iter().chain(chats).collect();
+        Self { name, sender, last: vec![0; targets.len()], targets, open: VecDeque::new(), random }
+    }
+
+    fn next(&mut self) -> (Key, Target) {
+        // Half of it to the group.
+        let i = self.random.within(0..4) as usize % 3;
+        self.last[i] += 1;
+        let (conversation, target) = self.targets[i];
+        (Key { conversation, sender: self.sender, client_seq: ClientSeq(self.last[i]) }, target)
+    }
+
+    /// Something that was sent at any time before, to ask about it again.
+    fn old(&mut self) -> Option<(Key, Target)> {
+        let i = self.random.within(0..self.targets.len() as u64) as usize;
+        let (conversation, target) = self.targets[i];
+        let number = self.random.within(1..self.last[i] + 2);
+        let key = Key { conversation, sender: self.sender, client_seq: ClientSeq(number) };
+        let is_open = self.open.iter().any(|(open, _)| *open == key);
+        (number <= self.last[i] && !is_open).then_some((key, target))
+    }
+}
+
+impl Line<'_> {
+    fn send(&mut self, frames: &mut BytesMut, key: Key, target: Target) {
+        let change = content(&key);
+        lock(self.history).issue(key, &change);
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        self.in_flight.insert(id, key);
+        let body = RequestBody::Send(Send { target, client_seq: key.client_seq, change });
+        frames.extend_from_slice(&encode_request(&Request { id, body }));
+    }
+
+    fn write(&self, frames: BytesMut) {
+        if !frames.is_empty() {
+            // Whoever writes them ends when the server is gone; what is unanswered is sent again.
+            let _ = self.out.send(frames);
+        }
+    }
+
+    /// After a login: what is unanswered, in the old order, and a few answered ones.
+    fn resend(&mut self) {
+        let mut frames = BytesMut::new();
+        for (key, target) in self.device.open.clone() {
+            self.send(&mut frames, key, target);
+        }
+        for _ in 0..4 {
+            if let Some((key, target)) = self.device.old() {
+                self.send(&mut frames, key, target);
+            }
+        }
+        self.write(frames);
+    }
+
+    fn fill(&mut self) {
+        let mut frames = BytesMut::new();
+        while self.device.open.len() < PIPELINED {
+            let (key, target) = self.device.next();
+            self.device.open.push_back((key, target));
+            self.send(&mut frames, key, target);
+        }
+        self.write(frames);
+    }
+
+    fn take(&mut self, listener: &mut Listener, message: ServerMessage) {
+        match message.body {
+            ServerBody::SendOk(ok) => {
+                let key = self.in_flight.remove(&message.id).expect("an answer to a send");
+                lock(self.history).ack(key, &ok);
+                self.device.open.retain(|(open, _)| *open != key);
+            }
+            ServerBody::Push { conversation, entry } => {
+                listener.push(&mut lock(self.history), conversation, entry);
+            }
+            ServerBody::Error(error) => panic!("{} of {}: {error:?}", message.id, self.device.name),
+            _ => {}
+        }
+    }
+}
+
+/// Where the server is.
+#[derive(Clone)]
+pub struct Server {
+    connector: Arc<Connector>,
+    tokens: Arc<HashMap<String, String>>,
+}
+
+impl Server {
+    /// Asks for tokens.
+    pub fn new(ternd: &Ternd) -> Self {
+        let names = (0..USERS).map(name).chain(["listener".to_owned()]);
+        let tokens = names.map(|name| (name.clone(), ternd.token(&name))).collect();
+        Self { connector: Arc::new(ternd.connector()), tokens: Arc::new(tokens) }
+    }
+
+    async fn login(&self, transport: Transport, name: &str, device: u64) -> Session {
+        let connecting = timeout(PATIENCE, self.connector.connect(transport)).await;
+        let connection = connecting.expect("within the patience").expect("ternd accepts connections");
+        Session::login(connection, &self.tokens[name], device).await.expect("the token is good")
+    }
+}
+
+/// Sends until the server is gone or everything is answered. Says in `running` when the first answer has come.
+async fn send(
+    mut device: Device,
+    server: Server,
+    transport: Transport,
+    history: Shared,
+    mut phase: watch::Receiver<Phase>,
+    running: mpsc::UnboundedSender<()>,
+) -> Device {
+    let session = server.login(transport, &device.name, device.sender.device.get()).await;
+    let (mut sender, mut receiver, _quic) = session.into_connection().into_split();
+    let (out, mut frames) = mpsc::unbounded_channel::<BytesMut>();
+    let writer = tokio::spawn(async move {
+        while let Some(frames) = frames.recv().await {
+            if sender.send_bytes(&frames).await.is_err() {
+                break;
+            }
+        }
+    });
+    let mut listener = Listener::default();
+    // The login was request 1.
+    let mut line =
+        Line { device: &mut device, history: &history, out, requests: 1, in_flight: HashMap::new() };
+    line.resend();
+    let mut running = Some(running);
+    loop {
+        let now = *phase.borrow_and_update();
+        match now {
+            Phase::Send => line.fill(),
+            Phase::Drain if line.in_flight.is_empty() => break,
+            Phase::Drain => {}
+            Phase::Gone => break,
+        }
+        tokio::select! {
+            changed = phase.changed() => changed.expect("the test tells when to end"),
+            received = timeout(PATIENCE, receiver.recv()) => match received.expect("an answer within the patience") {
+                Ok(Received::Message(message)) => {
+                    let answered = message.id.get() != 0;
+                    line.take(&mut listener, message);
+                    if answered && let Some(running) = running.take() {
+                        let _ = running.send(());
+                    }
+                }
+                Ok(Received::Heartbeat) => {}
+                Ok(Received::Closed) | Err(_) => break,
+            },
+        }
+    }
+    drop(line);
+    writer.abort();
+    device
+}
+
+/// Takes pushes until the server is gone, or told to end.
+async fn listen(
+    server: Server,
+    transport: Transport,
+    (name, device): (String, u64),
+    history: Shared,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let session = server.login(transport, &name, device).await;
+    let (_sender, mut receiver, _quic) = session.into_connection().into_split();
+    let mut listener = Listener::default();
+    while *phase.borrow_and_update() == Phase::Send {
+        tokio::select! {
+            changed = phase.changed() => changed.expect("the test tells when to end"),
+            received = receiver.recv() => match received {
+                Ok(Received::Message(ServerMessage { body: ServerBody::Push { conversation, entry }, .. })) => {
+                    listener.push(&mut lock(&history), conversation, entry);
+                }
+                Ok(Received::Closed) | Err(_) => break,
+                Ok(_) => {}
+            },
+        }
+    }
+}
+
+/// Everything at work during one round.
+pub struct Running {
+    devices: Vec<JoinHandle<Device>>,
+    listeners: Vec<JoinHandle<()>>,
+    phase: watch::Sender<Phase>,
+}
+
+impl Running {
+    /// Returns when every device has had an answer.
+    pub async fn start(round: u64, devices: Vec<Device>, server: &Server, history: &Shared) -> Self {
+        let (phase, _) = watch::channel(Phase::Send);
+        let transport = |i: usize| TRANSPORTS[(i + round as usize) % 2];
+        let listeners = [("listener".to_owned(), 1), (name(0), 80)];
+        let listeners = listeners.into_iter().enumerate().map(|(i, who)| {
+            tokio::spawn(listen(server.clone(), transport(i), who, history.clone(), phase.subscribe()))
+        });
+        let listeners = listeners.collect();
+        let (running, mut answered) = mpsc::unbounded_channel();
+        let count = devices.len();
+        let devices = devices.into_iter().enumerate().map(|(i, device)| {
+            let (history, phase) = (history.clone(), phase.subscribe());
+            tokio::spawn(send(device, server.clone(), transport(i), history, phase, running.clone()))
+        });
+        let devices = devices.collect();
+        drop(running);
+        for _ in 0..count {
+            let answered = timeout(PATIENCE, answered.recv()).await;
+            answered.expect("answers within the patience").expect("no device has failed");
+        }
+        Self { devices, listeners, phase }
+    }
+
+    /// Tells everybody, and waits for them.
+    pub async fn end(self, phase: Phase) -> Vec<Device> {
+        self.phase.send_replace(phase);
+        let mut devices = Vec::new();
+        for device in self.devices {
+            let ended = timeout(PATIENCE, device).await.expect("within the patience");
+            devices.push(ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic())));
+        }
+        for listener in self.listeners {
+            let ended = timeout(PATIENCE, listener).await.expect("within the patience");
+            ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+        }
+        devices
+    }
+}
+
+/// The logs, as two members read each of them, one over each transport.
+pub struct Readers {
+    conversations: Vec<(ConversationId, [String; 2])>,
+    /// As far as read.
+    pub logs: HashMap<ConversationId, Vec<Entry>>,
+}
+
+impl Readers {
+    /// Nothing is read yet.
+    pub fn new(group: ConversationId) -> Self {
+        let chats = (0..USERS).map(|i| (direct(i), [name(i), name((i + 1) % USERS)]));
+        let group = (group, [name(USERS - 1), "listener".to_owned()]);
+        Self { conversations: chats.chain([group]).collect(), logs: HashMap::new() }
+    }
+
+    /// Reads on, or all of it anew.
+    pub async fn read(&mut self, server: &Server, anew: bool) {
+        let before = if anew { std::mem::take(&mut self.logs) } else { HashMap::new() };
+        for (conversation, readers) in &self.conversations {
+            let log = self.logs.entry(*conversation).or_default();
+            let from = log.len() as u64 + 1;
+            let mut found = Vec::new();
+            for (i, transport) in TRANSPORTS.into_iter().enumerate() {
+                let mut session = server.login(transport, &readers[i], 90 + i as u64).await;
+                found.push(match session.log_from(*conversation, from).await {
+                    Ok(entries) => entries,
+                    // A direct chat that nobody has used yet.
+                    Err(error) if error.code == ErrorCode::UnknownConversation => Vec::new(),
+                    Err(error) => panic!("{conversation} cannot be read: {error:?}"),
+                });
+                session.close().await;
+            }
+            let differ = same_log(*conversation, &found[0], &found[1]);
+            assert_none(differ.as_slice(), "two readers");
+            log.append(&mut found[0]);
+            if let Some(before) = before.get(conversation) {
+                assert_none(same_log(*conversation, before, log).as_slice(), "before and now");
+            }
+        }
+    }
+
+    /// Compares what was read with what was sent.
+    pub fn check(&self, history: &Shared, stage: Stage, when: &str) {
+        let history = lock(history);
+        let mut violations = Vec::new();
+        for (conversation, log) in &self.logs {
+            violations.append(&mut history.check(*conversation, log, stage));
+        }
+        assert_none(&violations, when);
+    }
+}
+
+/// The group that everybody sends to.
+pub async fn create_group(server: &Server, group: ConversationId, history: &Shared) {
+    let mut owner = server.login(Transport::Tcp, &name(0), 70).await;
+    let mut members: Vec<UserId> = (1..USERS).map(|i| user(&name(i))).chain([user("listener")]).collect();
+    members.sort();
+    let change = Change::Create { title: "everybody".to_owned(), members };
+    let sender = Sender { user: owner.user(), device: DeviceId::new(70).expect("not 0") };
+    let key = Key { conversation: group, sender, client_seq: ClientSeq(1) };
+    lock(history).issue(key, &change);
+    let ok = owner.send_as(Target::Conversation(group), key.client_seq, change).await.expect("created");
+    lock(history).ack(key, &ok);
+    owner.close().await;
+}
+
+/// The devices: two of the users have two.
+pub fn devices(group: ConversationId, random: &mut Random) -> Vec<Device> {
+    let devices = (0..USERS).map(|i| (i, 1)).chain([(0, 2), (1, 2)]);
+    devices.map(|(i, n)| Device::new(i, n, group, random.split())).collect()
+}
