@@ -1,2 +1,31 @@
-//! tern-bench.
-fn main() {}
+//! tern-bench: command line, scenario, report.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tern_bench::args::{Cli, Scenario};
+use tern_bench::{idle, send};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A promise was broken. 1 says that the run itself went wrong, 2 is clap's.
+const BROKEN: u8 = 3;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().scenario {
+        Scenario::Send(args) => send::run(&args),
+        Scenario::Idle(args) => idle::run(&args),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => {
+            eprintln!("tern-bench: the server has broken a promise: see \"faults\"");
+            BROKEN.into()
+        }
+        Err(error) => {
+            eprintln!("tern-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

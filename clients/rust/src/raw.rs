@@ -369,7 +369,11 @@ impl Sender {
         self.writer.shutdown().await
     }
 
-    /// Writes some of `out`, or flushes when it is empty. May be dropped and called again without loss.
+    /// Writes some of `out`, or flushes when it is empty. May be dropped and called again without loss, so that a client
+    /// can read while it writes.
+    ///
+    /// # Errors
+    /// When the connection is gone.
     pub async fn write_some(&mut self, out: &mut BytesMut) -> io::Result<usize> {
         if out.is_empty() {
             return self.writer.flush().await.map(|()| 0);

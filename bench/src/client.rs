@@ -1,0 +1,151 @@
+//! One client: a logged-in connection that reads while it writes.
+
+use std::io;
+
+use bytes::BytesMut;
+use futures_util::FutureExt;
+use tern_client::Transport;
+use tern_client::raw::{Connector, ReceiveError, Received, Receiver, Sender};
+use tern_protocol::convert::encode_request;
+use tern_protocol::event::ServerBody;
+use tern_protocol::frame::HEARTBEAT;
+use tern_protocol::ids::{DeviceId, RequestId, UserId};
+use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
+use tern_protocol::request::{Login, Request, RequestBody};
+
+use crate::clock;
+
+/// Who logs in.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Among the clients of the run.
+    pub number: usize,
+    /// For the login.
+    pub token: String,
+    /// The installation.
+    pub device: DeviceId,
+}
+
+/// A logged-in connection.
+pub struct Client {
+    /// Among the clients of the run.
+    pub number: usize,
+    /// Who it is.
+    pub user: UserId,
+    /// What connection and login took.
+    pub login_nanos: u64,
+    sender: Sender,
+    receiver: Receiver,
+    /// The connection closes with its last handle.
+    _quic: Option<quinn::Connection>,
+    requests: u64,
+    out: BytesMut,
+    unflushed: bool,
+}
+
+impl Client {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// What went wrong, for people.
+    pub async fn login(
+        connector: &Connector,
+        transport: Transport,
+        account: &Account,
+    ) -> Result<Self, String> {
+        let start = clock::nanos();
+        let mut connection = connector.connect(transport).await.map_err(|error| error.to_string())?;
+        let login = Login {
+            token: account.token.clone(),
+            device: account.device,
+            versions: (VERSION_MIN, VERSION_MAX),
+            features: Vec::new(),
+            client: concat!("tern-bench/", env!("CARGO_PKG_VERSION")).to_owned(),
+        };
+        let login = Request { id: RequestId(1), body: RequestBody::Login(login) };
+        connection.send_request(&login).await.map_err(|error| error.to_string())?;
+        let user = match connection.recv().await.map_err(|error| error.to_string())? {
+            Received::Message(message) => match message.body {
+                ServerBody::LoginOk(ok) => ok.user,
+                other => return Err(format!("not logged in: {other:?}")),
+            },
+            other => return Err(format!("not logged in: {other:?}")),
+        };
+        let (sender, receiver, quic) = connection.into_split();
+        Ok(Self {
+            number: account.number,
+            user,
+            login_nanos: clock::nanos() - start,
+            sender,
+            receiver,
+            _quic: quic,
+            requests: 1,
+            out: BytesMut::new(),
+            unflushed: false,
+        })
+    }
+
+    /// Queues a request that is answered; [`Self::write`] sends it.
+    pub fn request(&mut self, body: RequestBody) -> RequestId {
+        self.requests += 1;
+        let id = RequestId(self.requests);
+        self.queue(&Request { id, body });
+        id
+    }
+
+    /// Queues a request.
+    pub fn queue(&mut self, request: &Request) {
+        self.out.extend_from_slice(&encode_request(request));
+    }
+
+    /// Queues a heartbeat.
+    pub fn heartbeat(&mut self) {
+        self.out.extend_from_slice(HEARTBEAT);
+    }
+
+    /// Writes what is queued as far as the connection takes it, and reads meanwhile: returns with what comes first.
+    /// May be dropped and called again without loss.
+    ///
+    /// # Errors
+    /// [`ReceiveError`].
+    pub async fn next(&mut self) -> Result<Received, ReceiveError> {
+        let Self { sender, receiver, out, unflushed, .. } = self;
+        loop {
+            *unflushed |= !out.is_empty();
+            if !*unflushed {
+                return receiver.recv().await;
+            }
+            tokio::select! {
+                biased;
+                written = sender.write_some(out) => {
+                    let flushed = written? == 0;
+                    *unflushed = !flushed || !out.is_empty();
+                }
+                received = receiver.recv() => return received,
+            }
+        }
+    }
+
+    /// What is there already. `None`: nothing.
+    pub fn next_now(&mut self) -> Option<Result<Received, ReceiveError>> {
+        self.receiver.recv().now_or_never()
+    }
+
+    /// Writes all that is queued. Only for what certainly fits into the buffers on the way.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn write(&mut self) -> io::Result<()> {
+        self.unflushed |= !self.out.is_empty();
+        while self.unflushed {
+            self.unflushed = self.sender.write_some(&mut self.out).await? > 0 || !self.out.is_empty();
+        }
+        Ok(())
+    }
+
+    /// Says that nothing more comes.
+    pub async fn finish(mut self) {
+        let _ = self.write().await;
+        let _ = self.sender.finish().await;
+    }
+}

@@ -1,0 +1,63 @@
+//! What a process uses, from /proc.
+
+use std::time::Duration;
+
+use crate::Error;
+
+/// /proc counts CPU time in these, on every architecture that matters.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// A process at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Usage {
+    /// User and system time of all its threads, in steps of 10 ms.
+    pub cpu: Duration,
+    /// The system's part of it.
+    pub system: Duration,
+    /// Resident memory.
+    pub rss_bytes: u64,
+}
+
+/// What a process has used so far.
+///
+/// # Errors
+/// When there is no such process.
+pub fn usage(pid: u32) -> Result<Usage, Error> {
+    let read = |file: &str| {
+        let path = format!("/proc/{pid}/{file}");
+        std::fs::read_to_string(&path).map_err(Error::io(format!("cannot read {path}")))
+    };
+    let (user, system) = cpu_ticks(&read("stat")?).ok_or(Error::Server("an odd /proc/PID/stat".into()))?;
+    let kilobytes = rss_kilobytes(&read("status")?).ok_or(Error::Server("an odd /proc/PID/status".into()))?;
+    let time = |ticks| Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
+    Ok(Usage { cpu: time(user + system), system: time(system), rss_bytes: kilobytes * 1024 })
+}
+
+fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
+    // The name may hold anything, blanks and brackets included.
+    let (_, fields) = stat.rsplit_once(") ")?;
+    let mut fields = fields.split(' ').skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+fn rss_kilobytes(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix(" kB")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_is_understood() {
+        let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 0 0 0 17 4 0 0 20 0 3 0 99 1 1 1";
+        assert_eq!(cpu_ticks(stat), Some((17, 4)));
+        assert_eq!(rss_kilobytes("Name:\tx\nVmRSS:\t    5132 kB\nThreads:\t1\n"), Some(5132));
+    }
+
+    #[test]
+    fn this_process_uses_something() {
+        assert!(usage(std::process::id()).expect("it exists").rss_bytes > 0);
+    }
+}
