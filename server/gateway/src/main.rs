@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand};
 use tern_server::config::{Config, EXAMPLE};
-use tern_server::server::{Server, Setup, abort_on_panic};
+use tern_server::server::{Server, Setup};
 use tern_server::{dev, tls};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +16,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    abort_on_panic();
     let filter = tracing_subscriber::EnvFilter::try_from_env("TERN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -3,8 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Once};
 use std::thread;
 
 use tern_core::routing::ShardId;
@@ -26,6 +26,9 @@ use crate::transport::{self, BindError, ShardCount, Steering, quic::QuicOptions}
 
 /// The exit status after the store has failed, `EX_IOERR` of sysexits.h.
 pub const EXIT_STORE_FAILED: i32 = 74;
+
+/// What the names of the shards' threads begin with.
+const SHARD_THREAD: &str = "tern-shard-";
 
 /// Everything that a server is made of.
 pub struct Setup {
@@ -83,6 +86,7 @@ impl Server {
         let shards = setup.shards.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
         let kv = Embedded::open(&setup.data.join("store"), Options::default(), Box::new(store_failed))?;
+        abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(CurrentIdentity::new(setup.identity), &secrets)?;
         let bound = transport::bind(setup.tcp, setup.quic, count, Steering::Kernel)?;
@@ -102,7 +106,7 @@ impl Server {
                 (tcp, quic)
             };
             let run = move || runtime.block_on(LocalSet::new().run_until(shard.run(inbox, acceptors)));
-            threads.push(thread::Builder::new().name(format!("tern-shard-{}", id.0)).spawn(run)?);
+            threads.push(thread::Builder::new().name(format!("{SHARD_THREAD}{}", id.0)).spawn(run)?);
         }
         info!(tcp = %bound.tcp, quic = %bound.quic, shards, "serving");
         Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads })
@@ -142,11 +146,18 @@ fn store_failed(error: &tern_store::embedded::FatalError) {
     std::process::exit(EXIT_STORE_FAILED);
 }
 
-/// Makes a panic of any thread end the process: a shard that is gone would leave its users without an answer.
-pub fn abort_on_panic() {
-    let default = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        default(panic);
-        std::process::abort();
-    }));
+/// Makes a panic on a shard's thread end the process: the runtime would catch it, and the users of that shard would go
+/// without an answer for ever.
+fn abort_on_shard_panic() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            default(panic);
+            if thread::current().name().is_some_and(|name| name.starts_with(SHARD_THREAD)) {
+                eprintln!("ternd: a shard has panicked and the server stops; please report this as a bug");
+                std::process::abort();
+            }
+        }));
+    });
 }
