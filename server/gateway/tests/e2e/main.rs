@@ -3,9 +3,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bulk;
 mod catch_up;
 mod direct;
 mod groups;
+mod life;
 mod many;
 mod once;
 mod receipts;
+mod sdk;
+mod slow;
