@@ -149,10 +149,14 @@ impl History {
         }
     }
 
-    /// Compares a conversation's whole log with what was sent, answered and pushed. What was found wrong before, in
-    /// answers and pushes, is reported with it.
+    /// What was wrong in answers and pushes by themselves.
+    pub fn broken(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Compares a conversation's whole log with what was sent, answered and pushed.
     pub fn check(&self, conversation: ConversationId, log: &[Entry], stage: Stage) -> Vec<Violation> {
-        let mut found = Found { violations: self.violations.clone() };
+        let mut found = Found { violations: Vec::new() };
         let mut at: HashMap<Key, Seq> = HashMap::with_capacity(log.len());
         let mut newest: HashMap<Sender, (ClientSeq, Seq)> = HashMap::new();
         // Among the entries so far, the one that was sent last: none of those after it may have been answered before.
@@ -347,7 +351,8 @@ mod tests {
                 Push(entry) => listener.push(&mut history, conversation(), entry),
             }
         }
-        let found = history.check(conversation(), log, stage);
+        let mut found = history.broken().to_vec();
+        found.append(&mut history.check(conversation(), log, stage));
         let rules: Vec<&str> = found.iter().map(|violation| violation.rule).collect();
         assert_eq!(rules, expected, "{found:?}");
     }

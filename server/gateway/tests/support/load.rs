@@ -365,7 +365,7 @@ impl Readers {
     /// Compares what was read with what was sent.
     pub fn check(&self, history: &Shared, stage: Stage, when: &str) {
         let history = lock(history);
-        let mut violations = Vec::new();
+        let mut violations = history.broken().to_vec();
         for (conversation, log) in &self.logs {
             violations.append(&mut history.check(*conversation, log, stage));
         }
