@@ -1,0 +1,152 @@
+//! Good requests with something changed at random, the same every time.
+
+use bytes::{Bytes, BytesMut};
+use tern_client::raw::Received;
+use tern_protocol::convert::encode_request;
+use tern_protocol::frame::{self, Frame};
+use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq};
+use tern_protocol::limits::FRAME_BYTES_MAX;
+use tern_protocol::model::{Change, Role, Target};
+use tern_protocol::request::{
+    History, HistoryFrom, ListConversations, ListUsers, Mark, Request, RequestBody, Send,
+};
+
+use crate::support::{PATIENCE, Ternd, group, login_request, message, over_each, sync, user};
+use crate::{Bystanders, connect, is_well};
+
+/// Frames for each transport.
+const FRAMES: usize = 3_000;
+/// Frames on one connection, if it lives that long.
+const FRAMES_A_CONNECTION: usize = 40;
+/// Far more than a small server needs, far less than what a leak of these frames would take.
+const RSS_MAX_KIB: u64 = 400 * 1024;
+
+/// SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ x >> 31
+    }
+
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.next() % n as u64) as usize
+    }
+
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
+    }
+}
+
+/// One good request of every kind.
+fn corpus(token: &str) -> Vec<Bytes> {
+    let id = group(1);
+    let chat = ConversationId::direct(user("mallory"), user("bob"));
+    let send = |target, change| RequestBody::Send(Send { target, client_seq: ClientSeq(77), change });
+    let users = ListUsers { conversation: id, after: Some(user("a")), limit: 10 };
+    let bodies = vec![
+        RequestBody::Login(login_request(token, 5)),
+        send(Target::User(user("bob")), message("hello")),
+        send(Target::Conversation(id), message("hello")),
+        send(Target::Conversation(id), Change::Create { title: "t".into(), members: vec![user("bob")] }),
+        send(Target::Conversation(id), Change::Add { members: vec![user("x"), user("y")] }),
+        send(Target::Conversation(id), Change::Remove { member: user("x") }),
+        send(Target::Conversation(id), Change::Role { member: user("x"), role: Role::Admin }),
+        send(Target::Conversation(id), Change::Title { title: "other".into() }),
+        RequestBody::Mark(vec![Mark { conversation: chat, delivered: Seq(1), read: Seq(1) }]),
+        sync(&[(id, 1), (chat, 1)]),
+        RequestBody::History(History { conversation: chat, from: HistoryFrom::Backward(None), limit: 9 }),
+        RequestBody::ListConversations(ListConversations { after: Some(id), limit: 9 }),
+        RequestBody::ListMembers(users),
+        RequestBody::ListReceipts(users),
+    ];
+    let requests = bodies.into_iter().map(|body| Request { id: RequestId(1_000), body });
+    // Without the length, which is written anew.
+    requests
+        .map(|request| {
+            match frame::decode(&mut BytesMut::from(&encode_request(&request)[..]), FRAME_BYTES_MAX) {
+                Ok(Some(Frame::Message(message))) => message,
+                other => panic!("{other:?}"),
+            }
+        })
+        .collect()
+}
+
+fn mutated(random: &mut Random, corpus: &[Bytes]) -> Vec<u8> {
+    let mut bytes = corpus[random.below(corpus.len())].to_vec();
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len());
+        match random.below(6) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = random.next() as u8,
+            2 => bytes.truncate(at.max(1)),
+            3 => bytes.insert(at, random.next() as u8),
+            4 => {
+                // A piece of another request.
+                let other = &corpus[random.below(corpus.len())];
+                let from = random.below(other.len());
+                bytes.splice(at..at, other[from..].iter().copied());
+            }
+            _ => bytes[at] = [0x00, 0x7f, 0x80, 0xff][random.below(4)],
+        }
+    }
+    let mut framed = Vec::with_capacity(bytes.len() + 3);
+    let mut length = bytes.len();
+    while length > 0x7f {
+        framed.push(length as u8 | 0x80);
+        length >>= 7;
+    }
+    framed.push(length as u8);
+    framed.extend(bytes);
+    // Now and then the length is wrong, too.
+    if random.below(20) == 0 {
+        framed[0] ^= 1 << random.below(8);
+    }
+    framed
+}
+
+fn rss_kib(ternd: &Ternd) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", ternd.pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[tokio::test]
+async fn nothing_that_is_sent_ends_the_server() {
+    over_each(async |ternd, transport| {
+        let mut random = Random(0x7e57);
+        let mut bystanders = Bystanders::new(ternd, transport).await;
+        let token = ternd.token("mallory");
+        let corpus = corpus(&token);
+        let (mut sent, mut connections, before) = (0, 0, rss_kib(ternd));
+        while sent < FRAMES {
+            let mut connection = connect(ternd, transport).await;
+            connections += 1;
+            if random.below(5) > 0 {
+                let login = RequestBody::Login(login_request(&token, 1 + random.next() % 3));
+                let request = Request { id: RequestId(1), body: login };
+                connection.send_request(&request).await.expect("sent");
+            }
+            let frames = FRAMES_A_CONNECTION.min(FRAMES - sent);
+            let bytes: Vec<u8> = (0..frames).flat_map(|_| mutated(&mut random, &corpus)).collect();
+            sent += frames;
+            // The server may close before it has read all of it.
+            let _ = connection.send_bytes(&bytes).await;
+            let _ = connection.sender.finish().await;
+            let end = async { while !matches!(connection.recv().await, Ok(Received::Closed) | Err(_)) {} };
+            tokio::time::timeout(PATIENCE, end).await.expect("it ends");
+            if connections % 10 == 0 {
+                bystanders.talk().await;
+            }
+        }
+        bystanders.talk().await;
+        is_well(ternd).await;
+        let after = rss_kib(ternd);
+        eprintln!("{sent} frames on {connections} connections: {before} kB before, {after} kB after");
+        assert!(after < RSS_MAX_KIB, "{after} kB");
+    })
+    .await;
+}
