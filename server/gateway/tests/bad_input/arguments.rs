@@ -109,11 +109,9 @@ async fn sends_have_limits() {
             ("a group of 1,024", new_group(group_id(2), 256, ids(1_023)), Ok(())),
             ("the highest number", with_number(u64::MAX), Ok(())),
         ];
-        let mut next_number = 2;
         let mut head = 1;
-        for (what, send, expected) in cases {
+        for ((what, send, expected), next_number) in cases.into_iter().zip(2..) {
             let number = if send.client_seq == 0 { next_number } else { send.client_seq };
-            next_number += 1;
             let in_group = send.target == to_group().target;
             let answer = ask(&mut alice, number, R::Send(pb::Send { client_seq: number, ..send })).await;
             assert_eq!(answer.map(drop), expected, "{what}");
@@ -143,8 +141,12 @@ async fn queries_and_marks_have_limits() {
     over_each(async |ternd, transport| {
         let mut alice = ternd.login(transport, "alice", 1).await;
         alice.create(group(1), "walkers", &["bob"]).await;
-        let known =
-            |n: u32| ids(n).into_iter().map(|conversation| pb::Known { conversation, seq: 1 }).collect();
+        let known = |n: u32| {
+            ids(n)
+                .into_iter()
+                .map(|conversation| pb::Known { conversation, seq: 1, ..Default::default() })
+                .collect()
+        };
         let sync = |known| R::Sync(pb::Sync { known, ..Default::default() });
         let mark = |conversation, delivered, read| pb::Watermark { conversation, delivered, read };
         let marks = |n| R::Mark(pb::Mark { marks: vec![mark(walkers(), 1, 1); n] });
@@ -162,7 +164,7 @@ async fn queries_and_marks_have_limits() {
             ("known, above it", sync(known(20_001)), false),
             ("known, not sorted", sync(unsorted), false),
             ("known, one twice", sync(twice), false),
-            ("known, no id", sync(vec![pb::Known { conversation: bytes(0), seq: 1 }]), false),
+            ("known, no id", sync(vec![pb::Known { seq: 1, ..Default::default() }]), false),
             ("sync after half an id", R::Sync(pb::Sync { after: bytes(8), ..Default::default() }), false),
             ("sync until too much", R::Sync(pb::Sync { until: bytes(32), ..Default::default() }), false),
             ("sync, the highest latest", R::Sync(pb::Sync { latest: u32::MAX, ..Default::default() }), true),

@@ -15,11 +15,11 @@ use crate::support::{PATIENCE, Ternd, group, login_request, message, over_each, 
 use crate::{Bystanders, connect, is_well};
 
 /// Frames for each transport.
-const FRAMES: usize = 3_000;
-/// Frames on one connection, if it lives that long.
-const FRAMES_A_CONNECTION: usize = 40;
+const FRAMES: usize = 4_000;
+/// Frames on one connection: few, since many end it.
+const FRAMES_A_CONNECTION: usize = 10;
 /// Far more than a small server needs, far less than what a leak of these frames would take.
-const RSS_MAX_KIB: u64 = 400 * 1024;
+const RSS_MAX_KIB: u64 = 200 * 1024;
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -138,7 +138,7 @@ async fn nothing_that_is_sent_ends_the_server() {
             let _ = connection.sender.finish().await;
             let end = async { while !matches!(connection.recv().await, Ok(Received::Closed) | Err(_)) {} };
             tokio::time::timeout(PATIENCE, end).await.expect("it ends");
-            if connections % 10 == 0 {
+            if connections % 40 == 0 {
                 bystanders.talk().await;
             }
         }

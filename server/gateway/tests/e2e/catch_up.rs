@@ -15,11 +15,12 @@ type Stored = BTreeMap<ConversationId, Vec<Entry>>;
 
 /// Catches up as the protocol says: syncs page by page, then pulls what is missing. Returns how many sync pages it took.
 async fn catch_up(session: &mut Session, stored: &mut Stored, latest: Option<u32>) -> usize {
-    let known: Vec<_> = stored.iter().map(|(id, log)| (*id, log.last().map_or(Seq(0), |e| e.seq))).collect();
+    let last = |log: &Vec<Entry>| log.last().map_or(0, |entry| entry.seq.get());
+    let known: Vec<_> = stored.iter().map(|(id, log)| (*id, last(log))).collect();
     let (mut after, mut pages) = (None, 0);
     loop {
-        let request = Sync { known: known.clone(), after, until: None, latest };
-        let page = session.sync(RequestBody::Sync(request)).await;
+        let RequestBody::Sync(request) = sync(&known) else { unreachable!() };
+        let page = session.sync(RequestBody::Sync(Sync { after, latest, ..request })).await;
         pages += 1;
         for state in page.conversations {
             assert!(after.is_none_or(|after| state.conversation > after), "above what is covered");

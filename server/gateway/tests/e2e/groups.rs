@@ -180,6 +180,9 @@ async fn owners_leave_and_have_heirs() {
     .await;
 }
 
+/// Who tries what, and whether it is done.
+type Cases<'a> = (&'a mut Session, &'a [(Change, Result<(), ErrorCode>)]);
+
 #[tokio::test]
 async fn roles_allow_and_forbid() {
     use ErrorCode::{Forbidden, InvalidArgument, NoChange, NotMember};
@@ -192,7 +195,7 @@ async fn roles_allow_and_forbid() {
         alice.change(id, role("admin", Role::Admin)).await.expect("the owner may");
         alice.change(id, role("second", Role::Admin)).await.expect("the owner may");
         let mut head = 3;
-        let cases: [(&mut Session, &[(Change, Result<(), ErrorCode>)]); 3] = [
+        let cases: [Cases<'_>; 3] = [
             (
                 &mut carol,
                 &[
