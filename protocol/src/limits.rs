@@ -31,8 +31,15 @@ pub const IN_FLIGHT_MAX: usize = 64;
 pub const SEND_WINDOW: usize = 64;
 /// Watermarks in one `Mark`.
 pub const MARKS_MAX: usize = 1024;
-/// Conversations that one `Sync` can name: 40 bytes each fit a frame.
-pub const SYNC_KNOWN_MAX: usize = 20_000;
+/// A `Known`, encoded: 2 of tag and length, 18 of id, a seq and three watermarks of up to 11.
+pub const KNOWN_BYTES_MAX: usize = 2 + 18 + 4 * 11;
+/// The rest of a frame with a `Sync`: `request_id`, tags and lengths, `after`, `until`, `latest`.
+pub const SYNC_REST_BYTES_MAX: usize = 64;
+/// Conversations that one `Sync` can name: they fit a frame.
+pub const SYNC_KNOWN_MAX: usize = 16_000;
+/// Conversations that a `Sync` which does not wait for `LoginOk` can always name: they fit a frame before login.
+pub const SYNC_KNOWN_BEFORE_LOGIN_MAX: usize =
+    (FRAME_BEFORE_LOGIN_BYTES_MAX - SYNC_REST_BYTES_MAX) / KNOWN_BYTES_MAX;
 /// Entries of all conversations together in one `SyncPage`, beyond one per conversation.
 pub const SYNC_ENTRIES_MAX: usize = 4_096;
 /// Conversations that one `Sync` looks at before it answers with what it has.
@@ -72,7 +79,7 @@ const _: () =
     assert!(TOKEN_BYTES_MAX + CLIENT_NAME_BYTES_MAX + FEATURES_MAX * 5 + 64 <= FRAME_BEFORE_LOGIN_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + 256 <= ENTRY_BYTES_MAX);
 const _: () = assert!(MEMBERS_MAX * 18 + TITLE_BYTES_MAX + 256 <= ENTRY_BYTES_MAX);
-const _: () = assert!(SYNC_KNOWN_MAX * 40 + 64 <= FRAME_BYTES_MAX);
+const _: () = assert!(SYNC_KNOWN_MAX * KNOWN_BYTES_MAX + SYNC_REST_BYTES_MAX <= FRAME_BYTES_MAX);
 const _: () = assert!(PAGE_BYTES_MAX + ENTRY_BYTES_MAX + PAGE_ROWS_MAX * 512 < FRAME_BYTES_MAX);
 const _: () = assert!(IN_FLIGHT_MAX <= SEND_WINDOW);
 const _: () = assert!(2 * HEARTBEAT_MS < IDLE_TIMEOUT_MS);

@@ -177,6 +177,14 @@ pub struct Known {
     /// The device has every entry up to this seq.
     #[prost(uint64, tag = "2")]
     pub seq: u64,
+    /// The watermarks as the device knows them; 0: nothing. What is higher on the server is told.
+    #[prost(uint64, tag = "3")]
+    pub read: u64,
+    /// Direct chats only.
+    #[prost(uint64, tag = "4")]
+    pub peer_delivered: u64,
+    #[prost(uint64, tag = "5")]
+    pub peer_read: u64,
 }
 /// A page of a conversation's log.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -312,7 +320,7 @@ pub struct MarkOk {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SyncPage {
-    /// In the order of their ids; only those in which the device misses something or whose watermarks it should know.
+    /// In the order of their ids; only those in which the device misses entries or watermarks, or that it did not name.
     #[prost(message, repeated, tag = "1")]
     pub conversations: ::prost::alloc::vec::Vec<ConversationState>,
     /// Every conversation up to and including this id is covered; ask again with `after` set to it. Empty: all covered.

@@ -88,14 +88,36 @@ pub struct Mark {
 /// What the device has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sync {
-    /// (conversation, everything up to this seq), sorted by conversation, none twice.
-    pub known: Vec<(ConversationId, Seq)>,
+    /// Sorted by conversation, none twice.
+    pub known: Vec<Known>,
     /// Only ids above this one.
     pub after: Option<ConversationId>,
     /// Only ids up to and including this one.
     pub until: Option<ConversationId>,
     /// For unknown conversations: this many of the last entries; `None`: from the floor.
     pub latest: Option<u32>,
+}
+
+/// What the device has of one conversation. Watermarks: 0 when it knows nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// Which.
+    pub conversation: ConversationId,
+    /// It has every entry up to this one.
+    pub seq: Seq,
+    /// The user's own read watermark, whichever device set it.
+    pub read: Seq,
+    /// Direct chats.
+    pub peer_delivered: Seq,
+    /// Direct chats.
+    pub peer_read: Seq,
+}
+
+impl Known {
+    /// These entries, and nothing of watermarks.
+    pub const fn entries(conversation: ConversationId, seq: Seq) -> Self {
+        Self { conversation, seq, read: Seq(0), peer_delivered: Seq(0), peer_read: Seq(0) }
+    }
 }
 
 /// A page of a log.

@@ -12,9 +12,10 @@ use tern_protocol::handshake::{OURS, Speaks, agree};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::limits::{
     CLIENT_NAME_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ENTRY_BYTES_MAX, FEATURES_MAX,
-    FRAME_BEFORE_LOGIN_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, MARKS_MAX, MEMBERS_MAX,
-    PAGE_BYTES_MAX, PAGE_ROWS_MAX, PAYLOAD_BYTES_MAX, SYNC_CONVERSATIONS_MAX, SYNC_KNOWN_MAX,
-    TITLE_BYTES_MAX, TOKEN_BYTES_MAX, VERSION_MAX,
+    FRAME_BEFORE_LOGIN_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, KNOWN_BYTES_MAX, MARKS_MAX,
+    MEMBERS_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, PAYLOAD_BYTES_MAX, SYNC_CONVERSATIONS_MAX,
+    SYNC_KNOWN_BEFORE_LOGIN_MAX, SYNC_KNOWN_MAX, SYNC_REST_BYTES_MAX, TITLE_BYTES_MAX, TOKEN_BYTES_MAX,
+    VERSION_MAX,
 };
 use tern_protocol::model::{Change, Entry, Kind, Message, Role, Sender, WallMillis};
 use tern_protocol::pb::{self, client_frame::Request as R, send};
@@ -161,12 +162,24 @@ fn mark_limits() {
 
 #[test]
 fn sync_limits() {
-    let known =
-        |n| ids(n).into_iter().map(|conversation| pb::Known { conversation, seq: u64::MAX }).collect();
+    let largest = |conversation| pb::Known {
+        conversation,
+        seq: u64::MAX,
+        read: u64::MAX,
+        peer_delivered: u64::MAX,
+        peer_read: u64::MAX,
+    };
+    let known = |n| ids(n).into_iter().map(largest).collect();
     edge(SYNC_KNOWN_MAX, "known", |n| R::Sync(pb::Sync { known: known(n), ..Default::default() }));
-    let largest = pb::Sync { known: known(SYNC_KNOWN_MAX), after: id(1), until: id(2), latest: u32::MAX };
-    let frame = pb::ClientFrame { request_id: u64::MAX, request: Some(R::Sync(largest)) };
-    assert!(frame.encoded_len() <= FRAME_BYTES_MAX, "{}", frame.encoded_len());
+    for (count, most) in [
+        (SYNC_KNOWN_MAX, FRAME_BYTES_MAX),
+        (SYNC_KNOWN_BEFORE_LOGIN_MAX, FRAME_BEFORE_LOGIN_BYTES_MAX),
+        (1, KNOWN_BYTES_MAX + SYNC_REST_BYTES_MAX),
+    ] {
+        let sync = pb::Sync { known: known(count), after: id(1), until: id(2), latest: u32::MAX };
+        let frame = pb::ClientFrame { request_id: u64::MAX, request: Some(R::Sync(sync)) };
+        assert!(frame.encoded_len() <= most, "{count}: {}", frame.encoded_len());
+    }
 }
 
 #[test]
@@ -369,7 +382,8 @@ fn the_specification_has_the_same_limits() {
     check(&rows, "entry as stored", &[n(ENTRY_BYTES_MAX)]);
     check(&rows, "unanswered requests", &[n(l::IN_FLIGHT_MAX)]);
     check(&rows, "watermarks", &[n(MARKS_MAX)]);
-    check(&rows, "conversations that a `Sync` names", &[n(SYNC_KNOWN_MAX)]);
+    let known = [n(SYNC_KNOWN_MAX), n(SYNC_KNOWN_BEFORE_LOGIN_MAX)];
+    check(&rows, "conversations that a `Sync` names", &known);
     check(&rows, "entries in a `HistoryPage`", &[n(HISTORY_ENTRIES_MAX), n(PAGE_BYTES_MAX / 1024)]);
     let sync = [n(l::SYNC_ENTRIES_MAX), n(PAGE_BYTES_MAX / 1024), n(SYNC_CONVERSATIONS_MAX)];
     check(&rows, "entries in a `SyncPage`", &sync);

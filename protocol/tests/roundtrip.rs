@@ -20,7 +20,7 @@ use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, Us
 use tern_protocol::limits::{FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, PAGE_ROWS_MAX};
 use tern_protocol::model::{Change, Entry, Kind, Message, Role, Sender, Target, WallMillis};
 use tern_protocol::request::{
-    History, HistoryFrom, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
+    History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
 };
 
 fn number() -> impl Strategy<Value = u64> {
@@ -119,13 +119,16 @@ fn request() -> impl Strategy<Value = Request> {
         },
     );
     let sync = (
-        btree_map(conversation(), seq(), 0..50),
+        btree_map(conversation(), [seq(), seq(), seq(), seq()], 0..50),
         option::of(conversation()),
         option::of(conversation()),
         option::of(1..=u32::MAX),
     )
         .prop_map(|(known, after, until, latest)| {
-            RequestBody::Sync(Sync { known: known.into_iter().collect(), after, until, latest })
+            let known = known.into_iter().map(|(conversation, [seq, read, peer_delivered, peer_read])| {
+                Known { conversation, seq, read, peer_delivered, peer_read }
+            });
+            RequestBody::Sync(Sync { known: known.collect(), after, until, latest })
         });
     let from = prop_oneof![
         seq().prop_map(HistoryFrom::Forward),

@@ -21,10 +21,10 @@ use tern_protocol::request::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Token, Transport};
-use crate::driver::{Command, Driver, Taken};
+use crate::driver::{Command, Driver, Handed, Taken};
 use crate::error::{Error, StartError};
 use crate::event::{ConnectionState, Event, Stop};
-use crate::machine::{Machine, Settings};
+use crate::machine::{Machine, Progress, Settings};
 use crate::raw::Connector;
 use crate::storage::{Record, Storage};
 
@@ -52,9 +52,9 @@ pub struct Client {
 /// is room, while sends go on. Dropping it means that nothing more is wanted: nothing is marked delivered any more, and
 /// the next client on this storage is handed what this one was not.
 pub struct Events {
-    receiver: mpsc::Receiver<Event>,
+    receiver: mpsc::Receiver<Handed>,
     taken: Arc<Taken>,
-    last: Option<(ConversationId, Seq)>,
+    last: Option<Progress>,
 }
 
 /// A send that is stored on this device and on its way. A future of where it ended up.
@@ -362,26 +362,25 @@ impl Events {
     ///
     /// Asking for the next one says that the one before has been dealt with: only then does the device's cursor move
     /// over an entry, and the server learn that it was delivered. So an app that dies while it handles an entry is
-    /// handed it again. May be dropped and called again without loss.
+    /// handed it again, and one that dies over watermarks hears of them again. May be dropped and called again without
+    /// loss.
     pub async fn next(&mut self) -> Option<Event> {
         self.confirm();
-        let event = self.receiver.recv().await?;
-        self.note(&event);
-        Some(event)
+        let handed = self.receiver.recv().await?;
+        Some(self.note(handed))
     }
 
     /// As [`next`](Self::next), if there is one already.
     pub fn try_next(&mut self) -> Option<Event> {
         self.confirm();
-        let event = self.receiver.try_recv().ok()?;
-        self.note(&event);
-        Some(event)
+        let handed = self.receiver.try_recv().ok()?;
+        Some(self.note(handed))
     }
 
     /// Says that the last event has been dealt with, without asking for another: before closing.
     pub fn confirm(&mut self) {
-        if let Some((conversation, seq)) = self.last.take() {
-            self.taken.raise(conversation, seq);
+        if let Some(progress) = self.last.take() {
+            self.taken.raise(progress);
         }
     }
 
@@ -391,16 +390,9 @@ impl Events {
         self.last = None;
     }
 
-    fn note(&mut self, event: &Event) {
-        self.last = match event {
-            Event::Entry { conversation, entry } => Some((*conversation, entry.seq)),
-            Event::Trimmed { conversation, to, .. } => Some((*conversation, *to)),
-            Event::Conversation(_)
-            | Event::Receipts(_)
-            | Event::Connection(_)
-            | Event::CaughtUp
-            | Event::Recovered { .. } => None,
-        };
+    fn note(&mut self, (event, progress): Handed) -> Event {
+        self.last = progress;
+        event
     }
 }
 
@@ -409,11 +401,8 @@ impl Stream for Events {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
         self.confirm();
-        let event = std::task::ready!(self.receiver.poll_recv(context));
-        if let Some(event) = &event {
-            self.note(event);
-        }
-        Poll::Ready(event)
+        let handed = std::task::ready!(self.receiver.poll_recv(context));
+        Poll::Ready(handed.map(|handed| self.note(handed)))
     }
 }
 

@@ -25,10 +25,12 @@ pub enum Event {
         /// The last missing.
         to: Seq,
     },
-    /// How a conversation stands, told by a sync when the device misses something of it: title, peer, role, read
-    /// watermarks, head. Its entries come as [`Event::Entry`], so `entries` is empty here.
+    /// How a conversation stands, told by a sync when the device misses something of it, be it that watermarks rose
+    /// while it was away: title, peer, role, watermarks, head. The watermarks are not below those of earlier events.
+    /// Its entries come as [`Event::Entry`], so `entries` is empty here.
     Conversation(ConversationState),
-    /// Watermarks rose: somebody has received or read.
+    /// Watermarks rose while this device was online: somebody has received or read, or the user has read on another
+    /// device.
     Receipts(ReceiptsMoved),
     /// The connection's state changed.
     Connection(ConnectionState),

@@ -15,7 +15,7 @@ use crate::limits::{
 use crate::model::{Change, Target};
 use crate::pb::{self, client_frame};
 use crate::request::{
-    History, HistoryFrom, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
+    History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
 };
 
 /// Why a request was not accepted at the border, and how to answer it.
@@ -143,15 +143,23 @@ fn parse_marks(mark: pb::Mark) -> Result<alloc::vec::Vec<Mark>, Malformed> {
 fn parse_sync(sync: pb::Sync) -> Result<Sync, Malformed> {
     if sync.known.len() > SYNC_KNOWN_MAX {
         return Err(malformed(
-            "known names more than 20000 conversations: split the range with after and until",
+            "known names more than 16000 conversations: split the range with after and until",
         ));
     }
     let known = sync
         .known
         .iter()
-        .map(|k| Ok((conversation(&k.conversation)?, Seq(k.seq))))
+        .map(|k| {
+            Ok(Known {
+                conversation: conversation(&k.conversation)?,
+                seq: Seq(k.seq),
+                read: Seq(k.read),
+                peer_delivered: Seq(k.peer_delivered),
+                peer_read: Seq(k.peer_read),
+            })
+        })
         .collect::<Result<alloc::vec::Vec<_>, Malformed>>()?;
-    if known.windows(2).any(|pair| pair[0].0 >= pair[1].0) {
+    if known.windows(2).any(|pair| pair[0].conversation >= pair[1].conversation) {
         return Err(malformed("known is not sorted by conversation, or names one twice"));
     }
     Ok(Sync {
@@ -229,7 +237,13 @@ fn request_to_pb(body: &RequestBody) -> client_frame::Request {
             known: sync
                 .known
                 .iter()
-                .map(|(c, seq)| pb::Known { conversation: id(c), seq: seq.get() })
+                .map(|k| pb::Known {
+                    conversation: id(&k.conversation),
+                    seq: k.seq.get(),
+                    read: k.read.get(),
+                    peer_delivered: k.peer_delivered.get(),
+                    peer_read: k.peer_read.get(),
+                })
                 .collect(),
             after: after(&sync.after),
             until: after(&sync.until),

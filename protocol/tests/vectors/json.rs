@@ -122,7 +122,13 @@ pub(crate) fn request(request: &Request) -> Value {
             "sync",
             json!({
                 "known": s.known.iter()
-                    .map(|(c, at)| json!({"conversation": id(c), "seq": seq(*at)}))
+                    .map(|k| json!({
+                        "conversation": id(&k.conversation),
+                        "seq": seq(k.seq),
+                        "read": seq(k.read),
+                        "peer_delivered": seq(k.peer_delivered),
+                        "peer_read": seq(k.peer_read),
+                    }))
                     .collect::<Vec<_>>(),
                 "after": maybe(&s.after),
                 "until": maybe(&s.until),

@@ -9,7 +9,7 @@ use tern_protocol::limits::{FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, PAGE_ROWS_MAX}
 use tern_protocol::model::{Change, Message, Role, Target};
 use tern_protocol::pb::{self, client_frame::Request as R, send};
 use tern_protocol::request::{
-    History, HistoryFrom, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
+    History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
 };
 
 use crate::build::{DEVICE, device, direct, framed, framed_pb, group, id, text, user, users};
@@ -118,7 +118,11 @@ fn canonical() -> Vec<(&'static str, u64, RequestBody)> {
             "sync-known",
             23,
             RequestBody::Sync(Sync {
-                known: vec![(first, Seq(3)), (second, Seq(0)), (third, Seq(u64::MAX))],
+                known: vec![
+                    Known::entries(first, Seq(3)),
+                    Known::entries(second, Seq(0)),
+                    Known::entries(third, Seq(u64::MAX)),
+                ],
                 after: None,
                 until: None,
                 latest: None,
@@ -128,10 +132,28 @@ fn canonical() -> Vec<(&'static str, u64, RequestBody)> {
             "sync-range",
             24,
             RequestBody::Sync(Sync {
-                known: vec![(second, Seq(3))],
+                known: vec![Known::entries(second, Seq(3))],
                 after: Some(first),
                 until: Some(third),
                 latest: Some(u32::MAX),
+            }),
+        ),
+        (
+            "sync-known-watermarks",
+            35,
+            RequestBody::Sync(Sync {
+                known: vec![
+                    Known { read: Seq(2), ..Known::entries(first, Seq(3)) },
+                    Known {
+                        read: Seq(300),
+                        peer_delivered: Seq(299),
+                        peer_read: Seq(1),
+                        ..Known::entries(second, Seq(300))
+                    },
+                ],
+                after: None,
+                until: None,
+                latest: None,
             }),
         ),
         ("history-forward", 25, history(HistoryFrom::Forward(Seq(1)), 100)),
@@ -181,7 +203,7 @@ fn others() -> Vec<(&'static str, Bytes)> {
     };
     let watermark = |conversation, delivered, read| pb::Watermark { conversation, delivered, read };
     let mark = |marks| frame(R::Mark(pb::Mark { marks }));
-    let known = |conversation, seq| pb::Known { conversation, seq };
+    let known = |conversation, seq| pb::Known { conversation, seq, ..Default::default() };
     let sync = |known| frame(R::Sync(pb::Sync { known, ..Default::default() }));
     let mut sorted = [group(1), group(7)];
     sorted.sort_unstable();

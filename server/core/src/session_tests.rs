@@ -10,7 +10,7 @@ use tern_protocol::convert::encode_request;
 use tern_protocol::frame;
 use tern_protocol::ids::{ClientSeq, Seq};
 use tern_protocol::model::{Change, Message};
-use tern_protocol::request::HistoryFrom;
+use tern_protocol::request::{HistoryFrom, Known};
 
 use super::*;
 
@@ -59,7 +59,12 @@ fn list() -> ListUsers {
 
 /// Every query, as it is asked and as it is to be answered.
 fn queries() -> Vec<(RequestBody, Query)> {
-    let sync = Sync { known: vec![(group(), Seq(2))], after: None, until: Some(group()), latest: Some(4) };
+    let sync = Sync {
+        known: vec![Known::entries(group(), Seq(2))],
+        after: None,
+        until: Some(group()),
+        latest: Some(4),
+    };
     let history = History { conversation: group(), from: HistoryFrom::Backward(Some(Seq(7))), limit: 3 };
     let conversations = ListConversations { after: Some(group()), limit: 8 };
     vec![

@@ -22,9 +22,9 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::error::{ConnectError, Error};
 use crate::event::{ConnectionState, Event, Lost, Stop};
-use crate::machine::{Machine, Output, Ticket};
+use crate::machine::{Machine, Output, Progress, Ticket};
 use crate::raw::{self, Connection, Connector, ReceiveError};
-use crate::storage::{Record, Storage, StorageError};
+use crate::storage::{Marks, Record, Storage, StorageError};
 
 /// What the handles ask the task for.
 pub(crate) enum Command {
@@ -44,26 +44,29 @@ pub(crate) enum Command {
     },
 }
 
-/// What the app has taken, on its way to the machine: only the last seq of each conversation counts.
+/// What the app has taken, on its way to the machine: only the last of each conversation counts.
 #[derive(Default)]
 pub(crate) struct Taken {
-    seqs: Mutex<BTreeMap<ConversationId, Seq>>,
+    last: Mutex<BTreeMap<ConversationId, (Seq, Marks)>>,
     changed: Notify,
 }
 
 impl Taken {
-    pub(crate) fn raise(&self, conversation: ConversationId, seq: Seq) {
-        let mut seqs = self.seqs.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = seqs.entry(conversation).or_default();
-        *known = seq.max(*known);
-        drop(seqs);
+    pub(crate) fn raise(&self, progress: Progress) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let (seq, marks) = last.entry(progress.conversation).or_default();
+        (*seq, *marks) = (progress.seq.max(*seq), progress.marks.max(*marks));
+        drop(last);
         self.changed.notify_one();
     }
 
-    fn drain(&self) -> BTreeMap<ConversationId, Seq> {
-        std::mem::take(&mut *self.seqs.lock().unwrap_or_else(PoisonError::into_inner))
+    fn drain(&self) -> BTreeMap<ConversationId, (Seq, Marks)> {
+        std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
+
+/// An event on its way to the app, and what the app says by taking it.
+pub(crate) type Handed = (Event, Option<Progress>);
 
 enum Waiter {
     Send { queued: Option<oneshot::Sender<()>>, sent: oneshot::Sender<Result<SendOk, Error>> },
@@ -85,7 +88,7 @@ pub(crate) struct Driver {
     pub(crate) connector: Arc<Connector>,
     pub(crate) config: Config,
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) events: mpsc::Sender<Event>,
+    pub(crate) events: mpsc::Sender<Handed>,
     pub(crate) taken: Arc<Taken>,
     pub(crate) state: watch::Sender<ConnectionState>,
 }
@@ -148,7 +151,7 @@ impl Task {
         self.started.elapsed()
     }
 
-    async fn run(&mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Event>) {
+    async fn run(&mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Handed>) {
         let mut events = Some(events);
         let now = self.now();
         self.machine.handle_timeout(now);
@@ -168,7 +171,8 @@ impl Task {
             while let Ok(room) = events.try_reserve() {
                 let now = self.now();
                 let Some(event) = self.machine.poll_event(now) else { break };
-                room.send(event);
+                let progress = self.machine.progress(&event);
+                room.send((event, progress));
             }
         }
     }
@@ -185,7 +189,7 @@ impl Task {
     async fn wait(
         &mut self,
         commands: &mut mpsc::Receiver<Command>,
-        events: &Option<mpsc::Sender<Event>>,
+        events: &Option<mpsc::Sender<Handed>>,
     ) -> Woken {
         let timer = self.machine.next_timeout().map(|at| self.started + at);
         let timer = timer.into_iter().chain(self.closing.as_ref().map(|(at, _)| *at)).min();
@@ -282,8 +286,8 @@ impl Task {
     }
 
     fn on_taken(&mut self, now: Duration) {
-        for (conversation, seq) in self.taken.drain() {
-            self.machine.taken(now, conversation, seq);
+        for (conversation, (seq, marks)) in self.taken.drain() {
+            self.machine.taken(now, Progress { conversation, seq, marks });
         }
     }
 
@@ -327,7 +331,7 @@ impl Task {
     }
 
     /// Events go over as far as the app's channel has room.
-    fn hand_events(&mut self, events: &mut Option<mpsc::Sender<Event>>) {
+    fn hand_events(&mut self, events: &mut Option<mpsc::Sender<Handed>>) {
         let now = self.now();
         while self.machine.has_event() {
             let Some(sender) = events else {
@@ -338,7 +342,8 @@ impl Task {
             let sent = match sender.try_reserve() {
                 Ok(room) => {
                     if let Some(event) = self.machine.poll_event(now) {
-                        room.send(event);
+                        let progress = self.machine.progress(&event);
+                        room.send((event, progress));
                     }
                     true
                 }

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use tern_protocol::error::Retry;
 use tern_protocol::event::{ConversationState, HistoryPage, ReceiptsMoved, WireError};
-use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::limits::HISTORY_ENTRIES_MAX;
 use tern_protocol::model::Entry;
-use tern_protocol::request::{History, HistoryFrom, RequestBody};
+use tern_protocol::request::{History, HistoryFrom, Known, RequestBody};
 
 use super::{Machine, Purpose, Wake, conversation};
 use crate::event::Event;
+use crate::storage::Marks;
 
 /// Entries held behind a gap: of one conversation, and of all together.
 const HELD_MAX: usize = 128;
@@ -41,8 +42,12 @@ pub(super) struct Inbox {
     pub(super) handed: Seq,
     /// Everything up to here was taken by the app; on disk.
     pub(super) taken: Seq,
-    /// As far as the app has said in this run.
+    /// As far as the app has said in this run, and the server has taken.
     pub(super) read: Seq,
+    /// The watermarks that were handed to the queue of events.
+    pub(super) marks: Marks,
+    /// Those of them that the app has taken; on disk.
+    pub(super) marks_taken: Marks,
     /// The newest entry that is known to exist.
     head: Seq,
     held: BTreeMap<Seq, Entry>,
@@ -51,8 +56,14 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn restored(cursor: Seq) -> Self {
-        Self { handed: cursor, taken: cursor, head: cursor, ..Self::default() }
+    pub(super) fn restored(cursor: Seq, marks: Marks) -> Self {
+        Self { handed: cursor, taken: cursor, marks, marks_taken: marks, head: cursor, ..Self::default() }
+    }
+
+    /// What a sync need not bring.
+    pub(super) fn known(&self, conversation: ConversationId) -> Known {
+        let Marks { read, peer_delivered, peer_read } = self.marks;
+        Known { conversation, seq: self.handed, read, peer_delivered, peer_read }
     }
 
     fn has_gap(&self) -> bool {
@@ -247,6 +258,11 @@ impl Machine {
         let id = state.conversation;
         let entries = std::mem::take(&mut state.entries);
         let (floor, head) = (state.floor, state.head);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        c.marks = c.marks.max(marks_of_state(&state));
+        // The server may have forgotten the last second of them; the app is never shown one that falls.
+        (state.read, state.peer_delivered, state.peer_read) =
+            (c.marks.read, c.marks.peer_delivered, c.marks.peer_read);
         self.events.push_back(Event::Conversation(state));
         self.raise_floor(id, floor, head);
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
@@ -291,6 +307,9 @@ impl Machine {
         if !self.settings.receive {
             return;
         }
+        let marks = marks_of_receipts(&moved, self.user);
+        let c = &mut conversation(&mut self.conversations, self.base, moved.conversation).inbox;
+        c.marks = c.marks.max(marks);
         if self.has_room() && !self.receipts.contains_key(&moved.conversation) {
             self.events.push_back(Event::Receipts(moved));
             return;
@@ -317,4 +336,25 @@ impl Machine {
         let excess = waiting.counts.len().saturating_sub(COUNTS_MAX);
         waiting.counts.drain(..excess);
     }
+}
+
+pub(super) fn marks_of_state(state: &ConversationState) -> Marks {
+    Marks { read: state.read, peer_delivered: state.peer_delivered, peer_read: state.peer_read }
+}
+
+/// Besides the user's own, receipts name the peer of a direct chat; in the chat with oneself both are the same.
+pub(super) fn marks_of_receipts(moved: &ReceiptsMoved, me: Option<UserId>) -> Marks {
+    let with_oneself = me.is_some_and(|me| moved.conversation == ConversationId::direct(me, me));
+    let mut marks = Marks::default();
+    for user in &moved.users {
+        let own = Some(user.user) == me;
+        if own {
+            marks.read = marks.read.max(user.read);
+        }
+        if !moved.conversation.is_group() && (!own || with_oneself) {
+            marks.peer_delivered = marks.peer_delivered.max(user.delivered);
+            marks.peer_read = marks.peer_read.max(user.read);
+        }
+    }
+    marks
 }

@@ -37,7 +37,7 @@ use tern_protocol::model::{Change, Target};
 use tern_protocol::request::{Mark, Request, RequestBody};
 
 use crate::event::{ConnectionState, Event, Stop};
-use crate::storage::{Record, State};
+use crate::storage::{Marks, Record, State};
 use inbox::Inbox;
 use link::Link;
 use outbox::Outbox;
@@ -159,6 +159,17 @@ pub enum Output {
     State(ConnectionState),
 }
 
+/// What the app says by taking an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// In this conversation.
+    pub conversation: ConversationId,
+    /// It has the entries up to here; 0: not said.
+    pub seq: Seq,
+    /// It knows these watermarks; 0: not said.
+    pub marks: Marks,
+}
+
 /// What a request is for.
 #[derive(Debug)]
 enum Purpose {
@@ -250,7 +261,8 @@ impl Machine {
                 touched.insert(id);
             }
             let outbox = Outbox::restored(stored.next.max(state.base), stored.unacked);
-            conversations.insert(id, Conversation { inbox: Inbox::restored(stored.cursor), outbox });
+            conversations
+                .insert(id, Conversation { inbox: Inbox::restored(stored.cursor, stored.marks), outbox });
         }
         Self {
             link: Link::new(settings.seed),
@@ -367,8 +379,8 @@ impl Machine {
     /// For logins, sends and syncs, which are the machine's own.
     pub fn query(&mut self, now: Duration, ticket: Ticket, body: RequestBody) {
         match &body {
-            RequestBody::Mark(marks) => marks.iter().for_each(|m| self.note_read(m)),
-            RequestBody::History(_)
+            RequestBody::Mark(_)
+            | RequestBody::History(_)
             | RequestBody::ListConversations(_)
             | RequestBody::ListMembers(_)
             | RequestBody::ListReceipts(_) => {}
@@ -407,16 +419,33 @@ impl Machine {
         self.received(now, ServerMessage { id, body: ServerBody::Error(error) });
     }
 
-    /// The app has this entry and those before it: the cursor moves, and the server will be told.
-    pub fn taken(&mut self, now: Duration, conversation: ConversationId, seq: Seq) {
+    /// What the app says by taking this event, for [`taken`](Self::taken) when it has dealt with it.
+    pub fn progress(&self, event: &Event) -> Option<Progress> {
+        let (conversation, seq, marks) = match event {
+            Event::Entry { conversation, entry } => (*conversation, entry.seq, Marks::default()),
+            Event::Trimmed { conversation, to, .. } => (*conversation, *to, Marks::default()),
+            Event::Conversation(state) => (state.conversation, Seq(0), inbox::marks_of_state(state)),
+            Event::Receipts(moved) => {
+                (moved.conversation, Seq(0), inbox::marks_of_receipts(moved, self.user))
+            }
+            Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => return None,
+        };
+        (seq.get() > 0 || marks != Marks::default()).then_some(Progress { conversation, seq, marks })
+    }
+
+    /// The app has these entries and watermarks: the cursor moves, and the server will be told.
+    pub fn taken(&mut self, now: Duration, progress: Progress) {
+        let Progress { conversation, seq, marks } = progress;
         let Some(c) = self.conversations.get_mut(&conversation) else { return };
-        let seq = seq.min(c.inbox.handed);
-        if seq <= c.inbox.taken {
+        let inbox = &mut c.inbox;
+        let (seq, marks) = (seq.min(inbox.handed).max(inbox.taken), marks.max(inbox.marks_taken));
+        let entries = seq > inbox.taken;
+        if !entries && marks == inbox.marks_taken {
             return;
         }
-        c.inbox.taken = seq;
-        self.outputs.push_back(Output::Persist(Record::Cursor { conversation, seq }));
-        if self.settings.mark_delivered {
+        (inbox.taken, inbox.marks_taken) = (seq, marks);
+        self.outputs.push_back(Output::Persist(Record::Cursor { conversation, seq, marks }));
+        if entries && self.settings.mark_delivered {
             self.mark_later(now, conversation);
         }
     }
@@ -443,10 +472,17 @@ impl Machine {
         }
     }
 
-    fn note_read(&mut self, mark: &Mark) {
-        let c = conversation(&mut self.conversations, self.base, mark.conversation);
-        c.inbox.read = c.inbox.read.max(mark.read);
-        self.touched.insert(mark.conversation);
+    /// The server has taken what the app said: no sync need bring it back.
+    fn on_marked(&mut self, now: Duration, marks: &[Mark]) {
+        for mark in marks.iter().filter(|mark| mark.read.get() > 0) {
+            let id = mark.conversation;
+            let c = conversation(&mut self.conversations, self.base, id);
+            c.inbox.read = c.inbox.read.max(mark.read);
+            let marks = Marks { read: mark.read, ..Marks::default() };
+            c.inbox.marks = c.inbox.marks.max(marks);
+            self.touched.insert(id);
+            self.taken(now, Progress { conversation: id, seq: Seq(0), marks });
+        }
     }
 
     fn mark_later(&mut self, now: Duration, conversation: ConversationId) {
@@ -491,6 +527,9 @@ impl Machine {
             }
             (Purpose::Query(query), ServerBody::Error(error)) => self.on_query_error(now, query, error),
             (Purpose::Query(query), body) => {
+                if let (RequestBody::Mark(marks), ServerBody::MarkOk) = (&query.body, &body) {
+                    self.on_marked(now, marks);
+                }
                 self.outputs.push_back(Output::Answer { ticket: query.ticket, result: Ok(body) });
             }
             // An answer of another kind than was asked for: this server cannot be talked to.

@@ -7,15 +7,10 @@ use std::time::Duration;
 
 use tern_protocol::event::{SyncPage, WireError};
 use tern_protocol::ids::ConversationId;
-use tern_protocol::limits::{FRAME_BEFORE_LOGIN_BYTES_MAX, SYNC_KNOWN_MAX};
-use tern_protocol::request::{RequestBody, Sync as SyncRequest};
+use tern_protocol::limits::{SYNC_KNOWN_BEFORE_LOGIN_MAX, SYNC_KNOWN_MAX};
+use tern_protocol::request::{Known, RequestBody, Sync as SyncRequest};
 
 use super::{Machine, Purpose, Wake};
-
-/// A `Known` takes at most 31 bytes: 16 of id, 10 of seq, tags and lengths.
-const KNOWN_BYTES_MAX: usize = 31;
-/// Conversations that a sync ahead of the login's answer may name.
-const EARLY_KNOWN_MAX: usize = (FRAME_BEFORE_LOGIN_BYTES_MAX - 64) / KNOWN_BYTES_MAX;
 
 #[derive(Debug, Default, PartialEq)]
 enum Phase {
@@ -68,17 +63,17 @@ impl Machine {
         }
         use std::ops::Bound::{Excluded, Unbounded};
         let after = self.sync.covered;
-        let known: Vec<_> = self
+        let known: Vec<Known> = self
             .conversations
             .range((after.map_or(Unbounded, Excluded), Unbounded))
             .filter(|(_, c)| c.inbox.handed.get() > 0)
-            .map(|(id, c)| (*id, c.inbox.handed))
+            .map(|(id, c)| c.inbox.known(*id))
             .take(SYNC_KNOWN_MAX + 1)
             .collect();
-        if !online && known.len() > EARLY_KNOWN_MAX {
+        if !online && known.len() > SYNC_KNOWN_BEFORE_LOGIN_MAX {
             return;
         }
-        let until = (known.len() > SYNC_KNOWN_MAX).then(|| known[SYNC_KNOWN_MAX - 1].0);
+        let until = (known.len() > SYNC_KNOWN_MAX).then(|| known[SYNC_KNOWN_MAX - 1].conversation);
         let known = known.into_iter().take(SYNC_KNOWN_MAX).collect();
         self.sync.phase = Phase::UnderWay;
         let body = RequestBody::Sync(SyncRequest { known, after, until, latest: self.settings.latest });

@@ -23,7 +23,7 @@ use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, Us
 use tern_protocol::limits::FRAME_BYTES_MAX;
 use tern_protocol::request::{Request, RequestBody, Send};
 
-use super::{Record, State, Storage, StorageError};
+use super::{Marks, Record, State, Storage, StorageError};
 
 const MAGIC: &[u8; 8] = b"TERNST01";
 const HEADER_BYTES: usize = 8;
@@ -249,7 +249,15 @@ fn encode(record: &Record, out: &mut BytesMut) {
             out.put_u8(USER);
             out.put_slice(user.as_bytes());
         }
-        Record::Cursor { conversation, seq } => numbers(out, CURSOR, conversation, &[seq.get()]),
+        // Without watermarks as long as there are none, as in the records of files from before there were.
+        Record::Cursor { conversation, seq, marks } if *marks == Marks::default() => {
+            numbers(out, CURSOR, conversation, &[seq.get()]);
+        }
+        Record::Cursor { conversation, seq, marks } => {
+            let Marks { read, peer_delivered, peer_read } = *marks;
+            let all = [*seq, read, peer_delivered, peer_read].map(Seq::get);
+            numbers(out, CURSOR, conversation, &all);
+        }
         Record::Send { conversation, client_seq, target, change } => {
             numbers(out, SEND, conversation, &[]);
             let send = Send { target: *target, client_seq: *client_seq, change: change.clone() };
@@ -281,7 +289,15 @@ fn decode(mut payload: Bytes) -> Option<Record> {
         DEVICE => Record::Device(DeviceId::new(number(&mut payload)?)?),
         USER => Record::User(UserId::from_bytes(id(&mut payload)?)),
         CURSOR => {
-            Record::Cursor { conversation: conversation(&mut payload)?, seq: Seq(number(&mut payload)?) }
+            let (conversation, seq) = (conversation(&mut payload)?, Seq(number(&mut payload)?));
+            let mut mark = || number(&mut payload).map(Seq);
+            let marks = match (mark(), mark(), mark()) {
+                (None, ..) => Marks::default(),
+                (Some(read), peer_delivered, peer_read) => {
+                    Marks { read, peer_delivered: peer_delivered?, peer_read: peer_read? }
+                }
+            };
+            Record::Cursor { conversation, seq, marks }
         }
         SEND => {
             let conversation = conversation(&mut payload)?;
@@ -333,12 +349,18 @@ mod tests {
         }
     }
 
+    fn cursor(n: u8, seq: u64, read: u64) -> Record {
+        let marks = Marks { read: Seq(read), peer_delivered: Seq(read / 2), peer_read: Seq(0) };
+        Record::Cursor { conversation: conversation(n), seq: Seq(seq), marks }
+    }
+
     fn some() -> Vec<Record> {
         vec![
             Record::Device(DeviceId::new(7).unwrap()),
             Record::User(UserId::from_sub("alice")),
             send(1, 1),
-            Record::Cursor { conversation: conversation(1), seq: Seq(4) },
+            cursor(1, 4, 0),
+            cursor(1, 0, 3),
             send(1, 2),
             Record::Settled { conversation: conversation(1), client_seq: ClientSeq(1) },
             Record::Renumbered { conversation: conversation(1), old: ClientSeq(2), new: ClientSeq(3) },
@@ -413,7 +435,7 @@ mod tests {
         let bytes = written(&path);
         let last = {
             let mut out = BytesMut::new();
-            put(&some()[7], &mut out);
+            put(some().last().unwrap(), &mut out);
             bytes.len() - out.len()
         };
         for at in MAGIC.len()..last {
@@ -435,7 +457,7 @@ mod tests {
         let mut storage = FileStorage::open_compacting_at(&path, 4096).unwrap();
         let mut expected = State::default();
         for n in 1..2000 {
-            let mut records = vec![send(1, n), Record::Cursor { conversation: conversation(1), seq: Seq(n) }];
+            let mut records = vec![send(1, n), cursor(1, n, n / 2)];
             if n > 3 {
                 records.push(Record::Settled { conversation: conversation(1), client_seq: ClientSeq(n - 3) });
             }

@@ -68,12 +68,14 @@ pub enum Record {
     Device(DeviceId),
     /// The user that the token named at the first login.
     User(UserId),
-    /// Everything up to here was taken by the app.
+    /// Everything up to here was taken by the app, and it was told these watermarks.
     Cursor {
         /// In this conversation.
         conversation: ConversationId,
-        /// The last entry taken.
+        /// The last entry taken; 0: none.
         seq: Seq,
+        /// The watermarks.
+        marks: Marks,
     },
     /// To be sent under this number, until [`Settled`](Record::Settled).
     Send {
@@ -130,6 +132,29 @@ impl Record {
     }
 }
 
+/// What the app knows of a conversation's watermarks: the next sync brings only what is above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Marks {
+    /// The user's own, whichever device set it.
+    pub read: Seq,
+    /// Direct chats: the peer's.
+    pub peer_delivered: Seq,
+    /// Direct chats: the peer's.
+    pub peer_read: Seq,
+}
+
+impl Marks {
+    /// The higher of both, each for itself.
+    #[must_use]
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            read: self.read.max(other.read),
+            peer_delivered: self.peer_delivered.max(other.peer_delivered),
+            peer_read: self.peer_read.max(other.peer_read),
+        }
+    }
+}
+
 /// The sum of the records.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct State {
@@ -148,6 +173,8 @@ pub struct State {
 pub struct StoredConversation {
     /// Everything up to here was taken by the app.
     pub cursor: Seq,
+    /// The watermarks that the app was told.
+    pub marks: Marks,
     /// Numbers below are used; 0 as long as none was.
     pub next: ClientSeq,
     /// What is to be sent, by its number.
@@ -155,14 +182,15 @@ pub struct StoredConversation {
 }
 
 impl State {
-    /// Takes one record into account. Cursors and numbers only rise, whatever the order of the records.
+    /// Takes one record into account. Cursors, watermarks and numbers only rise, whatever the order of the records.
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Device(device) => self.device = Some(*device),
             Record::User(user) => self.user = Some(*user),
-            Record::Cursor { conversation, seq } => {
+            Record::Cursor { conversation, seq, marks } => {
                 let c = self.conversations.entry(*conversation).or_default();
                 c.cursor = c.cursor.max(*seq);
+                c.marks = c.marks.max(*marks);
             }
             Record::Send { conversation, client_seq, target, change } => {
                 let c = self.conversations.entry(*conversation).or_default();
@@ -197,7 +225,9 @@ impl State {
             (self.base.get() > 0).then_some(Record::Base(self.base)),
         ];
         let conversations = self.conversations.iter().flat_map(|(&conversation, c)| {
-            let cursor = (c.cursor.get() > 0).then_some(Record::Cursor { conversation, seq: c.cursor });
+            let (seq, marks) = (c.cursor, c.marks);
+            let any = seq.get() > 0 || marks != Marks::default();
+            let cursor = any.then_some(Record::Cursor { conversation, seq, marks });
             let next = (c.next.get() > 0).then_some(Record::Next { conversation, next: c.next });
             let sends = c.unacked.iter().map(move |(&client_seq, (target, change))| Record::Send {
                 conversation,

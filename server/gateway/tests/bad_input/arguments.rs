@@ -160,8 +160,8 @@ async fn queries_and_marks_have_limits() {
         unsorted.swap(1, 2);
         let twice: Vec<pb::Known> = [known(1), known(1)].concat();
         let cases = [
-            ("known, at the limit", sync(known(20_000)), true),
-            ("known, above it", sync(known(20_001)), false),
+            ("known, at the limit", sync(known(16_000)), true),
+            ("known, above it", sync(known(16_001)), false),
             ("known, not sorted", sync(unsorted), false),
             ("known, one twice", sync(twice), false),
             ("known, no id", sync(vec![pb::Known { seq: 1, ..Default::default() }]), false),

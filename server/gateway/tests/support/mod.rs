@@ -20,7 +20,7 @@ use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, Us
 use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
 use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
 use tern_protocol::request::{
-    History, HistoryFrom, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
+    History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
 };
 use tern_server::auth::Minter;
 use tern_server::clock;
@@ -580,8 +580,8 @@ pub fn text(entry: &Entry) -> &str {
 
 /// A sync of a device that has these.
 pub fn sync(known: &[(ConversationId, u64)]) -> RequestBody {
-    let mut known: Vec<_> = known.iter().map(|(id, seq)| (*id, Seq(*seq))).collect();
-    known.sort();
+    let mut known: Vec<_> = known.iter().map(|(id, seq)| Known::entries(*id, Seq(*seq))).collect();
+    known.sort_by_key(|known| known.conversation);
     RequestBody::Sync(Sync { known, after: None, until: None, latest: None })
 }
 

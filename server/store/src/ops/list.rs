@@ -1,6 +1,6 @@
 //! Lists: a user's conversations, a group's members.
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use tern_protocol::event::{ConversationPage, ConversationState, MemberPage};
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::limits::{PAGE_BYTES_MAX, UNREAD_COUNT_MAX};
@@ -8,7 +8,7 @@ use tern_protocol::model::Change;
 use tern_protocol::request::{ListConversations, ListUsers};
 
 use super::state::View;
-use super::{access, conversations_of, entries, read_only};
+use super::{access, conversations_of, entries, read_mark, read_only};
 use crate::{Kv, QueryError, StoreError, Transaction};
 
 /// Conversations of a list that are read at once: fewer than elsewhere, since each may scan a hundred entries.
@@ -57,8 +57,8 @@ async fn line(
     id: ConversationId,
 ) -> Result<(ConversationState, usize), StoreError> {
     let view = View::read(tx, user, id).await?;
-    let peer = view.peer_marks(tx).await?;
-    let mut state = view.state(tx, user, peer).await?;
+    let (read, peer) = try_join(read_mark(tx, id, user), view.peer_marks(tx)).await?;
+    let mut state = view.state(tx, read, peer).await?;
     let (last, bytes) = entries(tx, id, (view.first.max(view.last), view.last), 1, usize::MAX, false).await?;
     state.entries = last;
     state.unread = unread(tx, user, id, (state.read.next().max(view.first), view.last)).await?;

@@ -1,13 +1,11 @@
 //! A conversation as one user sees it: the lines of a sync and of the conversation list.
 
-use futures_util::future::{join, join3};
+use futures_util::future::join;
 use tern_protocol::event::ConversationState;
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::model::{Head, Kind, Membership, WallMillis, Watermarks};
 
-use super::{
-    entries, head, members, membership, missing_head, missing_member, missing_record, read_mark, record,
-};
+use super::{entries, head, members, membership, missing_head, missing_member, missing_record, record};
 use crate::{StoreError, Transaction};
 
 /// What decides whether there is anything to tell about a conversation.
@@ -54,14 +52,14 @@ impl View {
         }
     }
 
-    /// The whole line, without entries and unread count, complete up to its end.
+    /// The whole line with these watermarks, without entries and unread count, complete up to its end.
     pub(super) async fn state(
         &self,
         tx: &dyn Transaction,
-        user: UserId,
+        read: Seq,
         peer: Watermarks,
     ) -> Result<ConversationState, StoreError> {
-        let (read, title, time) = join3(read_mark(tx, self.id, user), self.title(tx), self.time(tx)).await;
+        let (title, time) = join(self.title(tx), self.time(tx)).await;
         Ok(ConversationState {
             conversation: self.id,
             kind: if self.peer.is_some() { Kind::Direct } else { Kind::Group },
@@ -69,7 +67,7 @@ impl View {
             peer: self.peer,
             head: self.last,
             floor: self.first,
-            read: read?,
+            read,
             peer_delivered: peer.delivered,
             peer_read: peer.read,
             role: self.membership.is_active().then_some(self.membership.role),

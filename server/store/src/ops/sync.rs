@@ -4,23 +4,23 @@
 //!  - whose end (as far as this user may see) is not where the device's knowledge ends. Usually the device misses
 //!    entries. Should it know *more*, then the line shows that too, and it can tell that the server has lost data;
 //!  - that the device did not name;
-//!  - that is a direct chat in which the peer has received or read anything, so that a sender learns of receipts that
-//!    moved while it was away. This costs a line and no entries.
+//!  - whose watermarks are above those that the device knows: the user's own `read`, which another device of theirs
+//!    may have set, and in direct chats the peer's. This costs a line and no entries, and only when they moved.
 //!
 //! **What the entries are.** Dense from the first that the device misses (and may see) to `complete_to`. A page has
 //! bounds: so many entries, so many bytes, so many lines. When a conversation uses up what is left, `complete_to`
 //! stays below its head, and the device goes on with history. Conversations after it that miss something are left to
 //! the next page, whose bounds are fresh: `covered_until` ends before them.
 
-use futures_util::future::try_join_all;
+use futures_util::future::{try_join, try_join_all};
 use tern_protocol::event::{ConversationState, SyncPage};
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, SYNC_CONVERSATIONS_MAX, SYNC_ENTRIES_MAX};
 use tern_protocol::model::{Entry, Watermarks};
-use tern_protocol::request;
+use tern_protocol::request::{self, Known};
 
 use super::state::View;
-use super::{CONCURRENT_READS, conversations_of, entries, read_only};
+use super::{CONCURRENT_READS, conversations_of, entries, read_mark, read_only};
 use crate::{Kv, QueryError, StoreError, Transaction};
 
 /// Entries of each conversation that are read along with its line, many conversations at once. Most devices miss few
@@ -75,19 +75,19 @@ impl Line {
         request: &request::Sync,
     ) -> Result<Option<Self>, StoreError> {
         let view = View::read(tx, user, id).await?;
-        let named = request.known.binary_search_by_key(&id, |(known, _)| *known);
-        let known = named.ok().map(|at| request.known[at].1);
-        let peer = view.peer_marks(tx).await?;
-        if known == Some(view.last) && peer == Watermarks::default() {
+        let named = request.known.binary_search_by_key(&id, |known| known.conversation);
+        let known = named.ok().map(|at| request.known[at]);
+        let (read, peer) = try_join(read_mark(tx, id, user), view.peer_marks(tx)).await?;
+        if known.is_some_and(|known| is_up_to_date(&known, view.last, read, peer)) {
             return Ok(None);
         }
         let start = match (known, request.latest) {
-            (Some(known), _) => Seq(known.get().saturating_add(1)),
+            (Some(known), _) => Seq(known.seq.get().saturating_add(1)),
             (None, Some(latest)) => Seq(view.last.get().saturating_sub(u64::from(latest)).saturating_add(1)),
             (None, None) => view.first,
         };
         let start = start.max(view.first);
-        let state = view.state(tx, user, peer).await?;
+        let state = view.state(tx, read, peer).await?;
         let entries = entries(tx, id, (start, view.last), FIRST_ROWS, FIRST_BYTES, false).await?;
         Ok(Some(Self { state, start, entries }))
     }
@@ -95,6 +95,15 @@ impl Line {
     fn misses_something(&self) -> bool {
         self.start <= self.state.head
     }
+}
+
+/// Whether the device has nothing to learn. Watermarks that it knows better than the store do not count: the store
+/// may have forgotten the last second of them, and the device says them again by itself.
+fn is_up_to_date(known: &Known, last: Seq, read: Seq, peer: Watermarks) -> bool {
+    known.seq == last
+        && known.read >= read
+        && known.peer_delivered >= peer.delivered
+        && known.peer_read >= peer.read
 }
 
 #[derive(Default)]

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::{HistoryPage, SendOk, ServerBody, ServerMessage, SyncPage, WireError};
+use tern_protocol::event::{
+    ConversationState, HistoryPage, ReceiptsMoved, SendOk, ServerBody, ServerMessage, SyncPage, UserReceipt,
+    WireError,
+};
 use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
-use tern_protocol::limits::FRAME_BEFORE_LOGIN_BYTES_MAX;
-use tern_protocol::model::{Target, WallMillis};
-use tern_protocol::request::{HistoryFrom, Request, RequestBody};
+use tern_protocol::limits::{FRAME_BEFORE_LOGIN_BYTES_MAX, SYNC_KNOWN_BEFORE_LOGIN_MAX, SYNC_KNOWN_MAX};
+use tern_protocol::model::{Kind, Role, Target, WallMillis};
+use tern_protocol::request::{HistoryFrom, Known, Mark, Request, RequestBody};
 
-use super::super::{Machine, Output, Settings, Ticket};
+use super::super::{Machine, Output, Progress, Settings, Ticket};
 use super::model::{Server, World, device, entry, error, group, login_ok, me, message};
 use crate::event::{ConnectionState, Event, Lost, Stop};
-use crate::storage::{Record, State};
+use crate::storage::{Marks, Record, State};
 
 /// A machine and what it wants, without a model of a server.
 struct Rig {
@@ -96,6 +99,51 @@ impl Rig {
         self.drain();
     }
 
+    /// The app has the entries up to here.
+    fn take(&mut self, seq: u64) {
+        let marks = Marks::default();
+        self.machine.taken(self.now, Progress { conversation: group(1), seq: Seq(seq), marks });
+        self.drain();
+    }
+
+    /// The app takes everything; what is stored goes to `disk`.
+    fn take_all(&mut self, disk: &mut State) {
+        while let Some(event) = self.machine.poll_event(self.now) {
+            if let Some(progress) = self.machine.progress(&event) {
+                self.machine.taken(self.now, progress);
+            }
+            self.drain();
+        }
+        for output in &self.other {
+            if let Output::Persist(record) = output {
+                disk.apply(record);
+            }
+        }
+    }
+
+    fn mark_read(&mut self, seq: u64) {
+        let mark = Mark { conversation: group(1), delivered: Seq(seq), read: Seq(seq) };
+        self.machine.query(self.now, Ticket(1), RequestBody::Mark(vec![mark]));
+        self.drain();
+    }
+
+    fn reconnect(&mut self) {
+        self.machine.disconnected(self.now, Lost::Broken("cut".into()));
+        self.advance(seconds(1));
+        self.connect();
+    }
+
+    /// What the sync on its way names.
+    fn known(&self) -> Vec<(ConversationId, u64, Marks)> {
+        let known = self.sent.iter().find_map(|r| match &r.body {
+            RequestBody::Sync(sync) => Some(&sync.known),
+            _ => None,
+        });
+        let marks =
+            |k: &Known| Marks { read: k.read, peer_delivered: k.peer_delivered, peer_read: k.peer_read };
+        known.unwrap().iter().map(|k| (k.conversation, k.seq.get(), marks(k))).collect()
+    }
+
     /// The entries handed over since.
     fn seqs(&mut self) -> Vec<u64> {
         let mut seqs = Vec::new();
@@ -161,8 +209,28 @@ fn stored(n: u64) -> ServerBody {
 fn with_cursor(seq: u64) -> State {
     let mut state = State::default();
     state.apply(&Record::User(me()));
-    state.apply(&Record::Cursor { conversation: group(1), seq: Seq(seq) });
+    state.apply(&Record::Cursor { conversation: group(1), seq: Seq(seq), marks: Marks::default() });
     state
+}
+
+/// A line of a sync, without entries.
+fn line(conversation: ConversationId, head: u64, read: u64) -> ConversationState {
+    ConversationState {
+        conversation,
+        kind: Kind::Group,
+        title: String::new(),
+        peer: None,
+        head: Seq(head),
+        floor: Seq(1),
+        read: Seq(read),
+        peer_delivered: Seq(0),
+        peer_read: Seq(0),
+        role: Some(Role::Member),
+        entries: vec![],
+        complete_to: Seq(head),
+        unread: 0,
+        time: WallMillis(0),
+    }
 }
 
 #[test]
@@ -264,7 +332,7 @@ fn gaps_wait_for_the_sync_that_fills_them() {
     // The page ends below the head: history goes on.
     let at = rig.sent.iter().position(|r| matches!(r.body, RequestBody::Sync(_))).unwrap();
     let RequestBody::Sync(sync) = rig.sent[at].body.clone() else { unreachable!() };
-    assert_eq!(sync.known, [(group(1), Seq(4))]);
+    assert_eq!(sync.known, [Known::entries(group(1), Seq(4))]);
     let page = model.sync_page(sync);
     rig.answer_sync(page);
     assert_eq!(rig.seqs(), [5, 6, 7]);
@@ -284,15 +352,19 @@ fn a_large_sync_goes_page_by_page() {
 
 #[test]
 fn a_list_that_does_not_fit_before_login_waits_for_it() {
-    let state = |n: u32| {
+    let state = |n: usize| {
         let mut state = State::default();
+        let most = Seq(u64::MAX - 1);
+        let marks = Marks { read: most, peer_delivered: most, peer_read: most };
         for i in 0..n {
             let conversation = ConversationId::direct(me(), UserId::from_sub(&i.to_string()));
-            state.apply(&Record::Cursor { conversation, seq: Seq(u64::MAX - 1) });
+            state.apply(&Record::Cursor { conversation, seq: most, marks });
         }
         state
     };
-    for (known, early) in [(3, true), (130, true), (131, false), (30_000, false)] {
+    let early_max = SYNC_KNOWN_BEFORE_LOGIN_MAX;
+    let many = SYNC_KNOWN_MAX + 10_000;
+    for (known, early) in [(3, true), (early_max, true), (early_max + 1, false), (many, false)] {
         let mut rig = Rig::new(Rig::usual(), state(known));
         rig.machine.connected(rig.now, "token".into());
         rig.drain();
@@ -308,8 +380,8 @@ fn a_list_that_does_not_fit_before_login_waits_for_it() {
             .filter_map(|r| if let RequestBody::Sync(s) = &r.body { Some((r.id, s.clone())) } else { None })
             .collect();
         assert_eq!(syncs.len(), 1);
-        if known == 30_000 {
-            assert_eq!(syncs[0].1.known.len(), 20_000);
+        if known == many {
+            assert_eq!(syncs[0].1.known.len(), SYNC_KNOWN_MAX);
             rig.receive(
                 syncs[0].0,
                 ServerBody::SyncPage(SyncPage { conversations: vec![], covered_until: None }),
@@ -575,24 +647,111 @@ fn delivered_marks_are_collected_and_said_again_after_a_reconnect() {
     for seq in 1..=5 {
         rig.push(seq);
         assert_eq!(rig.seqs(), [seq]);
-        rig.machine.taken(rig.now, group(1), Seq(seq));
+        rig.take(seq);
         rig.drain();
     }
     assert!(marks(&mut rig).is_empty());
     rig.advance(seconds(1));
     assert_eq!(marks(&mut rig), [[(5, 0)]]);
     // Never more than was handed over.
-    rig.machine.taken(rig.now, group(1), Seq(99));
+    rig.take(99);
     rig.advance(seconds(1));
     assert!(marks(&mut rig).is_empty());
-    let read = tern_protocol::request::Mark { conversation: group(1), delivered: Seq(3), read: Seq(3) };
-    rig.machine.query(rig.now, Ticket(1), RequestBody::Mark(vec![read]));
-    rig.drain();
+    // Unanswered, what the app said is asked again as it was; it does not spoil the marks of others.
+    rig.mark_read(3);
     assert_eq!(marks(&mut rig), [[(3, 3)]]);
-    rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
-    rig.advance(seconds(1));
-    rig.connect();
-    assert_eq!(marks(&mut rig), [vec![(5, 3)], vec![(3, 3)]]);
+    rig.reconnect();
+    let asked =
+        rig.sent.iter().find(|r| matches!(r.body, RequestBody::Mark(_)) && r.id.get() > 0).unwrap().id;
+    assert_eq!(marks(&mut rig), [vec![(5, 0)], vec![(3, 3)]]);
+    rig.receive(asked, ServerBody::MarkOk);
+    rig.reconnect();
+    assert_eq!(marks(&mut rig), [[(5, 3)]]);
+}
+
+#[test]
+fn watermarks_are_known_to_the_next_sync_when_the_app_was_told() {
+    let (me, peer) = (me(), UserId::from_sub("peer"));
+    let chat = ConversationId::direct(me, peer);
+    let start = |cursors: &[ConversationId]| {
+        let mut state = State::default();
+        state.apply(&Record::User(me));
+        for id in cursors {
+            state.apply(&Record::Cursor { conversation: *id, seq: Seq(9), marks: Marks::default() });
+        }
+        state
+    };
+    let receipt = |user, delivered, read| UserReceipt { user, delivered: Seq(delivered), read: Seq(read) };
+    let marks = |read, peer_delivered, peer_read| Marks {
+        read: Seq(read),
+        peer_delivered: Seq(peer_delivered),
+        peer_read: Seq(peer_read),
+    };
+    let moved = |conversation, users: &[UserReceipt]| {
+        ServerBody::ReceiptsMoved(ReceiptsMoved { conversation, users: users.to_vec(), counts: vec![] })
+    };
+    let with_oneself = ConversationId::direct(me, me);
+    for (id, events, expected) in [
+        (chat, vec![moved(chat, &[receipt(peer, 5, 3)])], marks(0, 5, 3)),
+        (
+            chat,
+            vec![moved(chat, &[receipt(peer, 5, 3)]), moved(chat, &[receipt(peer, 4, 4)])],
+            marks(0, 5, 4),
+        ),
+        (chat, vec![moved(chat, &[receipt(me, 6, 6)])], marks(6, 0, 0)),
+        (chat, vec![moved(chat, &[receipt(peer, 7, 0), receipt(me, 6, 6)])], marks(6, 7, 0)),
+        (group(1), vec![moved(group(1), &[receipt(me, 6, 6)])], marks(6, 0, 0)),
+        (with_oneself, vec![moved(with_oneself, &[receipt(me, 6, 6)])], marks(6, 6, 6)),
+    ] {
+        let mut rig = Rig::online(Rig::usual(), start(&[id]));
+        events.into_iter().for_each(|event| rig.event(event));
+        rig.other.clear();
+        // Queued is known to a sync of this run; only what the app has taken is known to the next.
+        rig.reconnect();
+        assert_eq!(rig.known(), [(id, 9, expected)]);
+        let mut disk = start(&[id]);
+        rig.take_all(&mut disk);
+        assert_eq!(disk.conversations[&id].marks, expected);
+        assert_eq!(disk.conversations[&id].cursor, Seq(9));
+        let mut next = Rig::new(Rig::usual(), disk);
+        next.connect();
+        assert_eq!(next.known(), [(id, 9, expected)]);
+    }
+}
+
+#[test]
+fn a_sync_line_tells_watermarks_that_rose_and_none_that_fell() {
+    let mut state = with_cursor(9);
+    let had = Marks { read: Seq(5), ..Marks::default() };
+    state.apply(&Record::Cursor { conversation: group(1), seq: Seq(9), marks: had });
+    for (on_server, expected) in [(7, 7), (5, 5), (2, 5)] {
+        let mut rig = Rig::new(Rig::usual(), state.clone());
+        rig.connect();
+        let line = line(group(1), 9, on_server);
+        rig.answer_sync(SyncPage { conversations: vec![line], covered_until: None });
+        let told = std::iter::from_fn(|| rig.machine.poll_event(rig.now)).find_map(|event| match event {
+            Event::Conversation(state) => Some(state.read.get()),
+            _ => None,
+        });
+        assert_eq!(told, Some(expected));
+        rig.reconnect();
+        assert_eq!(rig.known(), [(group(1), 9, Marks { read: Seq(expected), ..had })]);
+    }
+}
+
+#[test]
+fn a_read_mark_of_ones_own_is_known_when_the_server_took_it() {
+    for (answer, expected) in [(ServerBody::MarkOk, 6), (error(ErrorCode::InvalidArgument, 0), 0)] {
+        let mut rig = Rig::online(Rig::usual(), with_cursor(9));
+        rig.mark_read(6);
+        let id = rig.sent.iter().find(|r| r.id.get() > 0).unwrap().id;
+        rig.receive(id, answer);
+        let mut disk = with_cursor(9);
+        rig.take_all(&mut disk);
+        assert_eq!(disk.conversations[&group(1)].marks.read, Seq(expected));
+        rig.reconnect();
+        assert_eq!(rig.known(), [(group(1), 9, Marks { read: Seq(expected), ..Marks::default() })]);
+    }
 }
 
 #[test]

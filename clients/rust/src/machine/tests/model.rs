@@ -179,7 +179,7 @@ impl Server {
 
     pub(super) fn sync_page(&mut self, sync: Sync) -> SyncPage {
         self.known_seen.push(sync.known.len());
-        let known: BTreeMap<_, _> = sync.known.into_iter().collect();
+        let known: BTreeMap<_, _> = sync.known.into_iter().map(|k| (k.conversation, k.seq)).collect();
         let (mut conversations, mut covered_until) = (Vec::new(), None);
         let asked =
             |id: &ConversationId| sync.after.is_none_or(|a| *id > a) && sync.until.is_none_or(|u| *id <= u);
@@ -357,6 +357,7 @@ impl World {
     pub(super) fn take_events(&mut self, n: usize) {
         for _ in 0..n {
             let Some(event) = self.machine.poll_event(self.now) else { break };
+            let progress = self.machine.progress(&event);
             match event {
                 Event::Entry { conversation, entry } => {
                     let log = self.handed.entry(conversation).or_default();
@@ -366,21 +367,21 @@ impl World {
                     let first = last == Seq(0) && entry.seq <= floor;
                     assert!(entry.seq == last.next() || first, "{} after {last}", entry.seq);
                     assert_eq!(entry, self.server.logs[&conversation].entries[entry.seq.get() as usize - 1]);
-                    let seq = entry.seq;
                     log.push(entry);
-                    self.machine.taken(self.now, conversation, seq);
                 }
                 Event::Trimmed { conversation, from, to } => {
                     assert!(from <= to && to < self.server.logs[&conversation].floor());
                     self.skipped.insert(conversation, to);
-                    // As the driver does: an app that has been told once is not told again.
-                    self.machine.taken(self.now, conversation, to);
                 }
                 Event::Recovered { .. }
                 | Event::Conversation(_)
                 | Event::Receipts(_)
                 | Event::Connection(_)
                 | Event::CaughtUp => {}
+            }
+            // As the driver does: an app that has been told once is not told again.
+            if let Some(progress) = progress {
+                self.machine.taken(self.now, progress);
             }
             self.carry_out();
         }

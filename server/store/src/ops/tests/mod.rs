@@ -11,7 +11,7 @@ use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{
     Change, Conversation, Entry, Head, Kind, Membership, Message, Role, Sender, WallMillis,
 };
-use tern_protocol::request::{History, HistoryFrom, ListConversations, ListUsers, Sync};
+use tern_protocol::request::{History, HistoryFrom, Known, ListConversations, ListUsers, Sync};
 
 use super::append::{self, Base, Batch, Found, Loaded};
 use super::{history, list, receipts, sync, trim};

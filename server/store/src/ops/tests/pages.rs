@@ -13,14 +13,15 @@ on_all! {
     sync_pages_never_leave_a_hole
     sync_pages_have_a_bounded_number_of_lines
     receipts_of_direct_chats_are_synced
+    watermarks_are_synced_when_they_moved
     unread_messages_are_counted
     lists_come_in_pages
     a_chat_with_oneself_works
 }
 
 fn ask(known: &[(ConversationId, u64)]) -> Sync {
-    let mut known: Vec<_> = known.iter().map(|(id, seq)| (*id, Seq(*seq))).collect();
-    known.sort();
+    let mut known: Vec<_> = known.iter().map(|(id, seq)| Known::entries(*id, Seq(*seq))).collect();
+    known.sort_by_key(|known| known.conversation);
     Sync { known, after: None, until: None, latest: None }
 }
 
@@ -250,6 +251,53 @@ async fn receipts_of_direct_chats_are_synced(kv: &dyn Kv) {
     assert_eq!((state.kind, state.peer), (Kind::Direct, Some(user("ben"))));
     assert_eq!((state.peer_delivered, state.peer_read, state.read), (Seq(1), Seq(0), Seq(0)));
     assert_eq!((state.entries.len(), state.complete_to), (0, Seq(1)));
+}
+
+async fn watermarks_are_synced_when_they_moved(kv: &dyn Kv) {
+    let chat = direct(kv, "anna", "ben").await;
+    chat.messages(device("anna", 1), 2, 4).await;
+    let crowd = Owner { kv, id: ConversationId::group_from_random([200; 16]) };
+    crowd.create(&["anna", "ben"]).await;
+    crowd.messages(device("ben", 2), 1, 4).await;
+    let write = |conversation, name, delivered: u64, read| receipts::Write {
+        conversation,
+        user: user(name),
+        delivered: vec![(DeviceId::new(5).unwrap(), Seq(delivered))],
+        read: Seq(read),
+    };
+    // Whether a device that has all entries and knows (read, peer_delivered, peer_read) is told about it.
+    let told = async |id, marks: (u64, u64, u64)| {
+        let known = Known {
+            read: Seq(marks.0),
+            peer_delivered: Seq(marks.1),
+            peer_read: Seq(marks.2),
+            ..Known::entries(id, Seq(5))
+        };
+        let page = synced(kv, "anna", &Sync { known: vec![known], ..ask(&[]) }).await;
+        let line = page.conversations.into_iter().find(|state| state.conversation == id);
+        if let Some(state) = &line {
+            assert_eq!((state.entries.len(), state.complete_to), (0, Seq(5)), "watermarks cost no entries");
+        }
+        line.is_some()
+    };
+    for id in [chat.id, crowd.id] {
+        assert!(!told(id, (0, 0, 0)).await, "nobody has read anything");
+    }
+    receipts::persist(kv, &[write(chat.id, "ben", 4, 2), write(chat.id, "anna", 5, 3)]).await.unwrap();
+    receipts::persist(kv, &[write(crowd.id, "ben", 5, 5), write(crowd.id, "anna", 5, 4)]).await.unwrap();
+    for (marks, expected) in [
+        ((0, 0, 0), true),
+        ((3, 4, 2), false),
+        ((2, 4, 2), true),
+        ((3, 3, 2), true),
+        ((3, 4, 1), true),
+        ((5, 5, 5), false),
+    ] {
+        assert_eq!(told(chat.id, marks).await, expected, "{marks:?}");
+    }
+    for (marks, expected) in [((0, 0, 0), true), ((3, 9, 9), true), ((4, 0, 0), false), ((5, 0, 0), false)] {
+        assert_eq!(told(crowd.id, marks).await, expected, "{marks:?}");
+    }
 }
 
 async fn unread_messages_are_counted(kv: &dyn Kv) {
