@@ -22,6 +22,9 @@
 //! the group in flight is answered "unknown, may still land" (a restart decides), everything later fails, and the
 //! `on_fatal` hook is called, in which a server ends its process.
 //!
+//! **A power failure** may leave a group that was written and not synced with holes. It was not answered, and is cut off
+//! before the engine reads its journals (`journal`).
+//!
 //! # Files in the data directory (created with mode 0700)
 //!
 //! | file | what | written |
@@ -47,6 +50,7 @@ use crate::{Corrupt, Kv, Transaction};
 mod check;
 mod committer;
 mod files;
+mod journal;
 mod shared;
 mod transaction;
 

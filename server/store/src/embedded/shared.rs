@@ -13,7 +13,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Sn
 use futures_channel::oneshot;
 
 use super::files::{self, Mirror};
-use super::{OnFatal, OpenError, Options, check};
+use super::{OnFatal, OpenError, Options, check, journal};
 use crate::resolver::ReadSet;
 use crate::writes::{Row, WriteSet};
 use crate::{CommitError, Corrupt, RangeQuery, StoreError, Version};
@@ -153,6 +153,7 @@ impl Shared {
         if complete && !engine_path.is_dir() {
             return Err(damaged(&engine_path, "is missing; restore the whole directory from one backup"));
         }
+        journal::repair(data, &engine_path, mirrored.unwrap_or(0))?;
         let engine_error =
             |error: fjall::Error| OpenError::Engine { path: engine_path.clone(), what: error.to_string() };
         let builder = Database::builder(&engine_path)

@@ -43,7 +43,7 @@ fn options() -> Options {
     Options { cache_bytes: 1 << 20, memtable_bytes: 4 << 20, engine_threads: 1, ..Options::default() }
 }
 
-fn open(dir: &TempDir) -> Result<Embedded, OpenError> {
+pub(super) fn open(dir: &TempDir) -> Result<Embedded, OpenError> {
     open_with(dir, options())
 }
 
@@ -70,17 +70,21 @@ impl Kv for Temporary {
     }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
-fn write(kv: &dyn Kv, key: &[u8], value: &[u8]) -> BoxFuture<'static, Result<Version, CommitError>> {
+pub(super) fn write(
+    kv: &dyn Kv,
+    key: &[u8],
+    value: &[u8],
+) -> BoxFuture<'static, Result<Version, CommitError>> {
     let mut tx = kv.begin();
     tx.set(key, Bytes::copy_from_slice(value));
     tx.commit()
 }
 
-fn read(kv: &dyn Kv, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
+pub(super) fn read(kv: &dyn Kv, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
     block_on(kv.begin().get(key))
 }
 
