@@ -117,7 +117,7 @@ pub struct ConversationState {
     pub conversation: ConversationId,
     /// Direct chat or group.
     pub kind: Kind,
-    /// Groups.
+    /// Groups; empty when the membership has ended, since the title may have changed after that.
     pub title: String,
     /// Direct chats.
     pub peer: Option<UserId>,

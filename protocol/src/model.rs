@@ -70,9 +70,11 @@ impl Membership {
     }
 
     /// The seqs that the member may see of a log with this head: first and last, both included.
-    /// Nothing is visible when first > last.
+    /// Nothing is visible when first > last; then first is last + 1, so that the floor of a log which went on without
+    /// a former member tells them nothing.
     pub fn visible(&self, head: &Head) -> (Seq, Seq) {
-        (self.joined.max(head.floor), self.left.unwrap_or(head.last))
+        let last = self.left.unwrap_or(head.last);
+        (self.joined.max(head.floor).min(last.next()), last)
     }
 }
 

@@ -333,7 +333,7 @@ pub struct ConversationState {
     pub conversation: ::prost::bytes::Bytes,
     #[prost(enumeration = "Kind", tag = "2")]
     pub kind: i32,
-    /// Groups only.
+    /// Groups only. Empty when the membership has ended: the title may have changed since.
     #[prost(string, tag = "3")]
     pub title: ::prost::alloc::string::String,
     /// Direct chats only: the other user.

@@ -194,7 +194,8 @@ fn name(state: &ConversationState) -> String {
     match (state.peer, state.role) {
         (Some(peer), _) => peer.to_string(),
         (None, Some(_)) => format!("\"{}\"", printable(&state.title)),
-        (None, None) => format!("\"{}\" (left)", printable(&state.title)),
+        // The server tells no title of what went on without us.
+        (None, None) => "(left)".into(),
     }
 }
 

@@ -27,7 +27,8 @@ pub enum Event {
     },
     /// How a conversation stands, told by a sync when the device misses something of it, be it that watermarks rose
     /// while it was away: title, peer, role, watermarks, head. The watermarks are not below those of earlier events.
-    /// Its entries come as [`Event::Entry`], so `entries` is empty here.
+    /// Its entries come as [`Event::Entry`], so `entries` is empty here. Without a `role` the membership has ended and
+    /// `title` is empty: keep the one that was known.
     Conversation(ConversationState),
     /// Watermarks rose while this device was online: somebody has received or read, or the user has read on another
     /// device.

@@ -142,6 +142,7 @@ fn canonical() -> Vec<(String, u64, ServerBody)> {
             7,
             ServerBody::SyncPage(SyncPage {
                 conversations: vec![ConversationState {
+                    title: String::new(),
                     role: None,
                     entries: vec![entry(12, Change::Remove { member: user("bob") })],
                     complete_to: Seq(12),

@@ -78,9 +78,10 @@ impl View {
         })
     }
 
-    /// Of a group that the user has left, this is the present title too: who may read the log may know its name.
+    /// Nothing of a group that the user has left: the record has the present title, which may be from after they left.
+    /// The log, as far as they may see it, has the one of then.
     async fn title(&self, tx: &dyn Transaction) -> Result<String, StoreError> {
-        if self.peer.is_some() {
+        if self.peer.is_some() || !self.membership.is_active() {
             return Ok(String::new());
         }
         Ok(record(tx, self.id).await?.ok_or_else(|| missing_record(self.id))?.title)

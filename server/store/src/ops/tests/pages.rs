@@ -98,7 +98,9 @@ async fn membership_cuts_exactly(kv: &dyn Kv) {
         let listed = listed.unwrap().conversations.remove(0);
         assert_eq!(listed.entries.last(), page.entries.last());
         assert_eq!(listed.time, page.entries.last().unwrap().time, "no later time is given away");
-        assert_eq!(listed.role, state.role);
+        assert_eq!((listed.role, &listed.title), (state.role, &state.title));
+        let title = if state.role.is_some() { "Tern" } else { "" };
+        assert_eq!(state.title, title, "the title may be from after the end");
         (seqs(&page.entries), state.role)
     };
     assert_eq!(visible("anna").await, (range(1, 10), Some(Role::Owner)));
@@ -111,6 +113,14 @@ async fn membership_cuts_exactly(kv: &dyn Kv) {
     assert_eq!(list::members(kv, user("anna"), &request).await.unwrap().count, 2);
     let up_to_date = synced(kv, "ben", &ask(&[(owner.id, 5)])).await;
     assert!(up_to_date.conversations.is_empty(), "nothing after the end");
+    // What retention does to the log that went on without him is not for him to see.
+    for (floor, first) in [(4, 4), (7, 6), (9, 6)] {
+        trim::raise_floor(kv, owner.id, Seq(floor)).await.unwrap();
+        let page = owner.history("ben", HistoryFrom::Forward(Seq(1)), 9).await.unwrap();
+        assert_eq!((page.floor, page.head), (Seq(first), Seq(5)));
+        let state = synced(kv, "ben", &ask(&[])).await.conversations.remove(0);
+        assert_eq!((state.floor, state.head, state.complete_to), (Seq(first), Seq(5), Seq(5)));
+    }
     // Added again, ben sees from there on; what was before is gone for him.
     let again = owner
         .change_member(anna, 11, "ben", Change::Add { members: vec![user("ben")] }, |seq| Membership {
