@@ -23,8 +23,10 @@ use crate::storage::Record;
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// Requests under way get this long when the server goes away.
 const DRAIN: Duration = Duration::from_secs(2);
-/// A link with unanswered requests is probed after this silence.
-const PROBE_AFTER: Duration = Duration::from_secs(5);
+/// While something is unanswered, a heartbeat goes out after this silence, and as often as this until something is
+/// heard. On QUIC the server learns of a new address of ours (a NAT forgot us, say) only from a packet that we send;
+/// until then its answer goes to the old one.
+const WAITING_HEARTBEAT: Duration = Duration::from_secs(2);
 /// What a server without own wishes gets.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
@@ -43,7 +45,8 @@ pub(super) struct Link {
     phase: Phase,
     pub(super) last_sent: Duration,
     last_heard: Duration,
-    /// A heartbeat whose echo (or anything else) has not come yet.
+    last_beat: Duration,
+    /// The first heartbeat whose echo (or anything else) has not come yet.
     probe: Option<Duration>,
     heartbeat: Duration,
     pub(super) in_flight_max: usize,
@@ -61,6 +64,7 @@ impl Link {
             phase: Phase::Down { retry_at: Duration::ZERO },
             last_sent: Duration::ZERO,
             last_heard: Duration::ZERO,
+            last_beat: Duration::ZERO,
             probe: None,
             heartbeat: Duration::from_secs(60),
             in_flight_max: IN_FLIGHT_MAX,
@@ -185,25 +189,33 @@ impl Machine {
             Phase::Down { retry_at } => Some(retry_at),
             Phase::Connecting | Phase::Stopped(_) => None,
             Phase::LoggingIn { deadline } => Some(deadline),
-            Phase::Online { .. } => Some(self.heartbeat_at()),
+            Phase::Online { .. } => {
+                Some(self.dead_at().map_or(self.heartbeat_at(), |dead| dead.min(self.heartbeat_at())))
+            }
             Phase::Draining { until, .. } => Some(until),
         }
     }
 
+    /// When the link is dead, unless something is heard before.
+    fn dead_at(&self) -> Option<Duration> {
+        self.link.probe.map(|probe| probe + self.settings.dead_after)
+    }
+
+    /// When the next heartbeat goes out.
     fn heartbeat_at(&self) -> Duration {
-        if let Some(probe) = self.link.probe {
-            return probe + self.settings.dead_after;
-        }
         let beat = self.link.last_sent + self.link.heartbeat;
-        if self.in_flight.is_empty() {
-            return beat;
-        }
-        beat.min(self.link.last_sent.max(self.link.last_heard) + PROBE_AFTER)
+        let Some(oldest) = self.in_flight.values().next() else { return beat };
+        let silent_since = match self.link.probe {
+            Some(_) => self.link.last_beat,
+            None => oldest.deadline.saturating_sub(self.settings.request_timeout).max(self.link.last_heard),
+        };
+        beat.min(silent_since + WAITING_HEARTBEAT)
     }
 
     fn probe(&mut self, now: Duration) {
         self.outputs.push_back(Output::Heartbeat);
         self.link.last_sent = now;
+        self.link.last_beat = now;
         self.link.probe.get_or_insert(now);
     }
 
@@ -216,13 +228,10 @@ impl Machine {
                 self.told(ConnectionState::Connecting);
             }
             Phase::LoggingIn { deadline } if deadline <= now => self.down(now, Lost::Silent),
-            Phase::Online { .. } if self.heartbeat_at() <= now => {
-                if self.link.probe.is_some() {
-                    self.down(now, Lost::Silent);
-                } else {
-                    self.probe(now);
-                }
+            Phase::Online { .. } if self.dead_at().is_some_and(|dead| dead <= now) => {
+                self.down(now, Lost::Silent);
             }
+            Phase::Online { .. } if self.heartbeat_at() <= now => self.probe(now),
             Phase::Draining { until, .. } if until <= now || self.in_flight.is_empty() => {
                 self.down(now, Lost::GoingAway);
             }

@@ -574,6 +574,66 @@ fn dead_links_are_found() {
 }
 
 #[test]
+fn who_waits_for_an_answer_keeps_talking() {
+    // (at, what happens), in milliseconds; when heartbeats go out.
+    #[derive(Clone, Copy)]
+    enum Do {
+        Send,
+        Query,
+        Hear,
+        Answer,
+    }
+    #[track_caller]
+    fn check(what: &[(u64, Do)], until: u64, expected: &[u64]) {
+        let mut rig = Rig::online(Rig::usual(), State::default());
+        let (mut beats, mut what) = (Vec::new(), what.iter().peekable());
+        rig.other.clear();
+        loop {
+            // As a driver does: only when it is due, or when something happens.
+            let due = rig.machine.next_timeout().unwrap();
+            let next = what.peek().map_or(due, |(at, _)| due.min(Duration::from_millis(*at)));
+            if next > Duration::from_millis(until) {
+                break;
+            }
+            assert!(next >= rig.now, "a timer in the past");
+            rig.advance(next - rig.now);
+            if let Some((_, event)) = what.next_if(|(at, _)| Duration::from_millis(*at) <= next) {
+                match event {
+                    Do::Send => rig.send(next.as_millis() as u64),
+                    Do::Query => rig.mark_read(1),
+                    Do::Hear => rig.machine.received_heartbeat(rig.now),
+                    Do::Answer => {
+                        let (id, seq) = rig.sends()[0];
+                        rig.receive(id, stored(seq));
+                    }
+                }
+            }
+            for output in std::mem::take(&mut rig.other) {
+                if output == Output::Heartbeat {
+                    beats.push(rig.now.as_millis() as u64);
+                }
+            }
+        }
+        assert_eq!(beats, expected);
+    }
+    use Do::{Answer, Hear, Query, Send};
+    // Nothing is unanswered: only the regular ones (a tenth before the 60 s).
+    check(&[], 50_000, &[]);
+    check(&[(1_000, Send), (1_500, Answer)], 50_000, &[]);
+    check(&[], 54_500, &[54_000]);
+    // Unanswered: every 2 s, until the link is dead, 10 s after the first.
+    check(&[(1_000, Send)], 12_900, &[3_000, 5_000, 7_000, 9_000, 11_000]);
+    check(&[(1_000, Query)], 6_000, &[3_000, 5_000]);
+    // What else is sent does not put them off: it may be what goes unheard.
+    check(&[(1_000, Send), (2_500, Send), (4_500, Send)], 6_000, &[3_000, 5_000]);
+    // Heard something, still unanswered: 2 s of silence again.
+    check(&[(1_000, Send), (2_900, Hear)], 6_000, &[4_900]);
+    check(&[(1_000, Send), (3_100, Hear), (5_200, Hear)], 7_000, &[3_000, 5_100]);
+    // Answered: no more.
+    check(&[(1_000, Send), (3_100, Answer)], 50_000, &[3_000]);
+}
+
+#[test]
 fn waits_grow_are_jittered_and_heed_advice() {
     let mut rig = Rig::new(Rig::usual(), State::default());
     let mut waits = Vec::new();
