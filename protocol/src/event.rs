@@ -58,6 +58,9 @@ pub enum ServerBody {
         /// Wait this long before connecting again.
         reconnect_after_ms: u32,
     },
+    /// An answer of a kind that this version does not know, from a newer server: its request has failed, with an
+    /// unknown effect. No server makes it.
+    Unknown,
 }
 
 /// An error as a client is told.

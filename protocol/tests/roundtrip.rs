@@ -255,7 +255,10 @@ fn server() -> impl Strategy<Value = ServerMessage> {
         moved,
         any::<u32>().prop_map(|reconnect_after_ms| ServerBody::GoingAway { reconnect_after_ms }),
     ];
-    (any::<u64>().prop_map(RequestId), body).prop_map(|(id, body)| ServerMessage { id, body })
+    let unknown =
+        (1..=u64::MAX).prop_map(|id| ServerMessage { id: RequestId(id), body: ServerBody::Unknown });
+    let known = (any::<u64>().prop_map(RequestId), body).prop_map(|(id, body)| ServerMessage { id, body });
+    prop_oneof![13 => known, 1 => unknown]
 }
 
 /// The message of a stream that is exactly one frame.

@@ -22,22 +22,27 @@ use crate::pb::{self, server_frame::Body};
 /// # Panics
 /// When it is longer than a frame may be: pages are cut to fit.
 pub fn encode_server(message: &ServerMessage) -> Bytes {
-    frame::encode(&pb::ServerFrame { request_id: message.id.get(), body: Some(body_to_pb(&message.body)) })
+    frame::encode(&pb::ServerFrame { request_id: message.id.get(), body: body_to_pb(&message.body) })
 }
 
-/// Parses the message of one frame from a server. `None`: of a kind that this version does not know; skip it.
+/// Parses the message of one frame from a server. `None`: an event of a kind that this version does not know; skip it.
+/// An answer of such a kind is [`ServerBody::Unknown`]: somebody waits for it.
 ///
 /// # Errors
 /// [`Malformed`] when the bytes are not what a server sends; close the connection.
 pub fn parse_server(bytes: Bytes) -> Result<Option<ServerMessage>, Malformed> {
     let frame = pb::ServerFrame::decode(bytes)
         .map_err(|_| malformed("the frame is not a ServerFrame in protobuf"))?;
-    let Some(body) = frame.body else { return Ok(None) };
-    Ok(Some(ServerMessage { id: RequestId(frame.request_id), body: body_from_pb(body)? }))
+    let body = match frame.body {
+        Some(body) => body_from_pb(body)?,
+        None if frame.request_id == 0 => return Ok(None),
+        None => ServerBody::Unknown,
+    };
+    Ok(Some(ServerMessage { id: RequestId(frame.request_id), body }))
 }
 
-fn body_to_pb(body: &ServerBody) -> Body {
-    match body {
+fn body_to_pb(body: &ServerBody) -> Option<Body> {
+    Some(match body {
         ServerBody::Error(e) => Body::Error(pb::Error {
             code: e.code.code(),
             text: e.text.clone(),
@@ -114,7 +119,8 @@ fn body_to_pb(body: &ServerBody) -> Body {
         ServerBody::GoingAway { reconnect_after_ms } => {
             Body::GoingAway(pb::GoingAway { reconnect_after_ms: *reconnect_after_ms })
         }
-    }
+        ServerBody::Unknown => return None,
+    })
 }
 
 fn body_from_pb(body: Body) -> Result<ServerBody, Malformed> {

@@ -271,6 +271,7 @@ pub(crate) fn server(message: &ServerMessage) -> Value {
                     .collect::<Vec<_>>(),
             }),
         ),
+        ServerBody::Unknown => ("unknown", json!({})),
         ServerBody::GoingAway { reconnect_after_ms } => {
             ("going_away", json!({"reconnect_after_ms": reconnect_after_ms}))
         }

@@ -29,7 +29,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use tern_protocol::error::Retry;
+use tern_protocol::error::{ErrorCode, Retry};
 use tern_protocol::event::{ReceiptsMoved, SendOk, ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::limits::MARKS_MAX;
@@ -412,7 +412,7 @@ impl Machine {
     /// A page request's own stream broke, while the connection lives.
     pub fn bulk_failed(&mut self, now: Duration, id: RequestId) {
         let error = WireError {
-            code: tern_protocol::error::ErrorCode::Unavailable,
+            code: ErrorCode::Unavailable,
             text: "the request's stream broke".into(),
             retry_after_ms: 0,
         };
@@ -509,11 +509,21 @@ impl Machine {
             | ServerBody::HistoryPage(_)
             | ServerBody::ConversationPage(_)
             | ServerBody::MemberPage(_)
-            | ServerBody::ReceiptPage(_) => {}
+            | ServerBody::ReceiptPage(_)
+            | ServerBody::Unknown => {}
         }
     }
 
     fn on_answer(&mut self, now: Duration, purpose: Purpose, body: ServerBody) {
+        let body = match body {
+            // Whether it had an effect is not known.
+            ServerBody::Unknown => ServerBody::Error(WireError {
+                code: ErrorCode::Internal,
+                text: "the answer is of a kind that this version does not know".into(),
+                retry_after_ms: 0,
+            }),
+            known => known,
+        };
         match (purpose, body) {
             (Purpose::Login, ServerBody::LoginOk(ok)) => self.on_login(now, ok),
             (Purpose::Login, ServerBody::Error(error)) => self.on_closing(now, error),
