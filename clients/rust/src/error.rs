@@ -11,8 +11,9 @@ pub enum Error {
     /// It breaks a limit of the protocol; nothing was sent.
     #[error("{0}")]
     Invalid(&'static str),
-    /// The server refuses it. `code.effect()` tells whether it had an effect nevertheless
-    /// (`DuplicateTrimmed`: stored long ago).
+    /// The server refuses it. `code.effect()` tells whether it may have had an effect nevertheless: with
+    /// `DuplicateTrimmed` an earlier try may have stored it long ago, and with `Internal`, after which a send is given
+    /// up at the eighth time, any of the tries may have.
     #[error("refused: {} ({})", .0.code, .0.text)]
     Refused(WireError),
     /// The client has stopped. A send that has a number stays in the storage; the next client that is started

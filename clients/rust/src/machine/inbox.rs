@@ -224,14 +224,13 @@ impl Machine {
         c.held.clear();
     }
 
-    /// Entries below the floor cannot be had: the cursor moves up to it.
+    /// Entries below the floor cannot be had: the cursor moves up to it, but not above what this user may see.
     fn raise_floor(&mut self, id: ConversationId, floor: Seq, head: Seq) {
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
-        // An empty log's floor says nothing, and nor does one above what this user may see.
-        if floor <= c.handed.next() || floor > head.next() {
+        let (from, to) = (c.handed.next(), floor.prev().min(head));
+        if to < from {
             return;
         }
-        let (from, to) = (c.handed.next(), floor.prev());
         // In a conversation that is new to this device, what was before is not a loss.
         if c.handed.get() > 0 {
             self.events.push_back(Event::Trimmed { conversation: id, from, to });

@@ -13,6 +13,11 @@
 //! will. That makes a new number safe: the send goes to the end of the queue under it and loses its place, nothing else.
 //! Both numbers change hands in one record, because a crash between two could send it twice.
 //!
+//! # A send that the server cannot digest
+//! `internal` is a fault of the server, and the send may have brought it about. After `INTERNAL_TRIES_MAX` of them the
+//! send is given up: its result is that error, whose effect is not known, and what is behind it goes on. Else one
+//! message would hold up its conversation for ever. All other "later"s are tried again for as long as it takes.
+//!
 //! # Own entries
 //! The answer to a message tells its seq and time, which with the message itself is the entry, so the sender's log
 //! needs no push of it.
@@ -33,6 +38,8 @@ use crate::storage::Record;
 
 /// Sends of one conversation under way at once.
 const WINDOW: usize = 32;
+/// Answers `internal` after which a send is given up. With the usual waits between, half a minute.
+const INTERNAL_TRIES_MAX: u32 = 8;
 const _: () = assert!(WINDOW <= SEND_WINDOW, "the server must remember all that may be unanswered");
 
 #[derive(Debug)]
@@ -43,6 +50,8 @@ struct Outgoing {
     target: Target,
     change: Change,
     under_way: bool,
+    /// How often the answer was `internal`.
+    internal: u32,
 }
 
 #[derive(Debug, Default)]
@@ -71,6 +80,7 @@ impl Outbox {
                 target,
                 change,
                 under_way: false,
+                internal: 0,
             })
             .collect();
         let in_ready = !sends.is_empty();
@@ -113,7 +123,8 @@ impl Machine {
             change: change.clone(),
         }));
         self.outputs.push_back(Output::Queued { ticket });
-        o.sends.push_back(Outgoing { client_seq, ticket: Some(ticket), target, change, under_way: false });
+        let ticket = Some(ticket);
+        o.sends.push_back(Outgoing { client_seq, ticket, target, change, under_way: false, internal: 0 });
         self.unsettled += 1;
         self.make_ready(id);
     }
@@ -178,7 +189,14 @@ impl Machine {
         error: WireError,
     ) {
         self.sends_in_flight -= 1;
+        let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
+        let send = o.position(client_seq).and_then(|at| o.sends.get_mut(at));
+        let hopeless = send.is_some_and(|send| {
+            send.internal += u32::from(error.code == ErrorCode::Internal);
+            error.code == ErrorCode::Internal && send.internal >= INTERNAL_TRIES_MAX
+        });
         match error.code.retry() {
+            _ if hopeless => drop(self.settle(id, client_seq, Err(error))),
             Retry::Never if error.code == ErrorCode::ClientSeqStale => self.renumber(id, client_seq),
             Retry::Never => drop(self.settle(id, client_seq, Err(error))),
             Retry::Later => self.hold_back(now, id, client_seq, error.retry_after_ms),

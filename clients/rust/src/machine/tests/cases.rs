@@ -279,6 +279,18 @@ fn the_floor_moves_the_cursor() {
     rig.page(pull, 57, 58, [57]);
     assert_eq!(rig.seqs(), [57, 58]);
 
+    // What is left of a log is above all that this user may see: the cursor goes to the head, and no further.
+    let mut rig = Rig::new(Rig::usual(), with_cursor(4));
+    rig.connect();
+    let gone = ConversationState { floor: Seq(50), role: None, ..line(group(1), 9, 0) };
+    rig.answer_sync(SyncPage { conversations: vec![gone], covered_until: None });
+    let events: Vec<_> = std::iter::from_fn(|| rig.machine.poll_event(rig.now)).collect();
+    assert!(events.contains(&Event::Trimmed { conversation: group(1), from: Seq(5), to: Seq(9) }));
+    assert_eq!(events.last(), Some(&Event::CaughtUp));
+    assert_eq!(rig.pulls(), []);
+    rig.reconnect();
+    assert_eq!(rig.known(), [(group(1), 9, Marks::default())]);
+
     // Trimmed below the device's feet: the app is told.
     let mut rig = Rig::online(Rig::usual(), with_cursor(4));
     rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(20) });
@@ -476,6 +488,77 @@ fn a_refusal_for_good_ends_a_send() {
         };
         assert_eq!(rig.numbers(), expected, "{code}");
     }
+}
+
+#[test]
+fn internal_ends_a_send_after_some_tries_and_what_is_behind_it_goes_on() {
+    // Answers to the first send, until it is decided; how often it went out, whether it was given up.
+    #[track_caller]
+    fn check(answers: &[ServerBody], tries: usize, given_up: bool) {
+        let mut rig = Rig::online(Rig::usual(), State::default());
+        (1..=2).for_each(|n| rig.send(n));
+        let mut disk = State::default();
+        let mut first = 0;
+        let mut result = None;
+        for _ in 0..40 {
+            let mut sends = rig.sends();
+            while !sends.is_empty() {
+                for (id, number) in std::mem::take(&mut sends) {
+                    let answer = match number {
+                        1 => answers.get(first).cloned().unwrap_or(stored(7)),
+                        // Refused as long as the first is not decided: nothing gets stale here.
+                        _ if result.is_none() => error(ErrorCode::Overloaded, 0),
+                        _ => stored(8),
+                    };
+                    first += usize::from(number == 1);
+                    rig.receive(id, answer);
+                    for output in std::mem::take(&mut rig.other) {
+                        match output {
+                            Output::Sent { ticket: Ticket(1), result: r } => result = Some(r),
+                            Output::Persist(record) => disk.apply(&record),
+                            _ => {}
+                        }
+                    }
+                }
+                sends = rig.sends();
+            }
+            rig.advance(seconds(31));
+            rig.machine.received_heartbeat(rig.now);
+        }
+        assert_eq!(first, tries);
+        let result = result.expect("decided");
+        assert_eq!(result.is_err(), given_up);
+        if let Err(error) = result {
+            assert_eq!(error.code, ErrorCode::Internal);
+        }
+        assert!(rig.machine.is_settled(), "what is behind it goes on");
+        assert!(disk.conversations[&group(1)].unacked.is_empty(), "nothing is left in the outbox");
+    }
+    let internal = || error(ErrorCode::Internal, 0);
+    check(&vec![internal(); 7], 8, false);
+    check(&vec![internal(); 8], 8, true);
+    check(&vec![internal(); 50], 8, true);
+    check(&vec![ServerBody::Unknown; 50], 8, true);
+    check(&vec![error(ErrorCode::OutcomeUnknown, 0); 20], 21, false);
+    let mixed = [vec![internal(); 7], vec![error(ErrorCode::Overloaded, 0); 9], vec![internal()]].concat();
+    check(&mixed, 17, true);
+}
+
+#[test]
+fn an_answer_of_a_newer_kind_fails_its_request() {
+    let mut rig = Rig::online(Rig::usual(), with_cursor(4));
+    rig.mark_read(3);
+    for _ in 0..5 {
+        let asked = rig.sent.iter().rfind(|r| r.id.get() > 0).unwrap().id;
+        rig.other.clear();
+        rig.receive(asked, ServerBody::Unknown);
+        if rig.other.is_empty() {
+            rig.advance(seconds(20));
+        }
+    }
+    let failed =
+        |o: &Output| matches!(o, Output::Answer { result: Err(e), .. } if e.code == ErrorCode::Internal);
+    assert!(rig.other.iter().any(failed), "{:?}", rig.other);
 }
 
 #[test]
