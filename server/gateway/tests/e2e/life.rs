@@ -1,16 +1,17 @@
 //! Logins, devices and tokens; the server's own coming and going.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tern_client::Transport;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{SendOk, ServerBody};
-use tern_protocol::ids::Seq;
+use tern_protocol::ids::{ClientSeq, RequestId, Seq};
 use tern_protocol::model::{Change, Role, Target};
-use tern_protocol::request::{RequestBody, Send};
+use tern_protocol::request::{Request, RequestBody, Send};
 use tokio::task::JoinSet;
 
-use crate::support::{Session, Start, TRANSPORTS, Ternd, group, message, over_each, texts, user};
+use crate::support::{Session, Start, TRANSPORTS, Ternd, group, message, next, over_each, texts, user};
 
 /// A session's wish to end, whatever it hears until then.
 async fn ends_with(mut session: Session, expected: ErrorCode) {
@@ -24,8 +25,8 @@ async fn a_device_that_logs_in_again_takes_over() {
         let mut bob = ternd.login(transport, "bob", 1).await;
         let other_device = ternd.login(transport, "alice", 2).await;
         let mut alice = ternd.login(transport, "alice", 1).await;
-        for (n, next) in TRANSPORTS.into_iter().cycle().take(16).enumerate() {
-            let newer = ternd.login(next, "alice", 1).await;
+        for (n, transport) in TRANSPORTS.into_iter().cycle().take(16).enumerate() {
+            let newer = ternd.login(transport, "alice", 1).await;
             let older = std::mem::replace(&mut alice, newer);
             ends_with(older, ErrorCode::TakenOver).await;
             let chat = bob.text(user("alice"), "still there?").await.expect("stored").conversation;
@@ -112,27 +113,36 @@ async fn a_restart_loses_nothing() {
     .await;
 }
 
-/// Sends until the server says goodbye; returns what was acked, and whether the end came in the way it should.
-async fn send_until_the_end(mut session: Session) -> Vec<(u64, SendOk)> {
-    let to = Target::Conversation(group(1));
-    let (mut asked, mut acked, mut goodbye) = (Vec::new(), Vec::new(), false);
-    // What is sent after the goodbye may or may not be answered; what is acked has to be there in any case.
-    while !goodbye {
-        for _ in 0..8 {
-            let client_seq = session.next_client_seq(&to);
-            let body = message(&format!("{} {client_seq}", session.user()));
-            let send = RequestBody::Send(Send { target: to, client_seq, change: body });
-            asked.push((client_seq.get(), session.request(send).await));
+/// Sends until the server closes, also after it has said goodbye; returns what was acked.
+async fn send_until_the_end(mut session: Session) -> Vec<(ClientSeq, SendOk)> {
+    let target = Target::Conversation(group(1));
+    let (mut acked, mut said) = (Vec::new(), Vec::new());
+    let mut ids = (1_000..).map(RequestId);
+    'open: loop {
+        let mut asked = HashMap::new();
+        for id in ids.by_ref().take(8) {
+            let client_seq = session.next_client_seq(&target);
+            let change = message(&format!("{} {client_seq}", session.user()));
+            let body = RequestBody::Send(Send { target, client_seq, change });
+            asked.insert(id, client_seq);
+            // What fails here is said there.
+            let _ = session.connection().send_request(&Request { id, body }).await;
         }
-        for (client_seq, request) in asked.drain(..) {
-            match session.answer(request).await.expect("stored") {
-                ServerBody::SendOk(ok) => acked.push((client_seq, ok)),
-                other => panic!("{other:?}"),
+        while !asked.is_empty() {
+            let Some(message) = next(session.connection()).await else { break 'open };
+            match message.body {
+                ServerBody::SendOk(ok) => acked.push((asked.remove(&message.id).expect("asked"), ok)),
+                ServerBody::Push { .. } => {}
+                other => said.push((message.id, other)),
             }
         }
-        goodbye = session.events.drain(..).any(|event| matches!(event, ServerBody::GoingAway { .. }));
     }
-    assert_eq!(session.closing_error().await, ErrorCode::GoingAway);
+    assert!(matches!(&said[0], (RequestId(0), ServerBody::GoingAway { .. })), "{said:?}");
+    assert!(
+        matches!(&said[1], (RequestId(0), ServerBody::Error(e)) if e.code == ErrorCode::GoingAway),
+        "{said:?}"
+    );
+    assert_eq!(said.len(), 2, "every request that was taken up is answered, and nothing else: {said:?}");
     acked
 }
 
@@ -170,10 +180,10 @@ async fn a_server_that_is_stopped_says_goodbye() {
         acked.sort_by_key(|(_, ok)| ok.seq);
         for (client_seq, ok) in &acked {
             let entry = &log[ok.seq.get() as usize - 1];
-            assert_eq!((entry.seq, entry.client_seq.get(), entry.time), (ok.seq, *client_seq, ok.time));
+            assert_eq!((entry.seq, entry.client_seq, entry.time), (ok.seq, *client_seq, ok.time));
         }
         assert!(acked.windows(2).all(|pair| pair[0].1.seq < pair[1].1.seq), "no two at one place");
-        // Everything was answered before the end, so there is nothing else, either.
+        // What was taken up was answered before the end, so there is nothing else, either.
         assert_eq!(log.len(), acked.len() + 1);
     })
     .await;
