@@ -138,7 +138,8 @@ pub struct ConversationState {
     pub role: Option<Role>,
     /// Sync: those missed; list: the last one.
     pub entries: Vec<Entry>,
-    /// Sync: complete from max(floor, known + 1) to here.
+    /// Sync: complete up to here, from max(floor, known + 1) on; a conversation that was not named, from the first of
+    /// `entries` on.
     pub complete_to: Seq,
     /// List: up to `UNREAD_COUNT_MAX`.
     pub unread: u32,

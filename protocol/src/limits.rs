@@ -9,6 +9,8 @@ pub const FRAME_PREFIX_BYTES_MAX: usize = 3;
 
 /// A token; JSON Web Tokens of app backends are 200-1,500 bytes.
 pub const TOKEN_BYTES_MAX: usize = 3 * 1024;
+/// The `sub` in a token, which names the user. OpenID Connect allows 255 characters.
+pub const SUB_BYTES_MAX: usize = 256;
 /// The client's name in a login.
 pub const CLIENT_NAME_BYTES_MAX: usize = 64;
 /// Feature numbers in a login.
@@ -50,6 +52,8 @@ pub const PAGE_BYTES_MAX: usize = 512 * 1024;
 pub const HISTORY_ENTRIES_MAX: usize = 1_000;
 /// Rows in one page of conversations, members or receipts.
 pub const PAGE_ROWS_MAX: usize = 500;
+/// A `ConversationState` in a page, encoded, without entries: its title, two ids, numbers.
+pub const STATE_BYTES_MAX: usize = 512;
 /// Unread messages are counted up to this number, which then means "more than 99".
 pub const UNREAD_COUNT_MAX: u32 = 100;
 
@@ -71,7 +75,7 @@ pub const IDLE_TIMEOUT_MS: u64 = 150_000;
 /// A server that cannot write to a client for this long closes the connection.
 pub const WRITE_STALL_TIMEOUT_MS: u64 = 30_000;
 
-/// Bidirectional QUIC streams that a client may have open: the session's and these for bulk requests.
+/// Bidirectional QUIC streams for bulk requests that a client may have open; the session's stream is not counted.
 pub const QUIC_BULK_STREAMS_MAX: usize = 3;
 
 const _: () = assert!(FRAME_BYTES_MAX < 1 << (7 * FRAME_PREFIX_BYTES_MAX));
@@ -80,6 +84,10 @@ const _: () =
 const _: () = assert!(PAYLOAD_BYTES_MAX + CONTENT_TYPE_BYTES_MAX + 256 <= ENTRY_BYTES_MAX);
 const _: () = assert!(MEMBERS_MAX * 18 + TITLE_BYTES_MAX + 256 <= ENTRY_BYTES_MAX);
 const _: () = assert!(SYNC_KNOWN_MAX * KNOWN_BYTES_MAX + SYNC_REST_BYTES_MAX <= FRAME_BYTES_MAX);
-const _: () = assert!(PAGE_BYTES_MAX + ENTRY_BYTES_MAX + PAGE_ROWS_MAX * 512 < FRAME_BYTES_MAX);
+// Tag and length; title; ids; kind and role; seven numbers; `unread`.
+const _: () = assert!(4 + (3 + TITLE_BYTES_MAX) + 2 * 18 + 2 * 2 + 7 * 11 + 6 <= STATE_BYTES_MAX);
+// The last entry of a page may stick out of `PAGE_BYTES_MAX`.
+const _: () = assert!(PAGE_BYTES_MAX + ENTRY_BYTES_MAX + PAGE_ROWS_MAX * STATE_BYTES_MAX < FRAME_BYTES_MAX);
+const _: () = assert!(SUB_BYTES_MAX < TOKEN_BYTES_MAX);
 const _: () = assert!(IN_FLIGHT_MAX <= SEND_WINDOW);
 const _: () = assert!(2 * HEARTBEAT_MS < IDLE_TIMEOUT_MS);

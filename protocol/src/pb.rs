@@ -359,7 +359,8 @@ pub struct ConversationState {
     /// SyncPage: the entries after what the device has, without a gap. ConversationPage: the last entry.
     #[prost(message, repeated, tag = "11")]
     pub entries: ::prost::alloc::vec::Vec<Entry>,
-    /// SyncPage: with these entries the device has everything from max(floor, what it had + 1) up to this seq.
+    /// SyncPage: with these entries the device has everything up to this seq: from max(floor, what it had + 1) on, or
+    /// in a conversation that it did not name from the first of these entries on (its floor, or later with `latest`).
     /// Below head: go on with History from complete_to + 1.
     #[prost(uint64, tag = "12")]
     pub complete_to: u64,

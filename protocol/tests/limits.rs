@@ -13,7 +13,7 @@ use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, Us
 use tern_protocol::limits::{
     CLIENT_NAME_BYTES_MAX, CONTENT_TYPE_BYTES_MAX, ENTRY_BYTES_MAX, FEATURES_MAX,
     FRAME_BEFORE_LOGIN_BYTES_MAX, FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, KNOWN_BYTES_MAX, MARKS_MAX,
-    MEMBERS_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, PAYLOAD_BYTES_MAX, SYNC_CONVERSATIONS_MAX,
+    MEMBERS_MAX, PAGE_BYTES_MAX, PAGE_ROWS_MAX, PAYLOAD_BYTES_MAX, STATE_BYTES_MAX, SYNC_CONVERSATIONS_MAX,
     SYNC_KNOWN_BEFORE_LOGIN_MAX, SYNC_KNOWN_MAX, SYNC_REST_BYTES_MAX, TITLE_BYTES_MAX, TOKEN_BYTES_MAX,
     VERSION_MAX,
 };
@@ -349,6 +349,8 @@ fn the_largest_pages_fit_a_frame() {
         body: ServerBody::SyncPage(SyncPage { conversations: vec![state(vec![])], covered_until: None }),
     });
     assert!(one.len() * SYNC_CONVERSATIONS_MAX > FRAME_BYTES_MAX);
+    // The frame's own length and `request_id` are 5 bytes.
+    assert!(one.len() <= STATE_BYTES_MAX + 5, "{}", one.len());
 }
 
 /// The tables of limits and timeouts in `spec/wire.md` have these numbers.
@@ -375,7 +377,7 @@ fn the_specification_has_the_same_limits() {
     use tern_protocol::limits as l;
     let n = |n: usize| n as u64;
     check(&rows, "frame before / after login", &[n(FRAME_BEFORE_LOGIN_BYTES_MAX), n(FRAME_BYTES_MAX)]);
-    check(&rows, "token / `sub`", &[n(TOKEN_BYTES_MAX)]);
+    check(&rows, "token / `sub`", &[n(TOKEN_BYTES_MAX), n(l::SUB_BYTES_MAX)]);
     check(&rows, "client name", &[n(CLIENT_NAME_BYTES_MAX), n(FEATURES_MAX)]);
     check(&rows, "payload", &[n(PAYLOAD_BYTES_MAX), n(CONTENT_TYPE_BYTES_MAX), n(TITLE_BYTES_MAX)]);
     check(&rows, "members of a group", &[n(MEMBERS_MAX)]);
