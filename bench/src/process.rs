@@ -33,6 +33,25 @@ pub fn usage(pid: u32) -> Result<Usage, Error> {
     Ok(Usage { cpu: time(user + system), system: time(system), rss_bytes: kilobytes * 1024 })
 }
 
+/// CPU time that all cores of this machine together have been busy.
+///
+/// # Errors
+/// When /proc is not there.
+pub fn machine_busy() -> Result<Duration, Error> {
+    let stat = std::fs::read_to_string("/proc/stat").map_err(Error::io("cannot read /proc/stat"))?;
+    let ticks = busy_ticks(&stat).ok_or(Error::Server("an odd /proc/stat".into()))?;
+    Ok(Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND))
+}
+
+/// All of the first line but idle, waiting for a disk, and what guests use, which is in user time already.
+fn busy_ticks(stat: &str) -> Option<u64> {
+    let cpu = stat.lines().next()?.strip_prefix("cpu ")?;
+    let ticks = cpu.split_whitespace().map(|field| field.parse().ok()).collect::<Option<Vec<u64>>>()?;
+    let (idle, waiting, guests) = (3, 4, 8);
+    let busy = ticks.iter().enumerate().filter(|(i, _)| *i != idle && *i != waiting && *i < guests);
+    Some(busy.map(|(_, ticks)| ticks).sum())
+}
+
 fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
     // The name may hold anything, blanks and brackets included.
     let (_, fields) = stat.rsplit_once(") ")?;
@@ -53,6 +72,7 @@ mod tests {
     fn proc_is_understood() {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 0 0 0 17 4 0 0 20 0 3 0 99 1 1 1";
         assert_eq!(cpu_ticks(stat), Some((17, 4)));
+        assert_eq!(busy_ticks("cpu  1 2 4 100 200 8 16 32 400 800\ncpu0 1\n"), Some(63));
         assert_eq!(rss_kilobytes("Name:\tx\nVmRSS:\t    5132 kB\nThreads:\t1\n"), Some(5132));
     }
 

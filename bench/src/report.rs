@@ -45,6 +45,7 @@ pub struct Span {
     start: u64,
     server: Option<Usage>,
     driver: Usage,
+    machine: Duration,
 }
 
 /// What was used in a span.
@@ -58,6 +59,9 @@ pub struct Used {
     pub server_kernel_cores: Option<f64>,
     /// Of this process.
     pub driver_cores: f64,
+    /// Of everything else on this machine, the kernel's own threads included: what makes figures worse than they are.
+    /// Without the server's process id it is in here, too.
+    pub other_cores: f64,
     /// Of the server at the end.
     pub server_rss_mb: Option<f64>,
 }
@@ -69,7 +73,8 @@ impl Span {
     /// When the server has ended.
     pub fn start(server: &Server) -> Result<Self, Error> {
         let driver = process::usage(std::process::id())?;
-        Ok(Self { start: clock::nanos(), server: server.usage()?, driver })
+        let machine = process::machine_busy()?;
+        Ok(Self { start: clock::nanos(), server: server.usage()?, driver, machine })
     }
 
     /// Ends now.
@@ -82,11 +87,15 @@ impl Span {
         let now = server.usage()?;
         let server = self.server.zip(now);
         let cores = |before: Duration, after: Duration| round((after - before).as_secs_f64() / seconds, 3);
+        let server_cores = server.map(|(before, after)| cores(before.cpu, after.cpu));
+        let driver_cores = cores(self.driver.cpu, driver.cpu);
+        let all_cores = cores(self.machine, process::machine_busy()?);
         Ok(Used {
             seconds: round(seconds, 3),
-            server_cores: server.map(|(before, after)| cores(before.cpu, after.cpu)),
+            server_cores,
             server_kernel_cores: server.map(|(before, after)| cores(before.system, after.system)),
-            driver_cores: cores(self.driver.cpu, driver.cpu),
+            driver_cores,
+            other_cores: round((all_cores - driver_cores - server_cores.unwrap_or(0.0)).max(0.0), 3),
             server_rss_mb: now.map(|now| round(now.rss_bytes as f64 / 1e6, 1)),
         })
     }
