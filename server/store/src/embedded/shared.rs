@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::fs::File;
 use std::ops::Bound;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -108,6 +108,7 @@ pub(super) struct Shared {
     wake: Condvar,
     failed: OnceLock<FatalError>,
     on_fatal: OnFatal,
+    engine_path: PathBuf,
     writer: Mutex<Writer>,
     pub(super) counters: Counters,
     pub(super) options: Options,
@@ -211,6 +212,7 @@ impl Shared {
             wake: Condvar::new(),
             failed: OnceLock::new(),
             on_fatal,
+            engine_path: engine_path.clone(),
             writer: Mutex::new(Writer { mirror, version: Version(version) }),
             counters: Counters::default(),
             options,
@@ -370,9 +372,10 @@ impl Shared {
             }
         }
         batch.insert(&self.keyspace, COMMIT_KEY, version.0.to_be_bytes());
-        batch
-            .commit()
-            .map_err(|error| FatalError { what: format!("writing commit {}: {error}", version.0) })?;
+        batch.commit().map_err(|error| {
+            let engine = self.engine_path.display();
+            FatalError { what: format!("writing commit {} to the journal in {engine}: {error}", version.0) }
+        })?;
         add(&self.counters.bytes, bytes as u64);
         add(&self.counters.groups, 1);
         Ok(())
