@@ -134,7 +134,9 @@ async fn a_failing_disk_ends_the_process_and_loses_nothing() {
         faults.event("failed").await;
         let (status, errors) = ternd.ended();
         assert_eq!(status.code(), Some(EXIT_STORE_FAILED), "{errors}");
-        for expected in ["the store has failed and the server stops", "writing commit", says] {
+        let engine = data.path().canonicalize().expect("it exists").join("store/engine");
+        let doing = format!("to the journal in {}", engine.display());
+        for expected in ["the store has failed and the server stops", "writing commit", &doing, says] {
             assert!(errors.contains(expected), "{expected:?} is not in {errors:?}");
         }
         while let Some(message) = support::next(alice.connection()).await {

@@ -83,7 +83,8 @@ impl Faults {
     /// Waits for an event of this kind; other ones are dropped. The file that it concerns.
     pub(crate) async fn event(&mut self, kind: &str) -> String {
         loop {
-            let event = timeout(PATIENCE, self.events.recv()).await.expect("within the patience");
+            let event = timeout(PATIENCE, self.events.recv()).await;
+            let event = event.unwrap_or_else(|_| panic!("no {kind:?} of any file within the patience"));
             let event = event.expect("the pipe is open");
             if let Some((found, path)) = event.split_once(' ')
                 && found == kind

@@ -300,7 +300,9 @@ impl Running {
         drop(running);
         for _ in 0..count {
             let answered = timeout(PATIENCE, answered.recv()).await;
-            answered.expect("answers within the patience").expect("no device has failed");
+            let answered =
+                answered.expect("an answer to every device within the patience: does ternd still run?");
+            answered.expect("no device has failed");
         }
         Self { devices, listeners, phase }
     }
