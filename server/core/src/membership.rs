@@ -167,7 +167,7 @@ pub fn permit(
             if member == user {
                 return Err(ErrorCode::InvalidArgument);
             }
-            let target = members.active(member).ok_or(ErrorCode::NotMember)?;
+            let target = members.active(member).ok_or(ErrorCode::InvalidArgument)?;
             if target.role == new {
                 return Err(ErrorCode::NoChange);
             }
@@ -314,7 +314,7 @@ mod tests {
         check(2, role(3, Role::Admin), Err(ErrorCode::Forbidden));
         check(1, role(3, Role::Admin), Ok(()));
         check(1, role(2, Role::Admin), Err(ErrorCode::NoChange));
-        check(1, role(5, Role::Admin), Err(ErrorCode::NotMember));
+        check(1, role(5, Role::Admin), Err(ErrorCode::InvalidArgument));
         check(1, role(1, Role::Admin), Err(ErrorCode::InvalidArgument));
         check(
             1,

@@ -185,7 +185,7 @@ type Cases<'a> = (&'a mut Session, &'a [(Change, Result<(), ErrorCode>)]);
 
 #[tokio::test]
 async fn roles_allow_and_forbid() {
-    use ErrorCode::{Forbidden, InvalidArgument, NoChange, NotMember};
+    use ErrorCode::{Forbidden, InvalidArgument, NoChange};
     over_each(async |ternd, transport| {
         let id = group(1);
         let mut alice = ternd.login(transport, "alice", 1).await;
@@ -229,8 +229,8 @@ async fn roles_allow_and_forbid() {
                 &[
                     (role("carol", Role::Member), Err(NoChange)),
                     (role("alice", Role::Member), Err(InvalidArgument)),
-                    (role("erin", Role::Admin), Err(NotMember)),
-                    (role("nobody", Role::Admin), Err(NotMember)),
+                    (role("erin", Role::Admin), Err(InvalidArgument)),
+                    (role("nobody", Role::Admin), Err(InvalidArgument)),
                     (remove("second"), Ok(())),
                     (role("carol", Role::Admin), Ok(())),
                     (role("carol", Role::Member), Ok(())),
