@@ -194,7 +194,8 @@ pub fn judge(one: &Log, other: &Log) -> Faults {
     let mut faults = one.faults;
     faults.add(&other.faults);
     for (sender, recipient) in [(one, other), (other, one)] {
-        let unseen_by_itself = sender.unconfirmed.values().filter(|(_, from)| *from == From::Ack).count() as u64;
+        let unseen_by_itself =
+            sender.unconfirmed.values().filter(|(_, from)| *from == From::Ack).count() as u64;
         faults.lost += unseen_by_itself.max(sender.acked.saturating_sub(recipient.peers.seen));
     }
     faults.split += u64::from(one.cursor == other.cursor && one.hash != other.hash);

@@ -137,7 +137,8 @@ fn line(value: &serde_json::Value) -> String {
     use serde_json::Value;
     match value {
         Value::Object(fields) => {
-            let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name} {}", line(value))).collect();
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| format!("{name} {}", line(value))).collect();
             fields.join("  ")
         }
         Value::Array(values) => values.iter().map(line).collect::<Vec<_>>().join(" "),

@@ -46,8 +46,7 @@ impl Server {
     pub fn from_args(args: &Common) -> Result<Self, Error> {
         match (args.server, &args.ca, &args.data) {
             (Some(address), Some(ca), Some(data)) => {
-                let ca =
-                    std::fs::read(ca).map_err(Error::io(format!("cannot read {}", ca.display())))?;
+                let ca = std::fs::read(ca).map_err(Error::io(format!("cannot read {}", ca.display())))?;
                 if !data.join("token.key").is_file() {
                     let data = data.display();
                     return Err(Error::Server(format!("there is no token.key in {data}")));
@@ -68,7 +67,8 @@ impl Server {
             Some(_) => None,
             None => Some(tempfile::tempdir().map_err(Error::io("cannot make a temporary directory"))?),
         };
-        let data = args.data.as_deref().or(temporary.as_ref().map(|dir| dir.path())).unwrap_or(Path::new("."));
+        let data =
+            args.data.as_deref().or(temporary.as_ref().map(|dir| dir.path())).unwrap_or(Path::new("."));
         let mut command = Command::new(&program);
         command.args(["dev", "--json", "--listen", "127.0.0.1:0", "--data"]).arg(data);
         if let Some(shards) = args.shards {
