@@ -147,6 +147,19 @@ pub enum Change {
     Unknown,
 }
 
+impl Change {
+    /// About how many bytes it holds.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Message(message) => message.content_type.len() + message.payload.len(),
+            Self::Create { title, members } => title.len() + members.len() * size_of::<UserId>(),
+            Self::Add { members } => members.len() * size_of::<UserId>(),
+            Self::Title { title } => title.len(),
+            Self::Remove { .. } | Self::Leave | Self::Role { .. } | Self::Unknown => 0,
+        }
+    }
+}
+
 /// Who sends, from which device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Sender {

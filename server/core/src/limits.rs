@@ -18,6 +18,8 @@ pub const WINDOWS_CACHED_MAX: usize = 4 * MEMBERS_MAX;
 pub const MEMBER_RECORDS_MAX: usize = 16 * MEMBERS_MAX;
 /// Members to whom entries are pushed one by one. No group is larger yet.
 pub const PUSH_MEMBERS_MAX: usize = 1_024;
+/// Devices whose last mark a conversation remembers.
+pub const RECEIPT_DEVICES_MAX: usize = 4 * MEMBERS_MAX;
 /// Senders of a group who are told how many members have their latest message.
 pub const RECEIPT_SENDERS_MAX: usize = 32;
 /// Between two rounds of receipt counts in a group.

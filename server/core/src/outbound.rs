@@ -18,6 +18,7 @@ pub struct Outbound {
     bytes: usize,
     push_bytes: usize,
     pushes: usize,
+    echoing: bool,
     lagging: HashMap<ConversationId, Seq>,
     lost_track: bool,
 }
@@ -25,8 +26,15 @@ pub struct Outbound {
 #[derive(Debug)]
 struct Item {
     frame: Bytes,
-    /// Of a droppable frame: what the client is told instead.
-    push: Option<Push>,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Answer,
+    Echo,
+    /// Droppable.
+    Push(Push),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -50,7 +58,15 @@ impl Outbound {
     /// Queues an answer. Their number is bounded by the requests in flight, and none is taken up above the high water.
     pub fn answer(&mut self, frame: Bytes) {
         self.bytes += frame.len();
-        self.queue.push_back(Item { frame, push: None });
+        self.queue.push_back(Item { frame, kind: Kind::Answer });
+    }
+
+    /// Queues the echo of a heartbeat, unless one is queued: a client that sends nothing else costs one item.
+    pub fn echo(&mut self, frame: Bytes) {
+        if !core::mem::replace(&mut self.echoing, true) {
+            self.bytes += frame.len();
+            self.queue.push_back(Item { frame, kind: Kind::Echo });
+        }
     }
 
     /// Queues the push of an entry, or drops it and every other queued push when there is no room.
@@ -74,12 +90,12 @@ impl Outbound {
         }
         if self.pushes >= OUTBOUND_PUSHES_MAX || self.push_bytes + frame.len() > OUTBOUND_PUSH_BYTES_MAX {
             let mut dropped = Vec::new();
-            self.queue.retain(|item| match item.push {
-                Some(push) => {
+            self.queue.retain(|item| match item.kind {
+                Kind::Push(push) => {
                     dropped.push((push, item.frame.len()));
                     false
                 }
-                None => true,
+                Kind::Answer | Kind::Echo => true,
             });
             for (push, length) in dropped {
                 self.bytes -= length;
@@ -91,7 +107,7 @@ impl Outbound {
         self.bytes += frame.len();
         self.push_bytes += frame.len();
         self.pushes += 1;
-        self.queue.push_back(Item { frame, push: Some(push) });
+        self.queue.push_back(Item { frame, kind: Kind::Push(push) });
         Pushed::Queued
     }
 
@@ -122,9 +138,17 @@ impl Outbound {
     pub fn pop(&mut self) -> Option<Bytes> {
         let item = self.queue.pop_front()?;
         self.bytes -= item.frame.len();
-        if item.push.is_some() {
-            self.push_bytes -= item.frame.len();
-            self.pushes -= 1;
+        match item.kind {
+            Kind::Answer => {}
+            Kind::Echo => self.echoing = false,
+            Kind::Push(_) => {
+                self.push_bytes -= item.frame.len();
+                self.pushes -= 1;
+            }
+        }
+        if self.queue.is_empty() {
+            // Gives the memory back: an idle connection holds none.
+            self.queue = VecDeque::new();
         }
         Some(item.frame)
     }
@@ -216,6 +240,18 @@ mod tests {
         assert_eq!(out.head_moved(id(5), Seq(2)), Pushed::Dropped, "known ones only rise");
         assert_eq!(out.head_moved(id(LAGGING_MAX as u16), Seq(1)), Pushed::LostTrack);
         assert_eq!(out.push(id(1), Seq(9), frame(1)), Pushed::LostTrack);
+    }
+
+    #[test]
+    fn heartbeats_that_wait_are_echoed_once() {
+        let mut out = Outbound::default();
+        for _ in 0..1_000 {
+            out.echo(frame(1));
+        }
+        assert_eq!((out.bytes(), out.queue.len()), (1, 1));
+        out.pop();
+        out.echo(frame(1));
+        assert_eq!(out.bytes(), 1);
     }
 
     #[test]

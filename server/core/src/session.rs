@@ -138,7 +138,7 @@ impl Session {
         self.in_flight >= IN_FLIGHT_MAX
     }
 
-    /// Something was read from the client, a whole frame or not. Only whole frames count as being heard.
+    /// A whole frame was read from the client. Only whole frames count as being heard.
     pub fn on_frame(&mut self, now: Now, frame: Frame) -> Effect {
         if self.is_closed() {
             return Effect::None;
@@ -149,7 +149,7 @@ impl Session {
             Frame::Message(bytes) => bytes,
         };
         match parse_request(bytes) {
-            Ok(request) => self.on_request(request),
+            Ok(request) => self.on_request(now, request),
             Err(error) => self.refuse(error.id, error.code, error.text.into()),
         }
     }
@@ -185,9 +185,19 @@ impl Session {
         }
     }
 
-    fn on_request(&mut self, Request { id, body }: Request) -> Effect {
+    fn on_request(&mut self, now: Now, Request { id, body }: Request) -> Effect {
         let sender = match (&self.state, body) {
             (State::Closed, _) => return Effect::None,
+            // A shard that was held up must not take a login whose client has long gone elsewhere: it would displace it.
+            (State::Fresh { .. }, RequestBody::Login(_))
+                if now.mono.since(self.since) >= LOGIN_TIMEOUT_MS =>
+            {
+                return self.close(
+                    RequestId(0),
+                    ErrorCode::LoginTimeout,
+                    "no login within 10 seconds".into(),
+                );
+            }
             (State::Fresh { .. }, RequestBody::Login(login)) => {
                 self.state = State::Verifying {
                     device: login.device,

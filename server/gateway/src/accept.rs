@@ -23,8 +23,9 @@ use crate::transport::{quic::QuicAcceptor, tcp::Acceptor};
 const LINGER: Duration = Duration::from_secs(2);
 /// What a client that is being closed may still send until we stop reading.
 const LINGER_BYTES_MAX: usize = 4 * FRAME_BYTES_MAX;
-/// From opening a bulk stream to its whole request, and for taking its answer.
-const BULK_TIMEOUT: Duration = Duration::from_secs(30);
+/// On a bulk stream, between two signs of life: bytes of the request, room for the answer. A large page on a slow link
+/// may take minutes.
+const BULK_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Accepts and serves TCP connections until the node drains.
 pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
@@ -103,12 +104,7 @@ async fn serve_bulk_streams(shard: Rc<Shard>, connection: Connection, conn: Rc<C
     // The transport allows a few streams at once, so this spawns no more than that.
     while let Ok((send, recv)) = connection.accept_bi().await {
         let (shard, conn) = (shard.clone(), conn.clone());
-        tokio::task::spawn_local(async move {
-            let id = conn.id;
-            if tokio::time::timeout(BULK_TIMEOUT, serve_bulk(&shard, &conn, send, recv)).await.is_err() {
-                debug!(session = ?id, "a bulk stream took too long");
-            }
-        });
+        tokio::task::spawn_local(async move { serve_bulk(&shard, &conn, send, recv).await });
     }
 }
 
@@ -121,16 +117,23 @@ async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mu
             Ok(Some(frame)) => break frame,
             Err(error) => {
                 let answer = reply::error(RequestId(0), error.code(), &error.to_string());
-                let _ = send.write_all(&answer).await;
+                write_bulk(&mut send, &answer).await;
                 let _ = recv.stop(VarInt::from_u32(0));
                 return;
             }
-            Ok(None) => match recv.read_buf(&mut input).await {
-                Ok(n) if n > 0 => {}
-                Ok(_) | Err(_) => return,
+            Ok(None) => match tokio::time::timeout(BULK_STALL_TIMEOUT, recv.read_buf(&mut input)).await {
+                Ok(Ok(n)) if n > 0 => {}
+                Ok(Ok(_) | Err(_)) => return,
+                Err(_) => {
+                    debug!(session = ?conn.id, "a bulk request took too long");
+                    return;
+                }
             },
         }
     };
+    if !conn.is_open() {
+        return;
+    }
     let effect = conn.session.borrow_mut().on_bulk_frame(shard.now(), frame);
     let answer = match effect {
         Effect::Query(id, user, query) => {
@@ -138,16 +141,26 @@ async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mu
             // counts it as answered also when this future is dropped half-way.
             let _taken = Taken { shard, conn };
             let answer = shard.answer_query(id, user, query).await;
-            let _ = send.write_all(&answer).await;
+            write_bulk(&mut send, &answer).await;
             None
         }
         Effect::Refuse(id, code, text) | Effect::Close(id, code, text) => Some(reply::error(id, code, &text)),
         _ => Some(reply::error(RequestId(0), ErrorCode::InvalidArgument, "a bulk stream takes one query")),
     };
     if let Some(answer) = answer {
-        let _ = send.write_all(&answer).await;
+        write_bulk(&mut send, &answer).await;
     }
     let _ = send.shutdown().await;
+}
+
+/// Writes an answer as long as the client goes on taking it.
+async fn write_bulk(send: &mut SendStream, mut answer: &[u8]) {
+    while !answer.is_empty() {
+        match tokio::time::timeout(BULK_STALL_TIMEOUT, send.write(answer)).await {
+            Ok(Ok(n)) => answer = &answer[n..],
+            Ok(Err(_)) | Err(_) => return,
+        }
+    }
 }
 
 struct Taken<'a> {

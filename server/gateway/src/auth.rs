@@ -15,14 +15,13 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::ids::UserId;
 use tern_protocol::limits;
+use tern_protocol::limits::SUB_BYTES_MAX;
 use tern_protocol::model::WallMillis;
 use thiserror::Error;
 
 use claims::Claims;
 pub use mint::{MintError, Minter};
 
-/// A user's name in the app.
-pub const SUB_BYTES_MAX: usize = 256;
 /// A shorter secret can be guessed from one token (RFC 7518, 3.2).
 const HS256_SECRET_BYTES_MIN: usize = 32;
 /// Header of a PEM file.

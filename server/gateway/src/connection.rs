@@ -143,11 +143,26 @@ impl Conn {
     }
 
     /// The stream is gone: whoever waits for room waits in vain.
-    fn ended(&self) {
+    pub fn ended(&self) {
         self.aborted.set(true);
+        self.wake_drained();
+    }
+
+    /// Whether the stream is gone, or is to be given up.
+    pub fn is_gone(&self) -> bool {
+        self.aborted.get()
+    }
+
+    fn wake_drained(&self) {
         if let Some(waker) = self.drained.borrow_mut().take() {
             waker.wake();
         }
+    }
+
+    /// Echoes a heartbeat; several that have not been written yet are echoed once.
+    pub fn echo(&self) {
+        self.outbound.borrow_mut().echo(Bytes::from_static(frame::HEARTBEAT));
+        self.wake();
     }
 
     /// Takes no further request; whoever answers the last one closes it.
@@ -190,8 +205,16 @@ impl Conn {
 
 /// Serves a connection until either side ends it, and returns the stream. The caller registers and unregisters it.
 pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shard: &Rc<Shard>, conn: &Rc<Conn>, stream: S) -> S {
-    let mut io =
-        Io { stream, conn, shard, input: BytesMut::new(), output: BytesMut::new(), unflushed: false };
+    let mut io = Io {
+        stream,
+        conn,
+        shard,
+        input: BytesMut::new(),
+        output: BytesMut::new(),
+        unflushed: false,
+        write_blocked: false,
+        held_back: false,
+    };
     poll_fn(|cx| io.poll(cx)).await;
     conn.ended();
     io.stream
@@ -206,6 +229,10 @@ struct Io<'a, S> {
     /// Taken from the queue and not written yet.
     output: BytesMut,
     unflushed: bool,
+    /// The last write found no room at all.
+    write_blocked: bool,
+    /// Frames were left in `input` because too much was outbound.
+    held_back: bool,
 }
 
 /// The stream has ended or broken.
@@ -225,7 +252,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
             if self.conn.aborted.get() {
                 return Err(Ended);
             }
-            let was_above = self.conn.outbound.borrow().is_above_high_water();
             self.write(cx)?;
             if self.conn.closing_since.get().is_some() {
                 let written =
@@ -235,23 +261,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 }
                 return Ok(Pin::new(&mut self.stream).poll_shutdown(cx).map(|_| ()));
             }
-            if self.conn.outbound.borrow().is_above_high_water() {
-                // No more requests until the client has taken the answers; a write wakes us.
+            if self.conn.finishing.get() || self.conn.outbound.borrow().is_above_high_water() {
+                // Nothing more is read until the client has taken the answers: a write wakes us.
                 return Ok(Poll::Pending);
             }
-            if was_above {
-                if let Some(waker) = self.conn.drained.borrow_mut().take() {
-                    waker.wake();
-                }
+            self.conn.wake_drained();
+            if self.held_back {
                 self.take_frames();
-                continue;
-            }
-            if self.read(cx)?.is_pending() {
-                // What was read before may have been answered at once.
-                self.write(cx)?;
-                if self.conn.closing_since.get().is_some() || self.conn.aborted.get() {
-                    continue;
-                }
+            } else if self.read(cx)?.is_pending() {
                 return Ok(Poll::Pending);
             }
         }
@@ -271,12 +288,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 Poll::Ready(Ok(n)) => {
                     self.output.advance(n);
                     self.unflushed = true;
-                    self.conn.blocked_since.set(None);
+                    if std::mem::take(&mut self.write_blocked) {
+                        // There is room again, so the client has taken something.
+                        self.conn.blocked_since.set(None);
+                    }
                 }
                 Poll::Pending => {
-                    if self.conn.blocked_since.get().is_none() {
-                        self.conn.blocked_since.set(Some(self.shard.now().mono));
-                    }
+                    self.write_blocked = true;
                     break;
                 }
             }
@@ -287,6 +305,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 Poll::Ready(Err(_)) => return Err(Ended),
                 Poll::Pending => {}
             }
+        }
+        if !self.write_blocked && !self.unflushed {
+            self.conn.blocked_since.set(None);
+        } else if self.conn.blocked_since.get().is_none() {
+            self.conn.blocked_since.set(Some(self.shard.now().mono));
         }
         Ok(())
     }
@@ -323,7 +346,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
     }
 
     fn take_frames(&mut self) {
-        while self.conn.is_open() && !self.conn.outbound.borrow().is_above_high_water() {
+        self.held_back = false;
+        while self.conn.is_open() {
+            if self.conn.outbound.borrow().is_above_high_water() {
+                self.held_back = true;
+                break;
+            }
             let max = self.conn.session.borrow().frame_bytes_max();
             match frame::decode(&mut self.input, max) {
                 Ok(Some(frame)) => self.shard.on_frame(self.conn, frame),

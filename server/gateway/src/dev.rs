@@ -97,11 +97,9 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
 /// # Errors
 /// When there is no such server, or its key cannot be read.
 pub fn token(token: &Token) -> Result<String, Box<dyn Error>> {
-    if !token.data.is_dir() {
+    if !Minter::exists(&token.data) {
         let data = token.data.display();
-        return Err(
-            format!("there is no directory {data}: name the one that ternd dev uses with --data").into()
-        );
+        return Err(format!("{data} is not the data directory of a ternd dev: name it with --data").into());
     }
     let minter = Minter::load_or_create(&token.data)?;
     Ok(minter.mint(&token.user, Duration::from_secs(token.lifetime), clock::wall())?)

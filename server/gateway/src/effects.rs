@@ -7,7 +7,7 @@ use tern_core::conversation::{Append, Mark};
 use tern_core::session::{Effect, Identity, Query, Text};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
-use tern_protocol::frame::{Frame, HEARTBEAT};
+use tern_protocol::frame::Frame;
 use tern_protocol::ids::{ConversationId, RequestId, UserId};
 use tern_protocol::model::Sender;
 use tern_protocol::request;
@@ -37,7 +37,7 @@ impl Shard {
     pub fn execute(self: &Rc<Self>, conn: &Rc<Conn>, effect: Effect) {
         match effect {
             Effect::None => {}
-            Effect::Heartbeat => conn.answer(bytes::Bytes::from_static(HEARTBEAT)),
+            Effect::Heartbeat => conn.echo(),
             Effect::Verify(id, login) => {
                 let now = self.now();
                 let verified = match self.node.verifier.verify(&login.token, now.wall) {
@@ -91,7 +91,7 @@ impl Shard {
     ) {
         let question = Question::Send(id);
         let overloaded = Answer::Sent(Err(ErrorCode::Overloaded));
-        let Some(ticket) = self.ticket(conn, question, conversation) else {
+        let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
         };
         let append = Append { ticket, sender, peer, client_seq: send.client_seq, change: send.change };
@@ -112,13 +112,13 @@ impl Shard {
         let question = Question::Mark(number);
         for mark in marks {
             let overloaded = Answer::Marked(Err(ErrorCode::Overloaded));
-            let Some(ticket) = self.ticket(conn, question, mark.conversation) else {
+            let (delivered, read) = (mark.delivered, mark.read);
+            let unanswered = id.get() == 0;
+            let ticket = if unanswered { None } else { self.ticket(conn, question, mark.conversation, 0) };
+            if ticket.is_none() && !unanswered {
                 self.on_answer(conn, question, overloaded);
                 continue;
-            };
-            let (delivered, read) = (mark.delivered, mark.read);
-            let ticket = (id.get() != 0).then_some(ticket);
-            let unanswered = ticket.is_none();
+            }
             let request = OwnerRequest::Mark(mark.conversation, Mark { ticket, sender, delivered, read });
             let sent = self.to_owner(request);
             if unanswered {
@@ -131,14 +131,22 @@ impl Shard {
         self.on_answer(conn, question, Answer::Marked(Ok(())));
     }
 
-    /// The way back to a connection; `None` when there is no place left for the answer of another shard.
-    fn ticket(&self, conn: &Conn, question: Question, conversation: ConversationId) -> Option<Ticket> {
+    /// The way back to a connection; `None` when there is no place left for the answer of another shard, or when the
+    /// requests that wait hold too many bytes.
+    fn ticket(
+        &self,
+        conn: &Conn,
+        question: Question,
+        conversation: ConversationId,
+        bytes: usize,
+    ) -> Option<Ticket> {
+        let charge = self.node.charge(bytes)?;
         let place = if self.node.slots.owner(conversation) == self.id {
             None
         } else {
             Some(self.mailbox().replies.clone().try_reserve_owned().ok()?)
         };
-        Some(Ticket { session: conn.id, question, place })
+        Some(Ticket { session: conn.id, question, place, _charge: charge })
     }
 
     /// An owner has answered.
@@ -182,12 +190,14 @@ impl Shard {
     }
 
     async fn answer_queries(self: Rc<Self>, conn: Rc<Conn>) {
-        loop {
+        while !conn.is_gone() {
             let next = conn.queries.borrow_mut().pop_front();
             let Some((id, user, query)) = next else { break };
             let frame = self.answer_query(id, user, query).await;
             self.answered(&conn, Some(frame));
             conn.room().await;
+            // The embedded store answers at once: others get their turn here.
+            tokio::task::yield_now().await;
         }
         conn.querying.set(false);
     }

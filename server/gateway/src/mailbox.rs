@@ -8,6 +8,7 @@
 //! | homes | logins, ends and takeovers of connections | the sender keeps them and tries again at its next tick |
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tern_core::conversation::{Append, Mark, Publication};
@@ -27,6 +28,12 @@ pub const EVENTS_MAX: usize = 16 * 1024;
 /// Logins, ends and takeovers of connections that wait at a shard.
 pub const HOMES_MAX: usize = 16 * 1024;
 
+/// Bytes of requests that wait for an owner or for the store, on all shards together; more are refused as overloaded.
+/// A stalled disk then costs this much memory and not the machine's.
+pub const WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// What a request costs beside its payload.
+const REQUEST_BYTES: usize = 512;
+
 /// What an answer belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
@@ -45,6 +52,36 @@ pub struct Ticket {
     pub question: Question,
     /// A place in its shard's mailbox, when that is another one.
     pub place: Option<OwnedPermit<Reply>>,
+    /// What it counts of the node's budget, until it is answered.
+    pub _charge: Charge,
+}
+
+/// Bytes of requests that wait, on all shards together.
+#[derive(Debug, Clone, Default)]
+pub struct Budget(Arc<AtomicUsize>);
+
+impl Budget {
+    /// Takes this much, if it is there. The answer counts with a fixed size too, so that many small ones add up.
+    pub fn charge(&self, bytes: usize) -> Option<Charge> {
+        let bytes = bytes + REQUEST_BYTES;
+        let charge = Charge { bytes, budget: self.clone() };
+        // Taken back by the drop when it was too much.
+        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= WAITING_BYTES_MAX).then_some(charge)
+    }
+}
+
+/// A part of the budget; dropping it gives it back.
+#[derive(Debug)]
+pub struct Charge {
+    bytes: usize,
+    budget: Budget,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
 }
 
 /// An answer.

@@ -68,8 +68,11 @@ fn serve(start: impl FnOnce() -> Result<Server, Box<dyn Error>>) -> Result<(), B
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        server.stop().await;
-        Ok(())
+        tokio::select! {
+            () = server.stop() => Ok(()),
+            _ = terminate.recv() => Err("stopped at once by a second signal".into()),
+            _ = interrupt.recv() => Err("stopped at once by a second signal".into()),
+        }
     })
 }
 

@@ -18,7 +18,7 @@ use crate::mailbox::{Answer, Event, OwnerRequest, Reply, Ticket};
 use crate::reply;
 use crate::shard::Shard;
 
-/// Conversations that a shard keeps in memory, about 1 kB each for direct chats; idle ones beyond are forgotten.
+/// Conversations that a shard keeps in memory, some kB each for direct chats; idle ones beyond are forgotten.
 pub const OWNERS_MAX: usize = 64 * 1024;
 /// Watermarks in one transaction.
 const RECEIPT_WRITES_MAX: usize = 1_024;
@@ -80,6 +80,8 @@ impl Shard {
             Effect::FindSend { ticket, sender, client_seq, before } => {
                 let shard = self.clone();
                 self.spawn(async move {
+                    // Reads much, for a retry that hardly ever comes: one at a time.
+                    let _turn = shard.searching.acquire().await;
                     let found = append::find_send(&*shard.node.kv, id, sender, client_seq, before).await;
                     shard.reply(ticket, Answer::Sent(found_answer(id, found)));
                 });
@@ -102,7 +104,7 @@ impl Shard {
 
     /// Sends an answer to the connection that asked.
     fn reply(self: &Rc<Self>, ticket: Ticket, answer: Answer) {
-        let Ticket { session, question, place } = ticket;
+        let Ticket { session, question, place, .. } = ticket;
         match place {
             Some(place) => {
                 place.send(Reply { session, question, answer });
@@ -213,6 +215,7 @@ impl Shard {
                 })
             })
             .collect();
+        self.persisting.set(true);
         let mut result = Ok(());
         for chunk in writes.chunks(RECEIPT_WRITES_MAX) {
             if let Err(error) = receipts::persist(&*self.node.kv, chunk).await {
@@ -221,6 +224,7 @@ impl Shard {
                 break;
             }
         }
+        self.persisting.set(false);
         if result.is_err() {
             // Raising a watermark twice does no harm, so all of them are put back.
             let mut owners = self.owners.borrow_mut();
@@ -237,6 +241,10 @@ impl Shard {
 
     /// Forgets idle conversations when there are too many.
     pub fn forget_idle_owners(&self) {
+        if self.persisting.get() {
+            // What they are rid of is not in the store yet, and one that is loaded now would know less.
+            return;
+        }
         let mut owners = self.owners.borrow_mut();
         if owners.len() > OWNERS_MAX {
             let mut surplus = owners.len() - OWNERS_MAX * 7 / 8;

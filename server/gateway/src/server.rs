@@ -116,9 +116,22 @@ impl Server {
     pub async fn stop(self) {
         info!(connections = self.node.connections.load(Ordering::SeqCst), "stopping");
         shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
-        for thread in self.threads {
-            // A shard that panicked has ended the process already.
-            let _ = thread.join();
+        let Self { threads, node, .. } = self;
+        let ended = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                // A shard that panicked has ended the process already.
+                let _ = thread.join();
+            }
+            // Closes the store.
+            drop(node);
+        });
+        if tokio::time::timeout(shutdown::FLUSH, ended).await.is_err() {
+            eprintln!(
+                "ternd: the store does not come to rest within {} s (is the disk stuck?); the server ends without it. \
+                 What was acknowledged is safe.",
+                shutdown::FLUSH.as_secs()
+            );
+            std::process::exit(EXIT_STORE_FAILED);
         }
         info!("stopped");
     }

@@ -20,7 +20,7 @@ use tern_protocol::event::ServerBody;
 use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
 use tern_store::Kv;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info};
 
@@ -28,7 +28,7 @@ use crate::auth::Verifier;
 use crate::clock::Clock;
 use crate::connection::{Conn, READ_BYTES, serve};
 use crate::fanout::Handle;
-use crate::mailbox::{HomeRequest, Inbox, Mailbox, Ticket};
+use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::reply;
 use crate::shutdown::Phase;
 
@@ -54,6 +54,7 @@ pub struct Node {
     /// Both clocks.
     pub clock: Clock,
     mailboxes: Vec<Mailbox>,
+    waiting: Budget,
     online: Vec<AtomicUsize>,
     /// Connections of all shards whose handshake is done.
     pub connections: AtomicUsize,
@@ -70,6 +71,7 @@ impl Node {
             clock: Clock::new(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
             mailboxes,
+            waiting: Budget::default(),
             connections: AtomicUsize::new(0),
         }
     }
@@ -82,6 +84,11 @@ impl Node {
     /// A shard's mailbox.
     pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
         &self.mailboxes[usize::from(shard.0)]
+    }
+
+    /// Room for a request that waits; `None` when too much waits already.
+    pub fn charge(&self, bytes: usize) -> Option<Charge> {
+        self.waiting.charge(bytes)
     }
 
     /// How many connections of a shard are logged in.
@@ -131,6 +138,11 @@ pub struct Shard {
     home: RefCell<Home>,
     /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.
     homes_pending: RefCell<VecDeque<(ShardId, HomeRequest)>>,
+    /// Whether watermarks are on their way to the store.
+    pub persisting: Cell<bool>,
+    /// Searches of logs for old sends take turns.
+    pub searching: Semaphore,
+    stopping: Cell<bool>,
     settle: Notify,
     numbers: Cell<u64>,
     phase: watch::Receiver<Phase>,
@@ -154,6 +166,9 @@ impl Shard {
             read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
             home: RefCell::default(),
             homes_pending: RefCell::default(),
+            persisting: Cell::new(false),
+            searching: Semaphore::new(1),
+            stopping: Cell::new(false),
             settle: Notify::new(),
             numbers: Cell::new(0),
             phase,
@@ -227,7 +242,10 @@ impl Shard {
                 }
             }
         }
-        persisting.abort();
+        self.stopping.set(true);
+        self.persist_soon.notify_one();
+        // A round under way has taken its watermarks, so it is let finish.
+        let _ = persisting.await;
         if !self.persist_receipts().await {
             info!(
                 shard = self.id.0,
@@ -266,6 +284,9 @@ impl Shard {
             let waits = tokio::time::timeout_at(due, self.persist_soon.notified());
             // Either somebody waits for an answer, or a second has passed.
             let _ = waits.await;
+            if self.stopping.get() {
+                return;
+            }
             due = Instant::now() + Duration::from_secs(1);
             if !self.persist_receipts().await {
                 tokio::time::sleep(TICK).await;
@@ -329,7 +350,7 @@ impl Shard {
             stream = serve(self, &conn, stream) => Some(stream),
             () = meanwhile(conn.clone()) => None,
         };
-        conn.abort();
+        conn.ended();
         self.conns.borrow_mut().remove(&number);
         if let Some(user) = conn.user.get() {
             self.local.borrow_mut().remove(user, &Handle(conn.clone()));

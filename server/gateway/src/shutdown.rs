@@ -23,6 +23,9 @@ pub const DRAIN: Duration = Duration::from_millis(500);
 /// From closing connections to the end of the shards.
 pub const CLOSE: Duration = Duration::from_millis(2_000);
 
+/// From the end of the connections to the end of the shards and the store.
+pub const FLUSH: Duration = Duration::from_secs(10);
+
 /// Walks through the phases. `connections` says how many are left, so that nothing is waited for in vain.
 pub async fn walk(phase: &watch::Sender<Phase>, connections: impl Fn() -> usize) {
     for (next, bound) in [(Phase::Draining, DRAIN), (Phase::Closing, CLOSE)] {

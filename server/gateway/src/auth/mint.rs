@@ -99,6 +99,11 @@ impl Minter {
         })
     }
 
+    /// Whether there is a key in this directory.
+    pub fn exists(directory: &Path) -> bool {
+        directory.join(KEY_FILE).is_file()
+    }
+
     /// Tokens get this `iss`.
     pub fn with_issuer(mut self, issuer: impl Into<String>) -> Self {
         self.issuer = Some(issuer.into());

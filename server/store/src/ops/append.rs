@@ -256,7 +256,10 @@ pub async fn find_send(
             }
         }
         match page.first() {
-            Some(first) if first.seq > floor => last = first.seq.prev(),
+            Some(first) if first.seq > floor => {
+                last = first.seq.prev();
+                super::give_way().await;
+            }
             _ => return Ok(if floor > Seq(1) { Found::Trimmed } else { Found::Absent }),
         }
     }

@@ -38,6 +38,7 @@ async fn conversations_once(
     let mut page: Vec<ConversationState> = Vec::with_capacity(ids.len());
     let mut bytes = 0;
     for chunk in ids.chunks(CONCURRENT_LINES) {
+        super::give_way().await;
         for (state, size) in try_join_all(chunk.iter().map(|id| line(tx, user, *id))).await? {
             if bytes >= PAGE_BYTES_MAX {
                 let next = page.last().map(|state| state.conversation);

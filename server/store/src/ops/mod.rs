@@ -12,6 +12,8 @@
 //! Whoever reads a page of a log finds it dense or gets an error: a missing entry between floor and head is corrupt,
 //! never skipped. Read-only operations try again a few times when the store is too old or unavailable.
 
+use std::task::Poll;
+
 use bytes::Bytes;
 use futures_util::future::{join, join3, try_join_all};
 use tern_protocol::convert::decode_entry;
@@ -273,6 +275,19 @@ fn missing_member(conversation: ConversationId, user: UserId) -> Corrupt {
         MemberKey { conversation, user },
         "missing, though the user's list names it",
     )
+}
+
+/// Lets others run: a store whose reads are ready at once would otherwise hold its thread for the whole operation.
+async fn give_way() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Runs the futures a bounded number at a time, results in order.

@@ -20,7 +20,7 @@ use tern_protocol::model::{Entry, Watermarks};
 use tern_protocol::request::{self, Known};
 
 use super::state::View;
-use super::{CONCURRENT_READS, conversations_of, entries, read_mark, read_only};
+use super::{CONCURRENT_READS, conversations_of, entries, give_way, read_mark, read_only};
 use crate::{Kv, QueryError, StoreError, Transaction};
 
 /// Entries of each conversation that are read along with its line, many conversations at once. Most devices miss few
@@ -43,6 +43,7 @@ async fn sync_once(
     let (ids, more) = conversations_of(tx, user, range, SYNC_CONVERSATIONS_MAX).await?;
     let mut page = Page::default();
     for chunk in ids.chunks(CONCURRENT_READS) {
+        give_way().await;
         let lines = try_join_all(chunk.iter().map(|id| Line::read(tx, user, *id, request))).await?;
         for (id, line) in chunk.iter().zip(lines) {
             if let Some(line) = line {
