@@ -424,11 +424,38 @@ impl Receiver {
         frame::decode(&mut self.buffer, FRAME_BYTES_MAX)
     }
 
+    /// Whether the beginning of a frame has been read.
+    pub(crate) fn has_part(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Reads what is there of the one answer on a stream of its own; `None`: some of it, not all.
+    pub(crate) async fn recv_part(&mut self) -> Result<Option<ServerMessage>, ReceiveError> {
+        if self.read_some().await? == 0 {
+            return Err(unanswered());
+        }
+        loop {
+            match self.take_frame()? {
+                None => return Ok(None),
+                Some(Frame::Message(bytes)) => {
+                    if let Some(message) = parse_server(bytes)? {
+                        return Ok(Some(message));
+                    }
+                }
+                Some(Frame::Heartbeat) => return Err(unanswered()),
+            }
+        }
+    }
+
     /// Reads what is there; 0: the end.
     pub(crate) async fn read_some(&mut self) -> io::Result<usize> {
         self.buffer.reserve(READ_BYTES_MIN);
         self.reader.read_buf(&mut self.buffer).await
     }
+}
+
+fn unanswered() -> ReceiveError {
+    ReceiveError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended unanswered"))
 }
 
 /// Asks one thing on a QUIC stream of its own: a history, sync or list request.
@@ -439,21 +466,21 @@ pub async fn ask_on_own_stream(
     connection: &quinn::Connection,
     request: &Request,
 ) -> Result<ServerMessage, ReceiveError> {
-    ask_encoded(connection, &encode_request(request)).await
+    let mut receiver = ask_encoded(connection, &encode_request(request)).await?;
+    loop {
+        if let Some(message) = receiver.recv_part().await? {
+            return Ok(message);
+        }
+    }
 }
 
+/// Asks on a stream of its own; the answer comes [part by part](Receiver::recv_part).
 pub(crate) async fn ask_encoded(
     connection: &quinn::Connection,
     frame: &Bytes,
-) -> Result<ServerMessage, ReceiveError> {
+) -> Result<Receiver, ReceiveError> {
     let (mut writer, reader) = connection.open_bi().await.map_err(io::Error::from)?;
     writer.write_all(frame).await.map_err(io::Error::from)?;
     writer.finish().map_err(io::Error::other)?;
-    let mut receiver = Receiver { reader: Box::new(reader), buffer: BytesMut::new() };
-    match receiver.recv().await? {
-        Received::Message(message) => Ok(message),
-        Received::Heartbeat | Received::Closed => {
-            Err(ReceiveError::Io(io::Error::new(io::ErrorKind::UnexpectedEof, "the stream ended unanswered")))
-        }
-    }
+    Ok(Receiver { reader: Box::new(reader), buffer: BytesMut::new() })
 }

@@ -74,7 +74,14 @@ enum Waiter {
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Result<(Connection, String), ConnectError>> + Send>>;
-type Bulk = Pin<Box<dyn Future<Output = (u64, RequestId, Result<ServerMessage, ReceiveError>)> + Send>>;
+/// One step on a request's own stream.
+type Bulk = Pin<Box<dyn Future<Output = (u64, RequestId, Result<Part, ReceiveError>)> + Send>>;
+
+enum Part {
+    /// The request is out, or some of the answer has come (true).
+    More(raw::Receiver, bool),
+    Answer(ServerMessage),
+}
 
 struct Session {
     connection: Connection,
@@ -101,7 +108,7 @@ enum Woken {
     Connected(Result<(Connection, String), ConnectError>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
-    Bulk(u64, RequestId, Result<ServerMessage, ReceiveError>),
+    Bulk(u64, RequestId, Result<Part, ReceiveError>),
     EventRoom,
 }
 
@@ -250,8 +257,14 @@ impl Task {
                 if generation == self.generation && self.session.is_some() =>
             {
                 match answer {
-                    Ok(message) if message.id == id => self.machine.received(now, message),
-                    Ok(_) | Err(_) => self.machine.bulk_failed(now, id),
+                    Ok(Part::More(receiver, heard)) => {
+                        if heard {
+                            self.machine.heard(now);
+                        }
+                        self.bulk.push(Box::pin(next_part(generation, id, receiver)));
+                    }
+                    Ok(Part::Answer(message)) if message.id == id => self.machine.received(now, message),
+                    Ok(Part::Answer(_)) | Err(_) => self.machine.bulk_failed(now, id),
                 }
             }
             Woken::Bulk(..) => {}
@@ -292,11 +305,16 @@ impl Task {
     }
 
     fn on_bytes(&mut self, now: Duration) {
-        self.machine.heard(now);
         loop {
             let Some(session) = &mut self.session else { return };
-            let error = match session.connection.receiver.take_frame() {
-                Ok(None) => return,
+            let receiver = &mut session.connection.receiver;
+            let error = match receiver.take_frame() {
+                Ok(None) => {
+                    if receiver.has_part() {
+                        self.machine.heard(now);
+                    }
+                    return;
+                }
                 Ok(Some(Frame::Heartbeat)) => {
                     self.machine.received_heartbeat(now);
                     continue;
@@ -306,7 +324,10 @@ impl Task {
                         self.machine.received(now, message);
                         continue;
                     }
-                    Ok(None) => continue,
+                    Ok(None) => {
+                        self.machine.heard(now);
+                        continue;
+                    }
                     Err(error) => error.to_string(),
                 },
                 Err(error) => error.to_string(),
@@ -420,7 +441,8 @@ impl Task {
                     Some(quic) if bulk => {
                         let (quic, generation) = (quic.clone(), self.generation);
                         self.bulk.push(Box::pin(async move {
-                            (generation, request.id, raw::ask_encoded(&quic, &frame).await)
+                            let receiver = raw::ask_encoded(&quic, &frame).await;
+                            (generation, request.id, receiver.map(|r| Part::More(r, false)))
                         }));
                     }
                     _ => session.out.extend_from_slice(&frame),
@@ -494,6 +516,18 @@ impl Task {
             let _ = done.send(settled);
         }
     }
+}
+
+async fn next_part(
+    generation: u64,
+    id: RequestId,
+    mut receiver: raw::Receiver,
+) -> (u64, RequestId, Result<Part, ReceiveError>) {
+    let part = receiver.recv_part().await.map(|answer| match answer {
+        Some(message) => Part::Answer(message),
+        None => Part::More(receiver, true),
+    });
+    (generation, id, part)
 }
 
 fn refused(error: WireError) -> Error {

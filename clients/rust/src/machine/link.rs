@@ -45,6 +45,8 @@ pub(super) struct Link {
     phase: Phase,
     pub(super) last_sent: Duration,
     last_heard: Duration,
+    /// The last bytes that were more than a heartbeat, on whichever stream.
+    last_message: Duration,
     last_beat: Duration,
     /// The first heartbeat whose echo (or anything else) has not come yet.
     probe: Option<Duration>,
@@ -64,6 +66,7 @@ impl Link {
             phase: Phase::Down { retry_at: Duration::ZERO },
             last_sent: Duration::ZERO,
             last_heard: Duration::ZERO,
+            last_message: Duration::ZERO,
             last_beat: Duration::ZERO,
             probe: None,
             heartbeat: Duration::from_secs(60),
@@ -123,6 +126,7 @@ impl Machine {
         }
         self.link.phase = Phase::LoggingIn { deadline: now + self.settings.login_timeout };
         self.link.last_heard = now;
+        self.link.last_message = now;
         self.link.probe = None;
         self.link.farewell = None;
         let login = Login {
@@ -150,15 +154,17 @@ impl Machine {
         self.outputs.retain(|o| *o != Output::Disconnect);
     }
 
-    /// A heartbeat from the server.
+    /// A heartbeat from the server: the link lives. Since whoever waits asks for them, they say nothing about answers.
     pub fn received_heartbeat(&mut self, now: Duration) {
-        self.heard(now);
-    }
-
-    /// Bytes came that are not a complete message yet: a large page on a slow link is not a dead link.
-    pub fn heard(&mut self, now: Duration) {
         self.link.last_heard = now;
         self.link.probe = None;
+    }
+
+    /// Bytes of a message came, on any stream of the connection, complete or not: a large page on a slow link is
+    /// neither a dead link nor a request that nobody answers.
+    pub fn heard(&mut self, now: Duration) {
+        self.received_heartbeat(now);
+        self.link.last_message = now;
     }
 
     /// The network may have changed: find out now whether the link still works, or connect without further waiting.
@@ -201,13 +207,19 @@ impl Machine {
         self.link.probe.map(|probe| probe + self.settings.dead_after)
     }
 
+    /// When the oldest request has waited for too long, unless more than heartbeats comes before.
+    pub(super) fn request_timeout(&self) -> Option<Duration> {
+        let oldest = self.in_flight.values().next()?;
+        Some(oldest.asked.max(self.link.last_message) + self.settings.request_timeout)
+    }
+
     /// When the next heartbeat goes out.
     fn heartbeat_at(&self) -> Duration {
         let beat = self.link.last_sent + self.link.heartbeat;
         let Some(oldest) = self.in_flight.values().next() else { return beat };
         let silent_since = match self.link.probe {
             Some(_) => self.link.last_beat,
-            None => oldest.deadline.saturating_sub(self.settings.request_timeout).max(self.link.last_heard),
+            None => oldest.asked.max(self.link.last_heard),
         };
         beat.min(silent_since + WAITING_HEARTBEAT)
     }

@@ -79,7 +79,7 @@ pub struct Settings {
     pub dead_after: Duration,
     /// From connecting to the login's answer.
     pub login_timeout: Duration,
-    /// A request without an answer for this long: the link is of no use.
+    /// A request unanswered while for this long nothing but heartbeats came: the link is of no use.
     pub request_timeout: Duration,
     /// Delivered marks are collected for this long.
     pub mark_delay: Duration,
@@ -183,7 +183,7 @@ enum Purpose {
 #[derive(Debug)]
 struct InFlight {
     purpose: Purpose,
-    deadline: Duration,
+    asked: Duration,
     bulk: bool,
 }
 
@@ -320,14 +320,13 @@ impl Machine {
     /// When to call [`handle_timeout`](Self::handle_timeout) at the latest, if nothing else happens.
     pub fn next_timeout(&self) -> Option<Duration> {
         let wake = self.wakes.keys().next().map(|(at, _)| *at);
-        let request = self.in_flight.values().next().map(|r| r.deadline);
-        [wake, request, self.link_timeout()].into_iter().flatten().min()
+        [wake, self.request_timeout(), self.link_timeout()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Duration) {
         self.link_due(now);
-        if self.in_flight.values().next().is_some_and(|r| r.deadline <= now) {
+        if self.request_timeout().is_some_and(|at| at <= now) {
             self.down(now, crate::event::Lost::Silent);
         }
         while let Some(entry) = self.wakes.first_entry() {
@@ -546,7 +545,7 @@ impl Machine {
             (purpose, body) => {
                 let text = format!("{body:?} does not answer {purpose:?}");
                 self.next_request += 1;
-                let request = InFlight { purpose, deadline: now, bulk: false };
+                let request = InFlight { purpose, asked: now, bulk: false };
                 self.sends_in_flight += usize::from(matches!(request.purpose, Purpose::Send(..)));
                 self.in_flight.insert(RequestId(self.next_request), request);
                 self.down(now, crate::event::Lost::Broken(text));
@@ -606,8 +605,7 @@ impl Machine {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.bulk_in_flight += usize::from(bulk);
-        let deadline = now + self.settings.request_timeout;
-        self.in_flight.insert(id, InFlight { purpose, deadline, bulk });
+        self.in_flight.insert(id, InFlight { purpose, asked: now, bulk });
         self.transmit(now, id, body, bulk);
         id
     }

@@ -657,6 +657,50 @@ fn dead_links_are_found() {
 }
 
 #[test]
+fn an_answer_is_waited_for_while_any_of_it_comes() {
+    // Parts every so many seconds, until then; when the link is given up, if it is before 200 s.
+    #[track_caller]
+    fn check(bulk: bool, part_every: u64, until: u64, lost_at: Option<u64>) {
+        let mut rig = Rig::online(Rig::usual(), with_cursor(4));
+        if bulk {
+            rig.push(9);
+        } else {
+            rig.send(1);
+        }
+        let id = rig.sent.last().unwrap().id;
+        rig.states();
+        for second in 1..=200 {
+            rig.advance(seconds(1));
+            if let Some(ConnectionState::Offline { reason, .. }) = rig.states().first() {
+                assert_eq!((reason, Some(second)), (&Lost::Silent, lost_at));
+                return;
+            }
+            // The link itself lives.
+            rig.machine.received_heartbeat(rig.now);
+            if second % part_every == 0 && second <= until {
+                rig.machine.heard(rig.now);
+            }
+        }
+        assert_eq!(lost_at, None);
+        if bulk {
+            rig.page(id, 1, 9, 5..=9);
+            assert_eq!(rig.seqs(), [5, 6, 7, 8, 9]);
+        } else {
+            rig.receive(id, stored(5));
+            assert!(rig.machine.is_settled());
+        }
+    }
+    for bulk in [false, true] {
+        check(bulk, 1, 200, None);
+        check(bulk, 29, 200, None);
+        check(bulk, 1, 75, Some(105));
+        check(bulk, 20, 75, Some(90));
+        check(bulk, 31, 200, Some(30));
+        check(bulk, 1, 0, Some(30));
+    }
+}
+
+#[test]
 fn who_waits_for_an_answer_keeps_talking() {
     // (at, what happens), in milliseconds; when heartbeats go out.
     #[derive(Clone, Copy)]
