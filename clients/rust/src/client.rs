@@ -298,8 +298,8 @@ impl Client {
         }
     }
 
-    /// Tells the server that the user has seen everything up to `seq`; returns when it knows. Said again by itself
-    /// after a reconnect, as long as this client runs.
+    /// Tells the server that the user has seen everything up to `seq`; returns when it knows. Asked again
+    /// after a reconnect, until it is answered.
     ///
     /// # Errors
     /// [`Error::Invalid`] for seq 0, [`Error::Refused`], [`Error::Stopped`].

@@ -275,9 +275,8 @@ impl Machine {
         for (ticket, target, change) in mem::take(&mut self.unnumbered) {
             self.number(ok.user, ticket, target, change);
         }
-        // The server keeps watermarks loosely: what this run of the app has reached is said again.
-        self.dirty.extend(self.touched.iter().copied());
-        self.flush_marks(now);
+        // What was reached without a connection goes the same way as what the server may have forgotten.
+        self.unsure.append(&mut self.dirty);
     }
 
     pub(super) fn on_going_away(&mut self, now: Duration, reconnect_after_ms: u32) {
@@ -321,6 +320,7 @@ impl Machine {
             self.link.tries = 0;
         }
         self.forget_connection();
+        self.doubt_marks(now);
         if connected {
             self.outputs.push_back(Output::Disconnect);
         }
@@ -339,6 +339,7 @@ impl Machine {
         for (_, request) in mem::take(&mut self.in_flight).into_iter().rev() {
             match request.purpose {
                 Purpose::Query(query) => self.queries.push_front(query),
+                Purpose::Marks(marks) => self.unsure.extend(marks.iter().map(|m| m.conversation)),
                 Purpose::Login | Purpose::Sync(_) | Purpose::Pull(_) | Purpose::Send(..) => {}
             }
         }

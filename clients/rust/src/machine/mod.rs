@@ -47,6 +47,8 @@ use sync::Sync;
 const WAITING_MAX: usize = 1024;
 /// In-flight requests kept free of sends, so that reading goes on while a bot floods.
 const RESERVED: usize = 8;
+/// Marks that went unanswered count as heard when the connection lived this long after them.
+const MARKS_UNSURE: Duration = Duration::from_secs(120);
 /// A query is tried this often before the app is told that the server cannot answer.
 const QUERY_TRIES_MAX: u32 = 5;
 
@@ -178,6 +180,7 @@ enum Purpose {
     Pull(ConversationId),
     Send(ConversationId, ClientSeq),
     Query(Query),
+    Marks(Vec<Mark>),
 }
 
 #[derive(Debug)]
@@ -208,6 +211,7 @@ enum Wake {
     Query(Query),
     Sync,
     Marks,
+    MarksAgain,
 }
 
 #[derive(Debug, Default)]
@@ -238,7 +242,14 @@ pub struct Machine {
     in_flight: BTreeMap<RequestId, InFlight>,
     next_request: u64,
     dirty: BTreeSet<ConversationId>,
-    touched: BTreeSet<ConversationId>,
+    /// When marks went out unanswered on this connection.
+    said: BTreeMap<ConversationId, Duration>,
+    /// Whose marks the server may not have: said once more, answered, one `Mark` at a time.
+    unsure: BTreeSet<ConversationId>,
+    /// Such a `Mark` is under way, or waits after an error.
+    repeating: bool,
+    /// As many in one: fewer after one was refused for good, until the culprit is found.
+    repeat_max: usize,
     marks_waiting: bool,
     wakes: BTreeMap<(Duration, u64), Wake>,
     next_wake: u64,
@@ -251,14 +262,11 @@ impl Machine {
     /// A machine that goes on where `state` ends. Its first [`handle_timeout`](Self::handle_timeout) connects.
     pub fn new(settings: Settings, state: State) -> Self {
         let mut conversations = BTreeMap::new();
-        let (mut ready, mut unsettled, mut touched) = (VecDeque::new(), 0, BTreeSet::new());
+        let (mut ready, mut unsettled) = (VecDeque::new(), 0);
         for (id, stored) in state.conversations {
             if !stored.unacked.is_empty() {
                 ready.push_back(id);
                 unsettled += stored.unacked.len();
-            }
-            if stored.cursor.get() > 0 {
-                touched.insert(id);
             }
             let outbox = Outbox::restored(stored.next.max(state.base), stored.unacked);
             conversations
@@ -272,7 +280,7 @@ impl Machine {
             conversations,
             ready,
             unsettled,
-            touched,
+            unsure: if settings.receive { state.recent.into_iter().collect() } else { BTreeSet::new() },
             settings,
             pulls: VecDeque::new(),
             held: 0,
@@ -285,6 +293,9 @@ impl Machine {
             in_flight: BTreeMap::new(),
             next_request: 0,
             dirty: BTreeSet::new(),
+            said: BTreeMap::new(),
+            repeating: false,
+            repeat_max: MARKS_MAX,
             marks_waiting: false,
             wakes: BTreeMap::new(),
             next_wake: 0,
@@ -340,8 +351,9 @@ impl Machine {
                 Wake::Sync => self.sync.wake(),
                 Wake::Marks => {
                     self.marks_waiting = false;
-                    self.flush_marks(now);
+                    self.say_marks(now);
                 }
+                Wake::MarksAgain => self.repeating = false,
             }
         }
         self.pump(now);
@@ -454,21 +466,93 @@ impl Machine {
         if !self.link.is_online() {
             return;
         }
+        self.dirty.append(&mut self.unsure);
+        self.say_marks(now);
+    }
+
+    fn say_marks(&mut self, now: Duration) {
+        if !self.link.is_online() {
+            return;
+        }
         while !self.dirty.is_empty() {
             let mut marks = Vec::new();
-            while let Some(conversation) = (marks.len() < MARKS_MAX).then(|| self.dirty.pop_first()).flatten()
-            {
-                let Some(c) = self.conversations.get(&conversation) else { continue };
-                let delivered = if self.settings.mark_delivered { c.inbox.taken } else { Seq(0) };
-                let delivered = delivered.max(c.inbox.read);
-                if delivered.get() > 0 {
-                    marks.push(Mark { conversation, delivered, read: c.inbox.read });
+            while let Some(id) = (marks.len() < MARKS_MAX).then(|| self.dirty.pop_first()).flatten() {
+                if let Some(mark) = self.mark_of(id) {
+                    self.said.insert(id, now);
+                    marks.push(mark);
                 }
             }
             if !marks.is_empty() {
                 self.transmit(now, RequestId(0), RequestBody::Mark(marks), false);
             }
         }
+    }
+
+    /// As far as this device has got.
+    fn mark_of(&self, conversation: ConversationId) -> Option<Mark> {
+        let inbox = &self.conversations.get(&conversation)?.inbox;
+        let delivered = if self.settings.mark_delivered { inbox.taken } else { Seq(0) };
+        let delivered = delivered.max(inbox.read);
+        (delivered.get() > 0).then_some(Mark { conversation, delivered, read: inbox.read })
+    }
+
+    /// Says once more what the server may not have: one answered `Mark` after another, so that thousands of devices
+    /// that come back at once bring little each.
+    fn repeat_marks(&mut self, now: Duration) {
+        while !self.repeating && !self.unsure.is_empty() && self.in_flight.len() < self.link.in_flight_max {
+            let mut marks = Vec::new();
+            while let Some(id) = (marks.len() < self.repeat_max).then(|| self.unsure.pop_first()).flatten() {
+                marks.extend(self.mark_of(id));
+            }
+            if !marks.is_empty() {
+                self.repeating = true;
+                self.ask(now, RequestBody::Mark(marks.clone()), Purpose::Marks(marks), false);
+            }
+        }
+    }
+
+    fn on_repeated(&mut self, marks: &[Mark]) {
+        self.repeating = false;
+        self.repeat_max = (self.repeat_max * 2).min(MARKS_MAX);
+        self.confirmed(marks);
+    }
+
+    fn on_repeat_error(&mut self, now: Duration, marks: &[Mark], error: &WireError) {
+        let again = match error.code.retry() {
+            Retry::Never => {
+                // One that is wrong (no member any more, say) takes the others with it: look for it.
+                self.repeating = false;
+                self.repeat_max = (marks.len() / 2).max(1);
+                marks.len() > 1
+            }
+            Retry::Later => {
+                let at = now + self.delay(QUERY_TRIES_MAX, error.retry_after_ms);
+                self.wake_at(at, Wake::MarksAgain);
+                true
+            }
+            Retry::Reconnect => true,
+        };
+        if again {
+            self.unsure.extend(marks.iter().map(|m| m.conversation));
+        }
+    }
+
+    /// The server has answered for these.
+    fn confirmed(&mut self, marks: &[Mark]) {
+        for mark in marks {
+            if self.mark_of(mark.conversation).is_none_or(|now| now.delivered <= mark.delivered) {
+                self.said.remove(&mark.conversation);
+            }
+        }
+    }
+
+    /// The connection is lost: what was said last may not have got there, or may have been forgotten with a server
+    /// that crashed.
+    fn doubt_marks(&mut self, now: Duration) {
+        self.repeating = false;
+        self.wakes.retain(|_, wake| !matches!(wake, Wake::MarksAgain));
+        let said = std::mem::take(&mut self.said);
+        self.unsure.extend(said.into_iter().filter(|(_, at)| *at + MARKS_UNSURE >= now).map(|(id, _)| id));
     }
 
     /// The server has taken what the app said: no sync need bring it back.
@@ -479,14 +563,13 @@ impl Machine {
             c.inbox.read = c.inbox.read.max(mark.read);
             let marks = Marks { read: mark.read, ..Marks::default() };
             c.inbox.marks = c.inbox.marks.max(marks);
-            self.touched.insert(id);
             self.taken(now, Progress { conversation: id, seq: Seq(0), marks });
         }
+        self.confirmed(marks);
     }
 
     fn mark_later(&mut self, now: Duration, conversation: ConversationId) {
         self.dirty.insert(conversation);
-        self.touched.insert(conversation);
         if !self.marks_waiting {
             self.marks_waiting = true;
             self.wake_at(now + self.settings.mark_delay, Wake::Marks);
@@ -534,6 +617,8 @@ impl Machine {
             (Purpose::Send(id, client_seq), ServerBody::Error(error)) => {
                 self.on_send_error(now, id, client_seq, error);
             }
+            (Purpose::Marks(marks), ServerBody::MarkOk) => self.on_repeated(&marks),
+            (Purpose::Marks(marks), ServerBody::Error(error)) => self.on_repeat_error(now, &marks, &error),
             (Purpose::Query(query), ServerBody::Error(error)) => self.on_query_error(now, query, error),
             (Purpose::Query(query), body) => {
                 if let (RequestBody::Mark(marks), ServerBody::MarkOk) = (&query.body, &body) {
@@ -571,6 +656,7 @@ impl Machine {
     fn pump(&mut self, now: Duration) {
         self.pump_sync(now);
         if self.link.is_open() {
+            self.repeat_marks(now);
             self.pump_bulk(now);
             self.pump_sends(now);
         }

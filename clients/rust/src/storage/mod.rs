@@ -6,7 +6,7 @@
 mod file;
 mod memory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
 use tern_protocol::model::{Change, Target};
@@ -166,7 +166,13 @@ pub struct State {
     pub base: ClientSeq,
     /// What is known of each conversation.
     pub conversations: BTreeMap<ConversationId, StoredConversation>,
+    /// Whose cursors moved last, the latest at the end, at most [`RECENT_MAX`]: the server may not know of these. An
+    /// app's own storage may leave it empty.
+    pub recent: VecDeque<ConversationId>,
 }
+
+/// Conversations kept in [`State::recent`].
+pub const RECENT_MAX: usize = 256;
 
 /// One conversation of a [`State`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -189,8 +195,11 @@ impl State {
             Record::User(user) => self.user = Some(*user),
             Record::Cursor { conversation, seq, marks } => {
                 let c = self.conversations.entry(*conversation).or_default();
-                c.cursor = c.cursor.max(*seq);
                 c.marks = c.marks.max(*marks);
+                if *seq > c.cursor {
+                    c.cursor = *seq;
+                    self.moved(*conversation);
+                }
             }
             Record::Send { conversation, client_seq, target, change } => {
                 let c = self.conversations.entry(*conversation).or_default();
@@ -217,6 +226,15 @@ impl State {
         }
     }
 
+    fn moved(&mut self, conversation: ConversationId) {
+        if let Some(at) = self.recent.iter().rposition(|id| *id == conversation) {
+            self.recent.remove(at);
+        } else if self.recent.len() == RECENT_MAX {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(conversation);
+    }
+
     /// The fewest records that make this state.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         let head = [
@@ -224,10 +242,15 @@ impl State {
             self.user.map(Record::User),
             (self.base.get() > 0).then_some(Record::Base(self.base)),
         ];
-        let conversations = self.conversations.iter().flat_map(|(&conversation, c)| {
+        let recent: BTreeSet<_> = self.recent.iter().copied().collect();
+        let cursor = |conversation: ConversationId, c: &StoredConversation| {
             let (seq, marks) = (c.cursor, c.marks);
             let any = seq.get() > 0 || marks != Marks::default();
-            let cursor = any.then_some(Record::Cursor { conversation, seq, marks });
+            any.then_some(Record::Cursor { conversation, seq, marks })
+        };
+        let last = self.recent.iter().filter_map(move |id| cursor(*id, self.conversations.get(id)?));
+        let conversations = self.conversations.iter().flat_map(move |(&conversation, c)| {
+            let cursor = if recent.contains(&conversation) { None } else { cursor(conversation, c) };
             let next = (c.next.get() > 0).then_some(Record::Next { conversation, next: c.next });
             let sends = c.unacked.iter().map(move |(&client_seq, (target, change))| Record::Send {
                 conversation,
@@ -237,6 +260,36 @@ impl State {
             });
             cursor.into_iter().chain(next).chain(sends)
         });
-        head.into_iter().flatten().chain(conversations)
+        head.into_iter().flatten().chain(conversations).chain(last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moved_last_is_known_after_compaction() {
+        let id = |n: u64| {
+            ConversationId::group_from_random(
+                [(n % 251) as u8, (n / 251) as u8].repeat(8).try_into().unwrap(),
+            )
+        };
+        for n in [0u64, 1, 255, 256, 257, 600] {
+            let mut state = State::default();
+            let mut step = |n: u64, seq| {
+                let marks = Marks::default();
+                state.apply(&Record::Cursor { conversation: id(n), seq: Seq(seq), marks });
+            };
+            (0..n).for_each(|i| step(i, 1));
+            (0..n).step_by(3).for_each(|i| step(i, 2));
+            // Not a move.
+            (0..n).for_each(|i| step(i, 1));
+            assert_eq!(state.recent.len() as u64, n.min(RECENT_MAX as u64));
+            assert_eq!(state.recent.back().copied(), n.checked_sub(1).map(|last| id(last - last % 3)));
+            let mut again = State::default();
+            state.records().for_each(|record| again.apply(&record));
+            assert_eq!(again, state);
+        }
     }
 }

@@ -848,12 +848,103 @@ fn delivered_marks_are_collected_and_said_again_after_a_reconnect() {
     rig.mark_read(3);
     assert_eq!(marks(&mut rig), [[(3, 3)]]);
     rig.reconnect();
-    let asked =
-        rig.sent.iter().find(|r| matches!(r.body, RequestBody::Mark(_)) && r.id.get() > 0).unwrap().id;
+    let asked: Vec<_> =
+        rig.sent.iter().filter(|r| matches!(r.body, RequestBody::Mark(_))).map(|r| r.id).collect();
     assert_eq!(marks(&mut rig), [vec![(5, 0)], vec![(3, 3)]]);
-    rig.receive(asked, ServerBody::MarkOk);
+    rig.receive(asked[1], ServerBody::MarkOk);
     rig.reconnect();
-    assert_eq!(marks(&mut rig), [[(5, 3)]]);
+    assert_eq!(marks(&mut rig), [[(5, 3)]], "the five was not answered");
+}
+
+#[test]
+fn only_marks_that_the_server_may_not_have_are_said_again() {
+    let ids = |n: u64| (0..n).map(|i| ConversationId::direct(me(), UserId::from_sub(&i.to_string())));
+    let stored = |n: u64| {
+        let mut state = State::default();
+        state.apply(&Record::User(me()));
+        for conversation in ids(n) {
+            state.apply(&Record::Cursor { conversation, seq: Seq(9), marks: Marks::default() });
+        }
+        state
+    };
+    // The Mark that waits for its answer.
+    let asked = |rig: &mut Rig| -> Vec<(RequestId, Vec<ConversationId>)> {
+        let asked = rig.sent.iter().filter_map(|r| match &r.body {
+            RequestBody::Mark(m) if r.id.get() > 0 => {
+                Some((r.id, m.iter().map(|m| m.conversation).collect()))
+            }
+            _ => None,
+        });
+        let asked = asked.collect();
+        rig.sent.retain(|r| !matches!(r.body, RequestBody::Mark(_)));
+        asked
+    };
+
+    // A new run of the app: the last that moved, once.
+    for (n, expected) in [(0, 0), (3, 3), (500, 256)] {
+        let mut rig = Rig::online(Rig::usual(), stored(n));
+        let first = asked(&mut rig);
+        let mut said: Vec<_> = first.iter().flat_map(|(_, ids)| ids.clone()).collect();
+        said.sort();
+        let mut last: Vec<_> = ids(n).skip((n as usize).saturating_sub(256)).collect();
+        last.sort();
+        assert_eq!((said.len(), said), (expected, last));
+        for (id, _) in first {
+            rig.receive(id, ServerBody::MarkOk);
+        }
+        rig.reconnect();
+        assert_eq!(asked(&mut rig), [], "answered");
+    }
+
+    // Said unanswered, so long before the connection was lost.
+    for (before, again) in [(1, true), (119, true), (121, false)] {
+        let mut rig = Rig::online(Rig::usual(), State::default());
+        rig.push(1);
+        rig.take(1);
+        rig.advance(seconds(1));
+        assert_eq!(rig.sent.len(), 1, "said");
+        for _ in 0..before {
+            rig.advance(seconds(1));
+            rig.machine.received_heartbeat(rig.now);
+        }
+        rig.reconnect();
+        assert_eq!(!asked(&mut rig).is_empty(), again, "{before}");
+        // Unanswered once more: it is not forgotten by that.
+        rig.reconnect();
+        assert_eq!(!asked(&mut rig).is_empty(), again, "{before}");
+    }
+
+    // Reached without a connection by many: one Mark at a time, and one that is refused does not spoil the others.
+    let mut rig = Rig::online(Rig::usual(), stored(3000));
+    let (first, _) = asked(&mut rig).remove(0);
+    rig.receive(first, ServerBody::MarkOk);
+    for conversation in ids(3000) {
+        rig.event(ServerBody::Push { conversation, entry: entry(10, "theirs") });
+        rig.seqs();
+    }
+    rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
+    for conversation in ids(3000) {
+        rig.machine.taken(rig.now, Progress { conversation, seq: Seq(10), marks: Marks::default() });
+    }
+    rig.advance(seconds(1));
+    rig.connect();
+    let bad = ids(3000).nth(1234).unwrap();
+    let (mut taken, mut rounds) = (std::collections::BTreeSet::new(), 0);
+    loop {
+        let mut under_way = asked(&mut rig);
+        let Some((id, conversations)) = under_way.pop() else { break };
+        assert!(under_way.is_empty(), "one at a time");
+        assert!(conversations.len() <= tern_protocol::limits::MARKS_MAX);
+        rounds += 1;
+        if conversations.contains(&bad) {
+            rig.receive(id, error(ErrorCode::NotMember, 0));
+        } else {
+            taken.extend(conversations);
+            rig.receive(id, ServerBody::MarkOk);
+        }
+    }
+    assert_eq!(taken.len(), 2999);
+    assert!(rounds < 60, "{rounds}");
 }
 
 #[test]
@@ -931,7 +1022,7 @@ fn a_read_mark_of_ones_own_is_known_when_the_server_took_it() {
     for (answer, expected) in [(ServerBody::MarkOk, 6), (error(ErrorCode::InvalidArgument, 0), 0)] {
         let mut rig = Rig::online(Rig::usual(), with_cursor(9));
         rig.mark_read(6);
-        let id = rig.sent.iter().find(|r| r.id.get() > 0).unwrap().id;
+        let id = rig.sent.iter().rfind(|r| r.id.get() > 0).unwrap().id;
         rig.receive(id, answer);
         let mut disk = with_cursor(9);
         rig.take_all(&mut disk);
