@@ -21,7 +21,7 @@ use tern_protocol::request::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::{Config, Token, Transport};
-use crate::driver::{Command, Driver, Handed, Taken};
+use crate::driver::{Command, Control, Driver, Handed, Taken};
 use crate::error::{Error, StartError};
 use crate::event::{ConnectionState, Event, Stop};
 use crate::machine::{Machine, Progress, Settings};
@@ -30,6 +30,8 @@ use crate::storage::{Record, Storage};
 
 /// Commands on their way to the task; beyond, callers wait.
 const COMMANDS_MAX: usize = 64;
+/// Those that never wait behind others: closing, a change of network.
+const CONTROLS_MAX: usize = 8;
 /// Events between the task and the app; the machine holds more.
 const CHANNEL_EVENTS: usize = 64;
 /// See [`Config::heartbeat`].
@@ -41,6 +43,7 @@ const QUIC_HEARTBEAT: Duration = Duration::from_secs(25);
 #[derive(Clone)]
 pub struct Client {
     commands: mpsc::Sender<Command>,
+    controls: mpsc::Sender<Control>,
     state: watch::Receiver<ConnectionState>,
     connector: Arc<Connector>,
     device: DeviceId,
@@ -113,6 +116,7 @@ impl Client {
         };
         let connector = Arc::new(connector);
         let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
+        let (control_sender, controls) = mpsc::channel(CONTROLS_MAX);
         let (event_sender, receiver) = mpsc::channel(CHANNEL_EVENTS);
         let (state_sender, state_receiver) = watch::channel(ConnectionState::Connecting);
         let taken = Arc::new(Taken::default());
@@ -122,12 +126,19 @@ impl Client {
             connector: connector.clone(),
             config,
             commands,
+            controls,
             events: event_sender,
             taken: taken.clone(),
             state: state_sender,
         };
         tokio::spawn(driver.run());
-        let client = Self { commands: command_sender, state: state_receiver, connector, device };
+        let client = Self {
+            commands: command_sender,
+            controls: control_sender,
+            state: state_receiver,
+            connector,
+            device,
+        };
         Ok((client, Events { receiver, taken, last: None }))
     }
 
@@ -332,7 +343,7 @@ impl Client {
         if let Err(error) = self.connector.rebind() {
             tracing::debug!(%error, "no new socket");
         }
-        let _ = self.command(Command::NetworkChanged).await;
+        let _ = self.controls.send(Control::NetworkChanged).await;
     }
 
     /// Waits until every send is decided and every query answered, at most [`Config::close_timeout`], tells the
@@ -340,7 +351,7 @@ impl Client {
     /// left undecided: sends are kept in the storage for the next client.
     pub async fn close(self) -> bool {
         let (done, is_done) = oneshot::channel();
-        if self.command(Command::Close { done }).await.is_err() {
+        if self.controls.send(Control::Close { done }).await.is_err() {
             return false;
         }
         is_done.await.unwrap_or(false)

@@ -298,6 +298,61 @@ async fn what_was_stored_unanswered_is_not_stored_again() {
     assert!(matches!(last, Some(Event::Connection(ConnectionState::Stopped(_)))), "{last:?}");
 }
 
+/// A client whose outbox is full, without a network, and sends that wait for room.
+async fn full_outbox(close_timeout: Duration) -> (Client, Events, tokio::task::JoinSet<bool>) {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let token = Token::Fixed("token".into());
+    let mut config = Config::new(format!("localhost:{}", nobody.port()), certificate().0.as_bytes(), token);
+    config.close_timeout = close_timeout;
+    config.backoff_first = Duration::from_secs(60);
+    config.backoff_max = Duration::from_secs(60);
+    // Somebody who has been logged in before.
+    let mut storage = MemoryStorage::new();
+    storage.append(&[tern_client::storage::Record::User(alice())]).unwrap();
+    let (client, events) = Client::start(config, storage).unwrap();
+    for _ in 0..1024 {
+        drop(client.enqueue(bob(), Change::Message(text("hello"))).await.unwrap());
+    }
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let client = client.clone();
+        waiting.spawn(async move { client.send(bob(), text("hello")).await.is_ok() });
+    }
+    // Let them ask.
+    tokio::task::yield_now().await;
+    (client, events, waiting)
+}
+
+#[tokio::test]
+async fn a_full_outbox_holds_up_neither_close_nor_a_change_of_network() {
+    let close_timeout = Duration::from_millis(100);
+    let (client, mut events, mut waiting) = full_outbox(close_timeout).await;
+    let mut state = client.state();
+    let offline = |s: &ConnectionState| matches!(s, ConnectionState::Offline { .. });
+    tokio::time::timeout(PATIENCE, state.wait_for(offline)).await.unwrap().unwrap();
+    // It ends the wait of a minute for another try.
+    client.network_changed().await;
+    let again = state.wait_for(|s| matches!(s, ConnectionState::Connecting));
+    tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
+    let started = std::time::Instant::now();
+    let settled = tokio::time::timeout(PATIENCE, client.close()).await.unwrap();
+    assert!(!settled, "1,024 are not decided");
+    assert!(started.elapsed() >= close_timeout);
+    while let Some(sent) = waiting.join_next().await {
+        assert!(!sent.unwrap());
+    }
+    while events.next().await.is_some() {}
+}
+
+#[tokio::test]
+async fn a_full_outbox_does_not_hide_that_all_handles_are_gone() {
+    let (client, mut events, mut waiting) = full_outbox(Duration::from_secs(60)).await;
+    drop(client);
+    waiting.shutdown().await;
+    let stopped = async { while events.next().await.is_some() {} };
+    tokio::time::timeout(PATIENCE, stopped).await.unwrap();
+}
+
 #[tokio::test]
 async fn failures_are_told_apart() {
     let server = listen(Transport::Tcp, ALPN).await;

@@ -26,7 +26,7 @@ use crate::machine::{Machine, Output, Progress, Ticket};
 use crate::raw::{self, Connection, Connector, ReceiveError};
 use crate::storage::{Marks, Record, Storage, StorageError};
 
-/// What the handles ask the task for.
+/// What the handles ask the task for, as far as the machine has room.
 pub(crate) enum Command {
     Send {
         target: Target,
@@ -38,10 +38,12 @@ pub(crate) enum Command {
         body: RequestBody,
         answer: oneshot::Sender<Result<ServerBody, Error>>,
     },
+}
+
+/// What the handles tell the task at any time, however much waits. When all handles are gone, so is the channel.
+pub(crate) enum Control {
     NetworkChanged,
-    Close {
-        done: oneshot::Sender<bool>,
-    },
+    Close { done: oneshot::Sender<bool> },
 }
 
 /// What the app has taken, on its way to the machine: only the last of each conversation counts.
@@ -95,6 +97,7 @@ pub(crate) struct Driver {
     pub(crate) connector: Arc<Connector>,
     pub(crate) config: Config,
     pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) controls: mpsc::Receiver<Control>,
     pub(crate) events: mpsc::Sender<Handed>,
     pub(crate) taken: Arc<Taken>,
     pub(crate) state: watch::Sender<ConnectionState>,
@@ -102,7 +105,8 @@ pub(crate) struct Driver {
 
 /// What woke the task.
 enum Woken {
-    Command(Option<Command>),
+    Command(Command),
+    Control(Option<Control>),
     Taken,
     Timer,
     Connected(Result<(Connection, String), ConnectError>),
@@ -114,12 +118,14 @@ enum Woken {
 
 impl Driver {
     pub(crate) async fn run(self) {
-        let Driver { machine, storage, connector, config, commands, events, taken, state } = self;
+        let Driver { machine, storage, connector, config, commands, controls, events, taken, state } = self;
         let mut task = Task {
             machine,
             storage: Some(storage),
             connector,
             config,
+            commands,
+            controls,
             taken,
             state,
             started: Instant::now(),
@@ -131,7 +137,7 @@ impl Driver {
             bulk: FuturesUnordered::new(),
             closing: None,
         };
-        task.run(commands, events).await;
+        task.run(events).await;
     }
 }
 
@@ -140,6 +146,8 @@ struct Task {
     storage: Option<Box<dyn Storage>>,
     connector: Arc<Connector>,
     config: Config,
+    commands: mpsc::Receiver<Command>,
+    controls: mpsc::Receiver<Control>,
     taken: Arc<Taken>,
     state: watch::Sender<ConnectionState>,
     started: Instant,
@@ -158,7 +166,7 @@ impl Task {
         self.started.elapsed()
     }
 
-    async fn run(&mut self, mut commands: mpsc::Receiver<Command>, events: mpsc::Sender<Handed>) {
+    async fn run(&mut self, events: mpsc::Sender<Handed>) {
         let mut events = Some(events);
         let now = self.now();
         self.machine.handle_timeout(now);
@@ -169,10 +177,10 @@ impl Task {
             if self.is_done() {
                 break;
             }
-            let woken = self.wait(&mut commands, &events).await;
+            let woken = self.wait(&events).await;
             self.on_woken(woken);
         }
-        self.finish(&mut commands).await;
+        self.finish().await;
         // What is in the machine's queue still goes to an app that reads; the channel ends it.
         if let Some(events) = events {
             while let Ok(room) = events.try_reserve() {
@@ -193,14 +201,11 @@ impl Task {
         (self.machine.is_settled() && written) || Instant::now() >= *deadline
     }
 
-    async fn wait(
-        &mut self,
-        commands: &mut mpsc::Receiver<Command>,
-        events: &Option<mpsc::Sender<Handed>>,
-    ) -> Woken {
+    async fn wait(&mut self, events: &Option<mpsc::Sender<Handed>>) -> Woken {
         let timer = self.machine.next_timeout().map(|at| self.started + at);
         let timer = timer.into_iter().chain(self.closing.as_ref().map(|(at, _)| *at)).min();
-        let accepts = self.machine.accepts() && self.closing.is_none();
+        let open = self.closing.is_none();
+        let accepts = self.machine.accepts() && open;
         let room = events.as_ref().filter(|_| self.machine.has_event());
         let (receiver, sender) = match &mut self.session {
             Some(Session { connection, out, to_flush }) => {
@@ -213,7 +218,8 @@ impl Task {
             biased;
             written = async { match sender { Some((s, out)) => s.write_some(out).await, None => pending().await } } => Woken::Written(written),
             () = self.taken.changed.notified() => Woken::Taken,
-            command = commands.recv(), if accepts => Woken::Command(command),
+            control = self.controls.recv(), if open => Woken::Control(control),
+            Some(command) = self.commands.recv(), if accepts => Woken::Command(command),
             read = async { match receiver { Some(r) => r.read_some().await, None => pending().await } } => Woken::Read(read),
             Some((generation, id, answer)) = self.bulk.next() => Woken::Bulk(generation, id, answer),
             connected = async { match &mut self.connecting { Some(c) => c.await, None => pending().await } } => Woken::Connected(connected),
@@ -225,9 +231,10 @@ impl Task {
     fn on_woken(&mut self, woken: Woken) {
         let now = self.now();
         match woken {
-            Woken::Command(Some(command)) => self.on_command(now, command),
+            Woken::Command(command) => self.on_command(now, command),
+            Woken::Control(Some(control)) => self.on_control(now, control),
             // Nobody holds the client any more.
-            Woken::Command(None) => self.machine.stop(Stop::Closed),
+            Woken::Control(None) => self.machine.stop(Stop::Closed),
             Woken::Taken => self.on_taken(now),
             Woken::Timer => self.machine.handle_timeout(now),
             Woken::EventRoom => {}
@@ -282,8 +289,18 @@ impl Task {
                 let ticket = self.ticket(Waiter::Query(answer));
                 self.machine.query(now, ticket, body);
             }
-            Command::NetworkChanged => self.machine.network_changed(now),
-            Command::Close { done } => {
+        }
+    }
+
+    fn on_control(&mut self, now: Duration, control: Control) {
+        match control {
+            Control::NetworkChanged => self.machine.network_changed(now),
+            Control::Close { done } => {
+                // What was asked before is still done, if there is room for it.
+                while self.machine.accepts() {
+                    let Ok(command) = self.commands.try_recv() else { break };
+                    self.on_command(now, command);
+                }
                 self.on_taken(now);
                 self.machine.flush_marks(now);
                 self.closing = Some((Instant::now() + self.config.close_timeout, done));
@@ -479,7 +496,7 @@ impl Task {
     }
 
     /// Says goodbye, and answers all who wait.
-    async fn finish(&mut self, commands: &mut mpsc::Receiver<Command>) {
+    async fn finish(&mut self) {
         let now = self.now();
         self.on_taken(now);
         let settled = self.machine.is_settled();
@@ -496,12 +513,12 @@ impl Task {
         self.machine.stop(Stop::Closed);
         self.carry_out().await;
         let stop = self.machine.stopped().cloned().unwrap_or(Stop::Closed);
-        commands.close();
-        while let Ok(command) = commands.try_recv() {
+        self.controls.close();
+        self.commands.close();
+        while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Send { sent, .. } => drop(sent.send(Err(Error::Stopped(stop.clone())))),
                 Command::Query { answer, .. } => drop(answer.send(Err(Error::Stopped(stop.clone())))),
-                Command::NetworkChanged | Command::Close { .. } => {}
             }
         }
         for (_, waiter) in self.waiting.drain() {
