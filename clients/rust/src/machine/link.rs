@@ -27,6 +27,8 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// heard. On QUIC the server learns of a new address of ours (a NAT forgot us, say) only from a packet that we send;
 /// until then its answer goes to the old one.
 const WAITING_HEARTBEAT: Duration = Duration::from_secs(2);
+/// A server handles a login this late at most: it may take over from the connection that was made instead.
+const LATE_LOGIN: Duration = Duration::from_secs(15);
 /// What a server without own wishes gets.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
@@ -56,6 +58,8 @@ pub(super) struct Link {
     fresh_token: bool,
     expired_in_a_row: u32,
     random: u64,
+    /// When a connection was given up whose login was not answered.
+    gave_up_login: Option<Duration>,
     /// What the server said before it closed.
     farewell: Option<WireError>,
 }
@@ -75,6 +79,7 @@ impl Link {
             fresh_token: false,
             expired_in_a_row: 0,
             random: seed,
+            gave_up_login: None,
             farewell: None,
         }
     }
@@ -289,7 +294,11 @@ impl Machine {
     /// An error that is about the connection: answer to the login, or without a request.
     pub(super) fn on_closing(&mut self, now: Duration, error: WireError) {
         match error.code {
-            ErrorCode::TakenOver => self.stop(Stop::TakenOver),
+            ErrorCode::TakenOver => match self.link.gave_up_login.take() {
+                // By an earlier connection of our own, it seems: once more. If it was another client, it says so again.
+                Some(at) if now <= at + LATE_LOGIN => self.down(now, Lost::Closed(error)),
+                _ => self.stop(Stop::TakenOver),
+            },
             ErrorCode::UnsupportedVersion => self.stop(Stop::UnsupportedVersion(error)),
             ErrorCode::TokenInvalid if !self.settings.token_refreshes => self.stop(Stop::TokenRefused(error)),
             ErrorCode::TokenInvalid | ErrorCode::TokenExpired => {
@@ -318,6 +327,10 @@ impl Machine {
             && now >= since + STABLE_AFTER
         {
             self.link.tries = 0;
+        }
+        // An error is an answer: that login is done with.
+        if self.link.is_logging_in() && !matches!(reason, Lost::Closed(_)) {
+            self.link.gave_up_login = Some(now);
         }
         self.forget_connection();
         self.doubt_marks(now);

@@ -602,6 +602,71 @@ fn what_ends_a_client_and_what_does_not() {
 }
 
 #[test]
+fn a_late_login_of_its_own_does_not_end_a_client() {
+    #[derive(Clone, Copy)]
+    enum First {
+        /// The login went unanswered until the client gave up.
+        Silent,
+        /// The connection broke before the login was answered.
+        Broken,
+        /// The login was answered with an error.
+        Refused,
+        /// No connection came about.
+        Unreachable,
+        /// Logged in, and lost later.
+        Online,
+    }
+    // The taken_over comes so many seconds after the first connection was lost.
+    #[track_caller]
+    fn check(first: First, after: u64, stops: bool) {
+        let mut rig = Rig::new(Rig::usual(), State::default());
+        match first {
+            First::Silent | First::Broken | First::Refused => {
+                rig.machine.connected(rig.now, "token".into());
+                rig.drain();
+            }
+            First::Online => rig.connect(),
+            First::Unreachable => {}
+        }
+        rig.states();
+        match first {
+            First::Silent => rig.advance(seconds(20)),
+            First::Refused => rig.event(error(ErrorCode::Overloaded, 0)),
+            First::Broken | First::Unreachable | First::Online => {
+                rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
+                rig.drain();
+            }
+        }
+        assert!(matches!(rig.states()[..], [ConnectionState::Offline { .. }]));
+        rig.advance(seconds(1));
+        rig.connect();
+        for _ in 1..after {
+            rig.advance(seconds(1));
+            rig.machine.received_heartbeat(rig.now);
+        }
+        rig.states();
+        rig.event(error(ErrorCode::TakenOver, 0));
+        assert_eq!(rig.machine.stopped().is_some(), stops);
+        if stops {
+            return;
+        }
+        assert!(matches!(rig.states()[..], [ConnectionState::Offline { .. }]));
+        // Once: the second time it is somebody else.
+        rig.advance(seconds(1));
+        rig.connect();
+        rig.event(error(ErrorCode::TakenOver, 0));
+        assert_eq!(rig.machine.stopped(), Some(&Stop::TakenOver));
+    }
+    check(First::Silent, 1, false);
+    check(First::Broken, 1, false);
+    check(First::Silent, 15, false);
+    check(First::Silent, 16, true);
+    check(First::Refused, 1, true);
+    check(First::Unreachable, 1, true);
+    check(First::Online, 1, true);
+}
+
+#[test]
 fn a_refused_token_is_replaced_but_not_for_ever() {
     let settings = Settings { token_refreshes: true, ..Rig::usual() };
     let mut rig = Rig::new(settings, State::default());
