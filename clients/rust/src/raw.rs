@@ -484,3 +484,31 @@ pub(crate) async fn ask_encoded(
     writer.finish().map_err(io::Error::other)?;
     Ok(Receiver { reader: Box::new(reader), buffer: BytesMut::new() })
 }
+
+#[cfg(test)]
+mod tests {
+    use tern_protocol::convert::encode_server;
+    use tern_protocol::event::ServerBody;
+    use tern_protocol::ids::RequestId;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_on_its_own_stream_comes_part_by_part() {
+        let ok = ServerMessage { id: RequestId(300), body: ServerBody::MarkOk };
+        let bytes = encode_server(&ok);
+        for end in 0..=bytes.len() {
+            let (mut server, reader) = tokio::io::duplex(64);
+            let mut receiver = Receiver { reader: Box::new(reader), buffer: BytesMut::new() };
+            for at in 0..end {
+                server.write_all(&bytes[at..=at]).await.unwrap();
+                let expected = (at + 1 == bytes.len()).then(|| ok.clone());
+                assert_eq!(receiver.recv_part().await.unwrap(), expected);
+                assert_eq!(receiver.has_part(), expected.is_none());
+            }
+            drop(server);
+            assert!(matches!(receiver.recv_part().await, Err(ReceiveError::Io(_))));
+        }
+    }
+}
