@@ -5,6 +5,8 @@
 mod arguments;
 #[path = "bad_input/frames.rs"]
 mod frames;
+#[path = "bad_input/heartbeats.rs"]
+mod heartbeats;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
 #[path = "bad_input/stalled.rs"]

@@ -12,7 +12,7 @@ mod random;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use faults::{Faults, Tree};
 use history::Stage;
@@ -25,6 +25,7 @@ use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
 use tern_protocol::model::{Entry, Target};
 use tern_protocol::request::{Mark, RequestBody, Send};
 use tern_server::server::EXIT_STORE_FAILED;
+use tern_server::shutdown;
 
 fn alice_and_bob() -> ConversationId {
     ConversationId::direct(user("alice"), user("bob"))
@@ -170,6 +171,62 @@ async fn settle(ternd: &Ternd, stored: &[SendOk], messages: &[&str]) {
     let logs = [talk(ternd, Transport::Tcp).await, talk(ternd, Transport::Quic).await];
     assert_eq!(texts(&logs[0]), messages);
     assert_eq!(logs[0], logs[1]);
+}
+
+/// A server whose journal's sync hangs, with a send that waits for it, after a SIGTERM.
+async fn stuck_and_told_to_end(faults: &mut Faults, data: &Path, transport: Transport) -> (Ternd, Session) {
+    let mut ternd = Ternd::start(data, &faults.start());
+    let mut alice = ternd.login(transport, "alice", 1).await;
+    send_all(&mut alice, "bob", &["1"]).await;
+    faults.set("hold-sync");
+    let client_seq = alice.next_client_seq(&Target::User(user("bob")));
+    let send = Send { target: Target::User(user("bob")), client_seq, change: message("2") };
+    alice.request(RequestBody::Send(send)).await;
+    faults.event("held").await;
+    ternd.signal(libc::SIGTERM);
+    (ternd, alice)
+}
+
+/// A disk that hangs does not keep the server from ending, and what it had acknowledged is there afterwards.
+#[tokio::test]
+async fn a_server_whose_sync_hangs_ends_by_itself() {
+    for transport in TRANSPORTS {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let mut faults = Faults::new(data.path());
+        let (ternd, mut alice) = stuck_and_told_to_end(&mut faults, data.path(), transport).await;
+        let begin = Instant::now();
+        let told = |event: &ServerBody| {
+            assert!(!tells_more_than(1, event), "of what is not synced: {event:?}");
+            matches!(event, ServerBody::GoingAway { .. }).then_some(())
+        };
+        alice.until(told).await;
+        let (status, errors) = ternd.ends().await;
+        println!("over {transport:?}: {:?}", begin.elapsed());
+        assert_eq!(status.code(), Some(EXIT_STORE_FAILED), "{errors}");
+        assert!(errors.contains("does not come to rest"), "{errors}");
+        let ternd = Ternd::start(data.path(), &Start::default());
+        let log = talk(&ternd, transport).await;
+        assert!(matches!(texts(&log)[..], ["1"] | ["1", "2"]), "{:?}", texts(&log));
+        assert!(ternd.terminate().success());
+    }
+}
+
+/// A second signal is obeyed at once.
+#[tokio::test]
+async fn a_second_signal_ends_a_server_whose_sync_hangs_at_once() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut faults = Faults::new(data.path());
+    let (mut ternd, mut alice) = stuck_and_told_to_end(&mut faults, data.path(), Transport::Tcp).await;
+    // The first one has been taken: two that come together are one.
+    alice.until(|event| matches!(event, ServerBody::GoingAway { .. }).then_some(())).await;
+    let begin = Instant::now();
+    ternd.signal(libc::SIGTERM);
+    let (status, errors) = ternd.ends().await;
+    println!("{:?}", begin.elapsed());
+    assert_eq!(status.code(), Some(1), "{errors}");
+    assert!(errors.contains("second signal"), "{errors}");
+    // Generous, and less than the first one alone would have taken.
+    assert!(begin.elapsed() < shutdown::FLUSH / 2, "not at once");
 }
 
 /// A kill while a sync hangs: what was answered is there, what was not is there once or not at all.

@@ -11,7 +11,7 @@ use tern_protocol::request::{
     History, HistoryFrom, ListConversations, ListUsers, Mark, Request, RequestBody, Send,
 };
 
-use crate::support::{PATIENCE, Ternd, group, login_request, message, over_each, sync, user};
+use crate::support::{PATIENCE, group, login_request, message, over_each, sync, user};
 use crate::{Bystanders, connect, is_well};
 
 /// Frames for each transport.
@@ -108,12 +108,6 @@ fn mutated(random: &mut Random, corpus: &[Bytes]) -> Vec<u8> {
     framed
 }
 
-fn rss_kib(ternd: &Ternd) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", ternd.pid())).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
-}
-
 #[tokio::test]
 async fn nothing_that_is_sent_ends_the_server() {
     over_each(async |ternd, transport| {
@@ -121,7 +115,7 @@ async fn nothing_that_is_sent_ends_the_server() {
         let mut bystanders = Bystanders::new(ternd, transport).await;
         let token = ternd.token("mallory");
         let corpus = corpus(&token);
-        let (mut sent, mut connections, before) = (0, 0, rss_kib(ternd));
+        let (mut sent, mut connections, before) = (0, 0, ternd.rss_kib());
         while sent < FRAMES {
             let mut connection = connect(ternd, transport).await;
             connections += 1;
@@ -144,7 +138,7 @@ async fn nothing_that_is_sent_ends_the_server() {
         }
         bystanders.talk().await;
         is_well(ternd).await;
-        let after = rss_kib(ternd);
+        let after = ternd.rss_kib();
         eprintln!("{sent} frames on {connections} connections: {before} kB before, {after} kB after");
         assert!(after < RSS_MAX_KIB, "{after} kB");
     })

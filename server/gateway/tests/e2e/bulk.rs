@@ -1,5 +1,7 @@
 //! QUIC: a query on a stream of its own.
 
+use std::time::Duration;
+
 use tern_client::Transport;
 use tern_client::raw::{Connection, ask_on_own_stream};
 use tern_protocol::error::ErrorCode;
@@ -12,7 +14,9 @@ use tern_protocol::request::{
     History, HistoryFrom, ListConversations, ListUsers, Mark, Request, RequestBody, Send,
 };
 
-use crate::support::{Start, Ternd, login_request, message, refused, seqs, sync, user};
+use crate::support::{
+    PATIENCE, Session, Start, TRANSPORTS, Ternd, login_request, message, refused, seqs, sync, user,
+};
 
 async fn ask(connection: &mut Connection, id: u64, body: RequestBody) -> Result<ServerBody, ErrorCode> {
     let quic = connection.quic().expect("over QUIC");
@@ -175,4 +179,68 @@ async fn a_page_that_is_not_taken_delays_nothing() {
         let page = reader.read_to_end(1 << 20).await.expect("it is still there");
         assert!(page.len() > 256 * 1024);
     }
+}
+
+/// Of clients who have gone with pages on their way to them.
+const GONE: u64 = 50;
+/// By then the server's memory is what it is.
+const GONE_FIRST: u64 = 10;
+/// How much more it may be in the end: a fifth of what two pages for each of the others would be.
+const GONE_KIB_MAX: u64 = 8 * 1024;
+
+/// Clients who ask for many large pages, read nothing and go leave nothing behind.
+#[tokio::test]
+async fn clients_who_go_with_pages_on_their_way_cost_nothing() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut ternd = Ternd::start(data.path(), &Start::default());
+    let mut alice = ternd.login(Transport::Quic, "alice", 1).await;
+    let bob = Target::User(user("bob"));
+    for _ in 0..8 {
+        let payload = vec![7; PAYLOAD_BYTES_MAX].into();
+        let message = Message { content_type: String::new(), payload, reply_to: None };
+        alice.send(bob, Change::Message(message)).await.expect("stored");
+    }
+    let chat = ConversationId::direct(user("alice"), user("bob"));
+    let connector = ternd.connector();
+    let token = ternd.token("bob");
+    let mut first = 0;
+    for round in 1..=GONE {
+        let connection = connector.connect(Transport::Quic).await.expect("connected");
+        let mut session = Session::login(connection, &token, 1 + round % 4).await.expect("a good token");
+        for _ in 0..60 {
+            session.request(history(chat, 1)).await;
+        }
+        let quic = session.connection().quic().expect("over QUIC").clone();
+        let mut open = Vec::new();
+        for id in 0..3 {
+            let request = Request { id: RequestId(800 + id), body: history(chat, 1) };
+            let (mut writer, reader) = quic.open_bi().await.expect("as many as the protocol allows");
+            writer.write_all(&tern_protocol::convert::encode_request(&request)).await.expect("sent");
+            writer.finish().expect("open");
+            open.push(reader);
+        }
+        // What the client's transport takes without its being read: the server has pages that wait by then.
+        let taken = async {
+            while quic.stats().udp_rx.bytes < 2_000_000 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, taken).await.expect("pages come");
+        quic.close(0u32.into(), b"gone");
+        drop((session, open));
+        connector.wait_idle().await;
+        if round == GONE_FIRST {
+            first = ternd.rss_kib();
+        }
+    }
+    for transport in TRANSPORTS {
+        let mut fresh = ternd.login(transport, "bob", 9).await;
+        assert_eq!(fresh.log_from(chat, 1).await.expect("a member").len(), 8);
+        fresh.close().await;
+    }
+    assert_eq!(alice.send(bob, message("still there?")).await.expect("stored").seq, Seq(9));
+    let last = ternd.rss_kib();
+    println!("{first} kB after {GONE_FIRST} clients, {last} kB after {GONE}");
+    assert!(last < first + GONE_KIB_MAX, "{first} kB after {GONE_FIRST} clients, {last} kB after {GONE}");
+    assert!(ternd.is_alive());
 }

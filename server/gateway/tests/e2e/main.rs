@@ -1,5 +1,7 @@
 //! The real server over both transports, as clients see it.
 
+#[path = "../support/random.rs"]
+mod random;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -106,6 +106,45 @@ async fn marks_are_checked_and_never_fall() {
     .await;
 }
 
+/// Each mark of a request is taken or refused for itself, wherever it stands.
+#[tokio::test]
+async fn a_mark_above_the_head_does_not_hinder_the_others() {
+    over_each(async |ternd, transport| {
+        let mut alice = ternd.login(transport, "alice", 1).await;
+        let mut bob = ternd.login(transport, "bob", 1).await;
+        let chat = alice.text(user("bob"), "1").await.expect("stored").conversation;
+        for n in 1..=2 {
+            alice.create(group(n), "one of several", &["bob"]).await;
+        }
+        for round in 2..=7 {
+            alice.text(user("bob"), "more").await.expect("stored");
+            for n in 1..=2 {
+                assert_eq!(alice.change(group(n), message("more")).await.expect("stored").seq, Seq(round));
+            }
+            let mark = |conversation, delivered, read| Mark {
+                conversation,
+                delivered: Seq(delivered),
+                read: Seq(read),
+            };
+            let mut marks = vec![mark(chat, round, round), mark(group(1), round, round)];
+            // Both ways of being too high, first, in the middle and last.
+            let (delivered, read) = if round % 2 == 0 { (round + 1, 0) } else { (0, round + 1) };
+            marks.insert((round as usize - 2) / 2, mark(group(2), delivered, read));
+            let answer = bob.ask(RequestBody::Mark(marks)).await;
+            assert_eq!(refused(answer), ErrorCode::InvalidArgument);
+            for (conversation, expected) in [(chat, round), (group(1), round), (group(2), 0)] {
+                assert_eq!(bob.line(conversation).await.read, Seq(expected), "{conversation:?}");
+                let receipts = listed(&mut alice, conversation).await;
+                assert!(receipts.contains(&receipt("bob", expected, expected)), "{receipts:?}");
+            }
+        }
+        // The connection goes on, and what was refused is taken once it is in order.
+        bob.mark(group(2), 7, 7).await.expect("up to the head");
+        assert_eq!(bob.line(group(2)).await.read, Seq(7));
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn senders_in_groups_are_told_counts() {
     over_each(async |ternd, transport| {

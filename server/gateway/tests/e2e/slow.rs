@@ -4,8 +4,9 @@ use tern_protocol::event::ServerBody;
 use tern_protocol::ids::Seq;
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;
 use tern_protocol::model::{Change, Entry, Message, Target};
-use tern_protocol::request::{RequestBody, Send};
+use tern_protocol::request::{History, HistoryFrom, RequestBody, Send};
 
+use crate::random::{self, Random};
 use crate::support::{group, over_each, seqs};
 
 /// 20 MB: more than sockets hold on both ends together, and the server's own queue, by far.
@@ -69,6 +70,69 @@ async fn a_slow_reader_is_told_the_head_and_misses_nothing() {
             })
             .await;
         assert_eq!(seq, head.next());
+    })
+    .await;
+}
+
+/// A page of these is below the server's high-water mark, and with the pushes that it queues above.
+const PAGE: u64 = 3;
+/// Requests in flight at once.
+const PAGES: usize = 60;
+/// Between two requests for a page: about as much as a page, together less than the server queues.
+const PUSHES: u64 = 12;
+/// What all that is worth for a try is more than sockets hold on both ends together.
+const PUSH_BYTES: usize = PAYLOAD_BYTES_MAX / 4;
+const TRIES: usize = 3;
+
+/// Pages wait for room until pushes are dropped: then there is room, without anything having been written.
+#[tokio::test]
+async fn pages_that_wait_behind_dropped_pushes_come() {
+    let seed = random::seed();
+    over_each(async |ternd, transport| {
+        let mut random = Random::new(seed);
+        let (pages, flood) = (group(1), group(2));
+        let mut alice = ternd.login(transport, "alice", 1).await;
+        let mut bob = ternd.login(transport, "bob", 1).await;
+        alice.create(pages, "pages", &["bob"]).await;
+        alice.create(flood, "flood", &["bob"]).await;
+        let of = |length| {
+            Change::Message(Message {
+                content_type: String::new(),
+                payload: vec![7; length].into(),
+                reply_to: None,
+            })
+        };
+        for _ in 0..PAGE {
+            alice.change(pages, of(PAYLOAD_BYTES_MAX)).await.expect("stored");
+        }
+        for _ in 0..TRIES {
+            let mut pulled = Vec::new();
+            for _ in 0..PAGES {
+                let from = HistoryFrom::Backward(None);
+                let page = History { conversation: pages, from, limit: PAGE as u32 };
+                pulled.push(bob.request(RequestBody::History(page)).await);
+                let mut sent = Vec::new();
+                for _ in 0..random.within(PUSHES - 4..PUSHES + 4) {
+                    let target = Target::Conversation(flood);
+                    let client_seq = alice.next_client_seq(&target);
+                    let send = Send { target, client_seq, change: of(PUSH_BYTES) };
+                    sent.push(alice.request(RequestBody::Send(send)).await);
+                }
+                for request in sent {
+                    alice.answer(request).await.expect("stored");
+                }
+                alice.events.clear();
+            }
+            // Only now bob reads, and nothing more happens that would help him.
+            for request in pulled {
+                match bob.answer(request).await.expect("a member") {
+                    ServerBody::HistoryPage(page) => assert_eq!(seqs(&page.entries), [2, 3, 4]),
+                    other => panic!("not the answer to a history request: {other:?}"),
+                }
+            }
+            bob.until(|event| matches!(event, ServerBody::HeadMoved { .. }).then_some(())).await;
+            bob.events.clear();
+        }
     })
     .await;
 }

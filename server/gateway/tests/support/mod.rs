@@ -152,6 +152,24 @@ impl Ternd {
         (status, errors.join().expect("reading does not panic"))
     }
 
+    /// The same, but it has to end within the patience; if it does not, it is killed.
+    pub async fn ends(mut self) -> (ExitStatus, String) {
+        let end = async {
+            while self.is_alive() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, end).await.expect("it ends within the patience");
+        self.ended()
+    }
+
+    /// Its memory.
+    pub fn rss_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Sends a signal.
     #[allow(unsafe_code)]
     pub fn signal(&mut self, signal: i32) {
