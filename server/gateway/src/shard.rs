@@ -234,7 +234,10 @@ impl Shard {
                         Phase::Running => {}
                         Phase::Draining => self.announce_end(),
                         Phase::Closing => self.close_all(),
-                        Phase::Stopped => break,
+                        Phase::Stopped => {
+                            self.end_all();
+                            break;
+                        }
                     }
                     if changed.is_err() {
                         break;
@@ -379,6 +382,14 @@ impl Shard {
         let body = ServerBody::GoingAway { reconnect_after_ms: RECONNECT_AFTER_MS };
         let frame = reply::frame(RequestId(0), body);
         self.conns.borrow().values().for_each(|conn| conn.answer(frame.clone()));
+    }
+
+    /// Closes what is left, with answers still owed: the store that owes them may never give them.
+    fn end_all(self: &Rc<Self>) {
+        let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
+        for conn in conns {
+            self.close(&conn, RequestId(0), ErrorCode::GoingAway, "the server is stopping".into());
+        }
     }
 
     fn close_all(self: &Rc<Self>) {
