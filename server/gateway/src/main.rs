@@ -59,7 +59,7 @@ fn setup(config: &Config) -> Result<Setup, Box<dyn Error>> {
 /// Starts a server and runs it until SIGTERM or SIGINT.
 fn serve(start: impl FnOnce() -> Result<Server, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let result = runtime.block_on(async {
+    runtime.block_on(async {
         // Before the server says that it is ready, so that nobody's signal comes too early.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -68,15 +68,20 @@ fn serve(start: impl FnOnce() -> Result<Server, Box<dyn Error>>) -> Result<(), B
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        let second_signal = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            eprintln!("ternd: stopped at once by a second signal");
+            // From here, without dropping anything: closing a store waits for it, and it may hang.
+            std::process::exit(1)
+        };
         tokio::select! {
             () = server.stop() => Ok(()),
-            _ = terminate.recv() => Err("stopped at once by a second signal".into()),
-            _ = interrupt.recv() => Err("stopped at once by a second signal".into()),
+            stopped = second_signal => stopped,
         }
-    });
-    // After a second signal a thread may still wait for a stuck store: dropping the runtime would wait for it.
-    runtime.shutdown_background();
-    result
+    })
 }
 
 /// One line, or more, to standard output; that nobody reads it is no reason to stop a server.
