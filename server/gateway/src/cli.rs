@@ -51,6 +51,10 @@ pub struct Dev {
     /// Threads, each with its own listeners, connections and conversations [default: one per core]
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
+    /// A further name or address that the certificate is to be good for, for example of this machine in your network;
+    /// may be given several times
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
     /// Print one JSON line with addresses, paths and tokens instead, for scripts
     #[arg(long)]
     pub json: bool,
@@ -65,7 +69,7 @@ pub struct Token {
     #[arg(long, value_name = "DIR", default_value = "tern-data")]
     pub data: PathBuf,
     /// Seconds until it expires
-    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 30 * 24 * 3600, value_parser = clap::value_parser!(u64).range(1..))]
     pub lifetime: u64,
 }
 

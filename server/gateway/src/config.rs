@@ -8,6 +8,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use crate::auth::{TokenKey, Verifier};
+use crate::transport::ShardCount;
 
 /// A complete configuration with its defaults and explanations.
 pub const EXAMPLE: &str = include_str!("config.example.toml");
@@ -127,13 +128,36 @@ impl Config {
         {
             *file = base.join(&*file);
         }
-        if config.tokens.keys.is_empty() {
-            return Err(ConfigError::Value(format!(
-                "{}: tokens.keys is empty: no login could succeed",
-                path.display()
-            )));
-        }
+        config.check(path)?;
         Ok(config)
+    }
+
+    /// What the types cannot say.
+    fn check(&self, path: &Path) -> Result<(), ConfigError> {
+        let refuse = |problem: String| Err(ConfigError::Value(format!("{}: {problem}", path.display())));
+        if let Some(shards) = self.shards.filter(|shards| ShardCount::new(*shards).is_none()) {
+            return refuse(format!("shards is {shards}: expected 1 to {}", ShardCount::MAX));
+        }
+        if !self.data.is_dir() && !self.data.parent().is_some_and(Path::is_dir) {
+            let data = self.data.display();
+            return refuse(format!("data: there is no directory {data}, nor one to make it in"));
+        }
+        let same = |a: &Key, b: &Key| a.algorithm == b.algorithm && (a.id.is_none() || a.id == b.id);
+        let keys = &self.tokens.keys;
+        if keys
+            .iter()
+            .enumerate()
+            .any(|(i, key)| keys[..i].iter().any(|before| same(key, before) || same(before, key)))
+        {
+            return refuse(
+                "tokens.keys: several keys of one algorithm need an id each, the `kid` of their tokens"
+                    .to_owned(),
+            );
+        }
+        if keys.is_empty() {
+            return refuse("tokens.keys is empty: no login could succeed".to_owned());
+        }
+        Ok(())
     }
 
     /// What checks tokens.
@@ -199,5 +223,9 @@ mod tests {
         check(("[::]:7443", "nowhere"), &["line", "socket address"]);
         check(("\"EdDSA\"", "\"RS256\""), &["RS256", "ES256"]);
         check(("data =", "# data ="), &["missing field `data`"]);
+        check(("# shards = 4", "shards = 0"), &["tern.toml", "shards is 0", "1 to 1024"]);
+        check(("/var/lib/tern", "/proc/none/none"), &["/proc/none/none", "directory"]);
+        let twice = "[[tokens.keys]]\nalgorithm = \"EdDSA\"\nfile = \"a\"\n\n[[tokens.keys]]";
+        check(("[[tokens.keys]]", twice), &["tokens.keys", "id"]);
     }
 }

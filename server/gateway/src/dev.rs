@@ -1,6 +1,7 @@
 //! `ternd dev` and `ternd token`: a server that needs nothing, and tokens for it.
 
 use std::error::Error;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use crate::tls::files::{self, Access};
 
 /// Tokens of a development server are good for a month.
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Of a development server's clients, which run on the same machine.
-const LEEWAY: Duration = Duration::from_secs(30);
+/// Tokens are minted on the same machine, by the same clock.
+const LEEWAY: Duration = Duration::ZERO;
 
 /// A development server, running.
 pub struct Running {
@@ -29,13 +30,13 @@ pub struct Running {
 /// # Errors
 /// What [`Server::start`] says, and files that cannot be read or written.
 pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
-    create_private(&dev.data)?;
-    let data = dev.data.canonicalize()?;
-    let names = if dev.listen.ip().is_loopback() || dev.listen.ip().is_unspecified() {
-        Vec::new()
-    } else {
-        vec![dev.listen.ip().to_string()]
-    };
+    let data = create_private(&dev.data)
+        .and_then(|()| dev.data.canonicalize())
+        .map_err(|error| format!("cannot make the data directory {}: {error}", dev.data.display()))?;
+    let mut names = dev.names.clone();
+    if !dev.listen.ip().is_loopback() && !dev.listen.ip().is_unspecified() {
+        names.push(dev.listen.ip().to_string());
+    }
     let now = clock::wall();
     let identity = DevIdentity::load_or_create(&data, &names, now)?;
     let minter = Minter::load_or_create(&data)?;
@@ -61,7 +62,8 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         line.to_string()
     } else {
         let ca = shown(&data.join("ca.pem"));
-        let tern = tern_command();
+        let (tern, ternd) = (command("tern"), command("ternd"));
+        let address = reachable(server.tcp);
         let file = |user: &str, token: &str| -> Result<PathBuf, Box<dyn Error>> {
             let path = data.join(format!("{user}.token"));
             files::replace(&path, Access::Owner, token.as_bytes())?;
@@ -70,23 +72,22 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         let (alice, bob) = (file("alice", &alice)?, file("bob", &bob)?);
         let call = |token: &Path, command: &str| {
             format!(
-                "  {tern} --server {} --ca {} --token @{} {command}",
-                server.tcp,
-                ca.display(),
-                token.display()
+                "  {tern} --server {address} --ca {} --token {} {command}",
+                quoted(&ca.display().to_string()),
+                quoted(&format!("@{}", token.display()))
             )
         };
         format!(
             "ternd is serving on {} (TCP and QUIC), with its data in {}\n\n\
              Bob listens, in a second terminal:\n\n{}\n\n\
              Alice writes, in a third:\n\n{}\n\n\
-             Over QUIC: add --transport quic. For another user: ternd token NAME --data {}\n\
+             Over QUIC: add --transport quic. A token for another user:\n\n  {ternd} token NAME --data {}\n\n\
              Ctrl-C stops the server.",
             server.tcp,
             shown(&data).display(),
             call(&bob, "tail"),
             call(&alice, "send --to bob \"hello bob\""),
-            shown(&data).display(),
+            quoted(&shown(&data).display().to_string()),
         )
     };
     Ok(Running { server, greeting })
@@ -116,14 +117,53 @@ fn shown(path: &Path) -> PathBuf {
     here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).to_owned()
 }
 
-/// How to call the client: the one beside this program, or cargo when this is a build tree without it.
-fn tern_command() -> String {
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("tern")));
+/// How to call one of the programs: the one beside this one, or cargo when this is a build tree without it.
+fn command(name: &str) -> String {
+    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
     match beside {
-        Some(path) if path.is_file() => shown(&path).display().to_string(),
+        Some(path) if path.is_file() => quoted(&shown(&path).display().to_string()),
         Some(path) if path.components().any(|part| part.as_os_str() == "target") => {
-            "cargo run -q --release --bin tern --".to_owned()
+            format!("cargo run -q --release --bin {name} --")
         }
-        _ => "tern".to_owned(),
+        _ => name.to_owned(),
+    }
+}
+
+/// An address that a client on this machine can connect to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "@%+=:,./-_".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_for_a_shell() {
+        assert_eq!(quoted("@tern-data/bob.token"), "@tern-data/bob.token");
+        assert_eq!(quoted("data 3/ca.pem"), "'data 3/ca.pem'");
+        assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
+
+    #[test]
+    fn clients_are_sent_to_an_address_that_the_certificate_has() {
+        let reach = |address: &str| reachable(address.parse().expect("an address")).to_string();
+        assert_eq!(reach("0.0.0.0:7443"), "127.0.0.1:7443");
+        assert_eq!(reach("[::]:7443"), "[::1]:7443");
+        assert_eq!(reach("192.0.2.7:1"), "192.0.2.7:1");
     }
 }

@@ -40,7 +40,10 @@ pub fn refusal(code: ErrorCode) -> &'static str {
         ErrorCode::DuplicateTrimmed => {
             "an earlier try may have stored it, and that part of the log has been trimmed away"
         }
-        ErrorCode::InvalidArgument => "that cannot be done in this conversation or to this entry",
+        ErrorCode::InvalidArgument => {
+            "reply_to or a watermark is above the last entry, or member is yourself or nobody of this group (to go, leave), or \
+             this is a direct chat, which takes messages only"
+        }
         ErrorCode::Overloaded => "too much is waiting: try again later",
         ErrorCode::Unavailable => "the store takes nothing at present: try again later",
         ErrorCode::OutcomeUnknown => {

@@ -34,7 +34,7 @@ const SECRET_BYTES: usize = 32;
 #[derive(Debug, Error)]
 pub enum TlsError {
     /// The system would not read or write a file.
-    #[error("cannot read or write {}: {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     File {
         /// Which.
         path: PathBuf,
@@ -80,7 +80,7 @@ impl Identity {
     pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, TlsError> {
         let read = |path: &Path, access| {
             let bytes = files::read(path, access).map_err(TlsError::file(path))?;
-            bytes.ok_or_else(|| TlsError::file(path)(io::ErrorKind::NotFound.into()))
+            bytes.ok_or_else(|| TlsError::content(path, "cannot be read: there is no such file"))
         };
         let chain_pem = read(chain, files::Access::Everybody)?;
         let key_pem = read(key, files::Access::Owner)?;

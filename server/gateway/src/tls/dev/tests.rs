@@ -111,7 +111,7 @@ fn configured_files_are_checked() {
         (a.join("server.pem"), b.join("server.key"), "is not the key of the first certificate"),
         (a.join("server.key"), a.join("server.key"), "has no certificate in it"),
         (a.join("server.pem"), a.join("server.pem"), "has no private key in it"),
-        (a.join("none.pem"), a.join("server.key"), "cannot read or write"),
+        (a.join("none.pem"), a.join("server.key"), "there is no such file"),
     ];
     for (chain, key, expected) in cases {
         let error = Identity::from_pem_files(&chain, &key).unwrap_err().to_string();
