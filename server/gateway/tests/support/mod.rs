@@ -18,7 +18,7 @@ use tern_protocol::event::{
 };
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
-use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
+use tern_protocol::model::{Change, Entry, Message, Role, Target};
 use tern_protocol::request::{
     History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
 };
@@ -41,9 +41,6 @@ pub struct Ternd {
     /// Its data directory.
     pub data: PathBuf,
 }
-
-/// How much longer than its `exp` a development server takes a token.
-const DEV_LEEWAY: Duration = Duration::from_secs(30);
 
 /// Runs a case over each transport, on a server of its own, which has to live until the end.
 pub async fn over_each(case: impl AsyncFn(&mut Ternd, Transport)) {
@@ -197,13 +194,6 @@ impl Ternd {
     /// Makes connections; each has a UDP socket of its own.
     pub fn connector(&self) -> Connector {
         Connector::new(&self.address.to_string(), None, &self.ca()).expect("a good address and certificate")
-    }
-
-    /// A token that the server takes for this much longer: its `exp` may be past, by less than the leeway for clocks.
-    pub fn token_taken_for(&self, user: &str, rest: Duration) -> String {
-        let minter = Minter::load_or_create(&self.data).expect("ternd dev has made a key");
-        let begin = clock::wall().0 - DEV_LEEWAY.as_millis() as u64;
-        minter.mint(user, rest, WallMillis(begin)).expect("a good name")
     }
 
     /// Ends it with this signal and starts it again on the same address and data.
