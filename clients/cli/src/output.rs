@@ -274,6 +274,12 @@ pub(crate) fn event_json(event: &Event) -> Value {
         Event::Trimmed { conversation, from, to } => json!({
             "event": "trimmed", "conversation": conversation.to_string(), "from": from.get(), "to": to.get(),
         }),
+        Event::Reset { conversation, cursor, head } => json!({
+            "event": "reset",
+            "conversation": conversation.to_string(),
+            "cursor": cursor.get(),
+            "head": head.get(),
+        }),
         Event::Conversation(state) => conversation_json(state),
         Event::Receipts(moved) => receipts_json(moved),
         Event::Connection(state) => state_json(state),
@@ -295,6 +301,9 @@ pub(crate) fn event_text(event: &Event, me: UserId) -> String {
         Event::Trimmed { conversation, from, to } => {
             format!("-- {conversation} {from} to {to} are no longer on the server")
         }
+        Event::Reset { conversation, .. } => format!(
+            "-- the server's store is older than what this device has seen: starting {conversation} anew"
+        ),
         Event::Conversation(state) => {
             format!("-- {} {} {}, up to {}", state.conversation, kind(state.kind), name(state), state.head)
         }

@@ -101,6 +101,7 @@ fn conversation_of(event: &Event) -> Option<ConversationId> {
     match event {
         Event::Entry { conversation, .. }
         | Event::Trimmed { conversation, .. }
+        | Event::Reset { conversation, .. }
         | Event::Recovered { conversation, .. } => Some(*conversation),
         Event::Conversation(state) => Some(state.conversation),
         Event::Receipts(moved) => Some(moved.conversation),

@@ -25,8 +25,19 @@ pub enum Event {
         /// The last missing.
         to: Seq,
     },
+    /// The server's store was replaced by an older or a new one: its head of this conversation is below what this
+    /// device has. Drop what is kept of the conversation; everything from the floor follows, as if it were new.
+    Reset {
+        /// The log.
+        conversation: ConversationId,
+        /// Up to where this device had everything of the old log.
+        cursor: Seq,
+        /// Where the new one ends.
+        head: Seq,
+    },
     /// How a conversation stands, told by a sync when the device misses something of it, be it that watermarks rose
-    /// while it was away: title, peer, role, watermarks, head. The watermarks are not below those of earlier events.
+    /// while it was away: title, peer, role, watermarks, head. The watermarks are not below those of earlier events
+    /// (since the last [`Event::Reset`]).
     /// Its entries come as [`Event::Entry`], so `entries` is empty here. Without a `role` the membership has ended and
     /// `title` is empty: keep the one that was known.
     Conversation(ConversationState),

@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use tern_protocol::convert::{encode_request, parse_server};
 use tern_protocol::event::{SendOk, ServerBody, ServerMessage, WireError};
 use tern_protocol::frame::{Frame, HEARTBEAT};
-use tern_protocol::ids::{ConversationId, RequestId, Seq};
+use tern_protocol::ids::{ConversationId, RequestId};
 use tern_protocol::model::{Change, Target};
 use tern_protocol::request::RequestBody;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -24,7 +24,7 @@ use crate::error::{ConnectError, Error};
 use crate::event::{ConnectionState, Event, Lost, Stop};
 use crate::machine::{Machine, Output, Progress, Ticket};
 use crate::raw::{self, Connection, Connector, ReceiveError};
-use crate::storage::{Marks, Record, Storage, StorageError};
+use crate::storage::{Record, Storage, StorageError};
 
 /// What the handles ask the task for, as far as the machine has room.
 pub(crate) enum Command {
@@ -49,20 +49,19 @@ pub(crate) enum Control {
 /// What the app has taken, on its way to the machine: only the last of each conversation counts.
 #[derive(Default)]
 pub(crate) struct Taken {
-    last: Mutex<BTreeMap<ConversationId, (Seq, Marks)>>,
+    last: Mutex<BTreeMap<ConversationId, Progress>>,
     changed: Notify,
 }
 
 impl Taken {
     pub(crate) fn raise(&self, progress: Progress) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let (seq, marks) = last.entry(progress.conversation).or_default();
-        (*seq, *marks) = (progress.seq.max(*seq), progress.marks.max(*marks));
+        last.entry(progress.conversation).and_modify(|known| known.add(progress)).or_insert(progress);
         drop(last);
         self.changed.notify_one();
     }
 
-    fn drain(&self) -> BTreeMap<ConversationId, (Seq, Marks)> {
+    fn drain(&self) -> BTreeMap<ConversationId, Progress> {
         std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -316,9 +315,7 @@ impl Task {
     }
 
     fn on_taken(&mut self, now: Duration) {
-        for (conversation, (seq, marks)) in self.taken.drain() {
-            self.machine.taken(now, Progress { conversation, seq, marks });
-        }
+        self.taken.drain().into_values().for_each(|progress| self.machine.taken(now, progress));
     }
 
     fn on_bytes(&mut self, now: Duration) {

@@ -50,6 +50,14 @@ pub(super) struct Inbox {
     pub(super) marks_taken: Marks,
     /// The newest entry that is known to exist.
     head: Seq,
+    /// What was handed over before this connection: no head that a sound server tells on it is lower.
+    proven: Seq,
+    /// Something on this connection was below that; a page of history will tell.
+    doubted: bool,
+    /// It has been asked for, on this connection.
+    asked: bool,
+    /// The membership has ended, as a sync told.
+    ended: bool,
     held: BTreeMap<Seq, Entry>,
     pull: Pull,
     fruitless: u32,
@@ -57,7 +65,15 @@ pub(super) struct Inbox {
 
 impl Inbox {
     pub(super) fn restored(cursor: Seq, marks: Marks) -> Self {
-        Self { handed: cursor, taken: cursor, marks, marks_taken: marks, head: cursor, ..Self::default() }
+        Self {
+            handed: cursor,
+            taken: cursor,
+            marks,
+            marks_taken: marks,
+            head: cursor,
+            proven: cursor,
+            ..Self::default()
+        }
     }
 
     /// What a sync need not bring.
@@ -69,6 +85,11 @@ impl Inbox {
     fn has_gap(&self) -> bool {
         self.head > self.handed
     }
+
+    /// Whether a page of history is wanted: entries are missing, or the server is to say its head.
+    fn wants_page(&self) -> bool {
+        self.has_gap() || self.doubted
+    }
 }
 
 impl Machine {
@@ -79,6 +100,7 @@ impl Machine {
         let seq = entry.seq;
         self.offer(id, entry);
         self.note_head(id, seq);
+        self.doubt(id, seq);
     }
 
     /// An entry of this device's own, as its answer tells: whether the server also pushes it does not matter.
@@ -91,6 +113,7 @@ impl Machine {
     pub(super) fn on_head_moved(&mut self, id: ConversationId, head: Seq) {
         if self.settings.receive {
             self.note_head(id, head);
+            self.doubt(id, head);
         }
     }
 
@@ -143,11 +166,41 @@ impl Machine {
         self.pull_if_gap(id);
     }
 
+    /// A push or hint from below what this device had before the connection: late, or of another log that has begun
+    /// since the sync. It alone proves nothing, so the server is asked, once.
+    fn doubt(&mut self, id: ConversationId, seq: Seq) {
+        let covered = self.sync.covers(id);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        if covered && seq < c.proven && !c.asked && !c.ended {
+            (c.asked, c.doubted) = (true, true);
+            self.pull_if_gap(id);
+        }
+    }
+
+    /// The server's head is below what was handed over before this connection: its store was replaced. Starts the
+    /// conversation anew.
+    fn reset_if_below(&mut self, id: ConversationId, head: Seq) -> bool {
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
+        if head >= c.proven || c.ended {
+            return false;
+        }
+        let cursor = c.handed;
+        self.held -= c.held.len();
+        // What the app has taken stays until it takes the event.
+        *c = Inbox { taken: c.taken, marks_taken: c.marks_taken, pull: c.pull, ..Inbox::default() };
+        self.receipts.remove(&id);
+        self.dirty.remove(&id);
+        self.said.remove(&id);
+        self.unsure.remove(&id);
+        self.events.push_back(Event::Reset { conversation: id, cursor, head });
+        true
+    }
+
     /// A gap is pulled, unless the sync that is under way will fill it.
     pub(super) fn pull_if_gap(&mut self, id: ConversationId) {
         let covered = self.sync.covers(id);
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
-        if covered && c.has_gap() && c.pull == Pull::No {
+        if covered && c.wants_page() && c.pull == Pull::No {
             c.pull = Pull::Waiting;
             self.pulls.push_back(id);
         }
@@ -162,7 +215,7 @@ impl Machine {
     pub(super) fn start_pull(&mut self, now: Duration) {
         let Some(id) = self.pulls.pop_front() else { return };
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
-        if !c.has_gap() {
+        if !c.wants_page() {
             c.pull = Pull::No;
             return;
         }
@@ -175,13 +228,15 @@ impl Machine {
 
     pub(super) fn on_pulled(&mut self, now: Duration, id: ConversationId, page: HistoryPage) {
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
-        c.pull = Pull::No;
+        (c.pull, c.doubted) = (Pull::No, false);
+        let reset = self.reset_if_below(id, page.head);
+        let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
         let before = c.handed;
         self.raise_floor(id, page.floor, page.head);
         self.hand_run(id, page.entries);
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
         c.head = c.head.max(page.head);
-        if c.handed == before && c.has_gap() {
+        if c.handed == before && c.has_gap() && !reset {
             // The page was made before what we have heard of, or we have heard wrongly.
             c.fruitless += 1;
             if c.fruitless >= FRUITLESS_MAX {
@@ -220,6 +275,7 @@ impl Machine {
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
         c.head = c.handed;
         c.fruitless = 0;
+        c.doubted = false;
         self.held -= c.held.len();
         c.held.clear();
     }
@@ -257,6 +313,8 @@ impl Machine {
         let id = state.conversation;
         let entries = std::mem::take(&mut state.entries);
         let (floor, head) = (state.floor, state.head);
+        conversation(&mut self.conversations, self.base, id).inbox.ended = state.role.is_none();
+        self.reset_if_below(id, head);
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;
         c.marks = c.marks.max(marks_of_state(&state));
         // The server may have forgotten the last second of them; the app is never shown one that falls.
@@ -291,8 +349,9 @@ impl Machine {
         self.pulls.clear();
         self.wakes.retain(|_, wake| !matches!(wake, Wake::Pull(_)));
         for c in self.conversations.values_mut() {
-            c.inbox.pull = Pull::No;
-            c.inbox.fruitless = 0;
+            let c = &mut c.inbox;
+            (c.pull, c.fruitless) = (Pull::No, 0);
+            (c.proven, c.asked, c.doubted) = (c.handed, false, false);
         }
     }
 

@@ -166,10 +166,23 @@ pub enum Output {
 pub struct Progress {
     /// In this conversation.
     pub conversation: ConversationId,
+    /// It has dropped what it had; the others are of what came after.
+    pub reset: bool,
     /// It has the entries up to here; 0: not said.
     pub seq: Seq,
     /// It knows these watermarks; 0: not said.
     pub marks: Marks,
+}
+
+impl Progress {
+    /// Both, this one first.
+    pub fn add(&mut self, next: Self) {
+        if next.reset {
+            *self = next;
+        } else {
+            (self.seq, self.marks) = (self.seq.max(next.seq), self.marks.max(next.marks));
+        }
+    }
 }
 
 /// What a request is for.
@@ -435,20 +448,33 @@ impl Machine {
         let (conversation, seq, marks) = match event {
             Event::Entry { conversation, entry } => (*conversation, entry.seq, Marks::default()),
             Event::Trimmed { conversation, to, .. } => (*conversation, *to, Marks::default()),
+            Event::Reset { conversation, .. } => {
+                let marks = Marks::default();
+                return Some(Progress { conversation: *conversation, reset: true, seq: Seq(0), marks });
+            }
             Event::Conversation(state) => (state.conversation, Seq(0), inbox::marks_of_state(state)),
             Event::Receipts(moved) => {
                 (moved.conversation, Seq(0), inbox::marks_of_receipts(moved, self.user))
             }
             Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => return None,
         };
-        (seq.get() > 0 || marks != Marks::default()).then_some(Progress { conversation, seq, marks })
+        (seq.get() > 0 || marks != Marks::default()).then_some(Progress {
+            conversation,
+            reset: false,
+            seq,
+            marks,
+        })
     }
 
     /// The app has these entries and watermarks: the cursor moves, and the server will be told.
     pub fn taken(&mut self, now: Duration, progress: Progress) {
-        let Progress { conversation, seq, marks } = progress;
+        let Progress { conversation, reset, seq, marks } = progress;
         let Some(c) = self.conversations.get_mut(&conversation) else { return };
         let inbox = &mut c.inbox;
+        if reset {
+            (inbox.taken, inbox.marks_taken) = (Seq(0), Marks::default());
+            self.outputs.push_back(Output::Persist(Record::Reset { conversation }));
+        }
         let (seq, marks) = (seq.min(inbox.handed).max(inbox.taken), marks.max(inbox.marks_taken));
         let entries = seq > inbox.taken;
         if !entries && marks == inbox.marks_taken {
@@ -491,7 +517,7 @@ impl Machine {
     /// As far as this device has got.
     fn mark_of(&self, conversation: ConversationId) -> Option<Mark> {
         let inbox = &self.conversations.get(&conversation)?.inbox;
-        let delivered = if self.settings.mark_delivered { inbox.taken } else { Seq(0) };
+        let delivered = if self.settings.mark_delivered { inbox.taken.min(inbox.handed) } else { Seq(0) };
         let delivered = delivered.max(inbox.read);
         (delivered.get() > 0).then_some(Mark { conversation, delivered, read: inbox.read })
     }
@@ -563,7 +589,7 @@ impl Machine {
             c.inbox.read = c.inbox.read.max(mark.read);
             let marks = Marks { read: mark.read, ..Marks::default() };
             c.inbox.marks = c.inbox.marks.max(marks);
-            self.taken(now, Progress { conversation: id, seq: Seq(0), marks });
+            self.taken(now, Progress { conversation: id, reset: false, seq: Seq(0), marks });
         }
         self.confirmed(marks);
     }

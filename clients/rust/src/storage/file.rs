@@ -233,6 +233,7 @@ const SETTLED: u8 = 5;
 const RENUMBERED: u8 = 6;
 const NEXT: u8 = 7;
 const BASE: u8 = 8;
+const RESET: u8 = 9;
 
 fn encode(record: &Record, out: &mut BytesMut) {
     let numbers = |out: &mut BytesMut, kind: u8, conversation: &ConversationId, numbers: &[u64]| {
@@ -258,6 +259,7 @@ fn encode(record: &Record, out: &mut BytesMut) {
             let all = [*seq, read, peer_delivered, peer_read].map(Seq::get);
             numbers(out, CURSOR, conversation, &all);
         }
+        Record::Reset { conversation } => numbers(out, RESET, conversation, &[]),
         Record::Send { conversation, client_seq, target, change } => {
             numbers(out, SEND, conversation, &[]);
             let send = Send { target: *target, client_seq: *client_seq, change: change.clone() };
@@ -323,6 +325,7 @@ fn decode(mut payload: Bytes) -> Option<Record> {
             Record::Next { conversation: conversation(&mut payload)?, next: ClientSeq(number(&mut payload)?) }
         }
         BASE => Record::Base(ClientSeq(number(&mut payload)?)),
+        RESET => Record::Reset { conversation: conversation(&mut payload)? },
         _ => return None,
     })
 }
@@ -361,6 +364,11 @@ mod tests {
             send(1, 1),
             cursor(1, 4, 0),
             cursor(1, 0, 3),
+            cursor(2, 7, 5),
+            Record::Reset { conversation: conversation(2) },
+            cursor(2, 1, 1),
+            cursor(3, 7, 5),
+            Record::Reset { conversation: conversation(3) },
             send(1, 2),
             Record::Settled { conversation: conversation(1), client_seq: ClientSeq(1) },
             Record::Renumbered { conversation: conversation(1), old: ClientSeq(2), new: ClientSeq(3) },

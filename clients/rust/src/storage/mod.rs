@@ -77,6 +77,12 @@ pub enum Record {
         /// The watermarks.
         marks: Marks,
     },
+    /// The server's log was replaced by another: nothing of it was taken, no watermark told. Numbers and what is to
+    /// be sent stay.
+    Reset {
+        /// The log.
+        conversation: ConversationId,
+    },
     /// To be sent under this number, until [`Settled`](Record::Settled).
     Send {
         /// The log it goes to.
@@ -123,6 +129,7 @@ impl Record {
         match self {
             Record::Device(_)
             | Record::User(_)
+            | Record::Reset { .. }
             | Record::Send { .. }
             | Record::Renumbered { .. }
             | Record::Next { .. }
@@ -188,7 +195,8 @@ pub struct StoredConversation {
 }
 
 impl State {
-    /// Takes one record into account. Cursors, watermarks and numbers only rise, whatever the order of the records.
+    /// Takes one record into account. Numbers only rise, whatever the order of the records; cursors and watermarks
+    /// rise until a [`Record::Reset`].
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Device(device) => self.device = Some(*device),
@@ -200,6 +208,11 @@ impl State {
                     c.cursor = *seq;
                     self.moved(*conversation);
                 }
+            }
+            Record::Reset { conversation } => {
+                let c = self.conversations.entry(*conversation).or_default();
+                (c.cursor, c.marks) = (Seq(0), Marks::default());
+                self.recent.retain(|id| id != conversation);
             }
             Record::Send { conversation, client_seq, target, change } => {
                 let c = self.conversations.entry(*conversation).or_default();
@@ -267,6 +280,33 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reset_lowers_the_cursor_and_nothing_else() {
+        let conversation = ConversationId::group_from_random([1; 16]);
+        let cursor = |seq, read| {
+            let marks = Marks { read: Seq(read), ..Marks::default() };
+            Record::Cursor { conversation, seq: Seq(seq), marks }
+        };
+        let next = Record::Next { conversation, next: ClientSeq(31) };
+        let reset = Record::Reset { conversation };
+        for (records, seq, read) in [
+            (vec![next.clone(), cursor(4, 3)], 4, 3),
+            (vec![next.clone(), cursor(4, 3), cursor(1, 0)], 4, 3),
+            (vec![next.clone(), cursor(4, 3), reset.clone()], 0, 0),
+            (vec![next.clone(), cursor(4, 3), reset.clone(), cursor(1, 0)], 1, 0),
+            (vec![next.clone(), cursor(4, 3), reset.clone(), cursor(1, 1), cursor(2, 0)], 2, 1),
+        ] {
+            let mut state = State::default();
+            records.iter().for_each(|record| state.apply(record));
+            let c = &state.conversations[&conversation];
+            assert_eq!((c.cursor, c.marks.read, c.next), (Seq(seq), Seq(read), ClientSeq(31)));
+            assert_eq!(state.recent.len(), usize::from(seq > 0));
+            let mut again = State::default();
+            state.records().for_each(|record| again.apply(&record));
+            assert_eq!(again, state);
+        }
+    }
 
     #[test]
     fn what_moved_last_is_known_after_compaction() {

@@ -102,7 +102,7 @@ impl Rig {
     /// The app has the entries up to here.
     fn take(&mut self, seq: u64) {
         let marks = Marks::default();
-        self.machine.taken(self.now, Progress { conversation: group(1), seq: Seq(seq), marks });
+        self.machine.taken(self.now, Progress { conversation: group(1), reset: false, seq: Seq(seq), marks });
         self.drain();
     }
 
@@ -244,7 +244,9 @@ fn pushes_are_handed_over_once_and_in_order() {
         assert_eq!(rig.pulls().iter().map(|p| p.1).collect::<Vec<_>>(), pulled);
     }
     check(0, &[1, 2, 3], &[1, 2, 3], &[]);
-    check(4, &[5, 5, 4, 1, 6], &[5, 6], &[]);
+    check(4, &[5, 5, 4, 6], &[5, 6], &[]);
+    // From long ago: is it a duplicate, or another log? The server is asked, once.
+    check(4, &[5, 5, 4, 1, 2, 6], &[5, 6], &[6]);
     check(4, &[6], &[], &[5]);
     check(4, &[6, 7, 9], &[], &[5]);
     check(4, &[6, 7, 5], &[5, 6, 7], &[5]);
@@ -299,6 +301,167 @@ fn the_floor_moves_the_cursor() {
     let trimmed = Event::Trimmed { conversation: group(1), from: Seq(5), to: Seq(18) };
     let events: Vec<_> = std::iter::from_fn(|| rig.machine.poll_event(rig.now)).collect();
     assert!(events.contains(&trimmed), "{events:?}");
+}
+
+/// A head below what the device had before the connection: the server's store was replaced.
+#[test]
+fn another_log_is_read_from_its_floor() {
+    #[derive(Debug, Clone, Copy)]
+    enum Told {
+        /// By the sync: the head, and whether the membership is active.
+        Sync(u64, bool),
+        /// The log has begun after the sync.
+        Hint(u64),
+        Push(u64),
+    }
+    #[track_caller]
+    fn check(cursor: u64, told: Told, floor: u64, reset: bool) {
+        let marks = Marks { read: Seq(cursor), ..Marks::default() };
+        let mut disk = with_cursor(cursor);
+        disk.apply(&Record::Cursor { conversation: group(1), seq: Seq(cursor), marks });
+        disk.apply(&Record::Next { conversation: group(1), next: ClientSeq(31) });
+        let mut rig = Rig::new(Rig::usual(), disk.clone());
+        rig.connect();
+        let none = SyncPage { conversations: vec![], covered_until: None };
+        let head = match told {
+            Told::Sync(head, active) => {
+                let role = active.then_some(Role::Member);
+                let line = ConversationState { role, floor: Seq(floor), ..line(group(1), head, 1) };
+                rig.answer_sync(SyncPage { conversations: vec![line], covered_until: None });
+                head
+            }
+            Told::Hint(head) => {
+                rig.answer_sync(none);
+                rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(head) });
+                head
+            }
+            Told::Push(head) => {
+                rig.answer_sync(none);
+                rig.push(head);
+                head
+            }
+        };
+        for _ in 0..5 {
+            for (pull, from) in rig.pulls() {
+                rig.page(pull, floor, head, from.max(floor)..=head);
+            }
+        }
+        let mut resets = Vec::new();
+        let mut seqs = Vec::new();
+        while let Some(event) = rig.machine.poll_event(rig.now) {
+            if let Some(progress) = rig.machine.progress(&event) {
+                rig.machine.taken(rig.now, progress);
+            }
+            rig.drain();
+            match event {
+                Event::Reset { conversation, cursor, head } => {
+                    assert!(seqs.is_empty(), "{told:?}");
+                    resets.push((conversation, cursor.get(), head.get()));
+                }
+                Event::Entry { entry, .. } => seqs.push(entry.seq.get()),
+                Event::Trimmed { .. } => panic!("{event:?}"),
+                _ => {}
+            }
+        }
+        rig.take_all(&mut disk);
+        let stored = &disk.conversations[&group(1)];
+        assert_eq!(stored.next, ClientSeq(31), "numbers only rise");
+        if reset {
+            assert_eq!(resets, [(group(1), cursor, head)], "{told:?}");
+            assert_eq!(seqs, (floor..=head).collect::<Vec<_>>(), "{told:?}");
+            assert_eq!(stored.cursor, Seq(head));
+            assert!(stored.marks.read <= Seq(head));
+        } else {
+            assert_eq!((resets, seqs), (vec![], vec![]), "{told:?}");
+            assert_eq!(stored.cursor, Seq(cursor));
+        }
+        // It goes on as usual, and after the next login nothing is told again.
+        let next = stored.cursor.get() + 1;
+        rig.push(next);
+        assert_eq!(rig.seqs(), [next]);
+        rig.reconnect();
+        assert_eq!(rig.known()[0].1, next);
+        rig.answer_sync(SyncPage { conversations: vec![], covered_until: None });
+        rig.push(next + 1);
+        assert_eq!(rig.seqs(), [next + 1]);
+        rig.send(1);
+        assert_eq!(rig.numbers(), [31]);
+    }
+    check(4, Told::Sync(1, true), 1, true);
+    check(4, Told::Sync(3, true), 1, true);
+    check(4, Told::Sync(3, true), 2, true);
+    check(9, Told::Sync(1, true), 1, true);
+    check(4, Told::Hint(1), 1, true);
+    check(4, Told::Hint(3), 1, true);
+    check(4, Told::Push(1), 1, true);
+    check(4, Told::Push(3), 2, true);
+    check(4, Told::Sync(4, true), 1, false);
+    check(4, Told::Hint(4), 1, false);
+    check(4, Told::Push(4), 1, false);
+    // No member any more: there is nothing new to miss.
+    check(4, Told::Sync(3, false), 1, false);
+}
+
+#[test]
+fn a_page_from_before_the_last_pushes_is_no_other_log() {
+    let mut rig = Rig::new(Rig::usual(), with_cursor(4));
+    rig.connect();
+    (5..=7).for_each(|seq| rig.push(seq));
+    rig.answer_sync(SyncPage { conversations: vec![line(group(1), 5, 0)], covered_until: None });
+    rig.event(ServerBody::HeadMoved { conversation: group(1), head: Seq(6) });
+    assert_eq!(rig.pulls(), []);
+    // An old push that came late: the page says that all is well.
+    rig.push(2);
+    let pull = rig.pulls()[0].0;
+    rig.page(pull, 1, 7, []);
+    rig.push(1);
+    assert_eq!(rig.pulls(), []);
+    assert_eq!(rig.seqs(), [5, 6, 7]);
+}
+
+#[test]
+fn a_reset_that_was_not_taken_is_told_again() {
+    let mut disk = with_cursor(4);
+    for _ in 0..2 {
+        let mut rig = Rig::new(Rig::usual(), disk.clone());
+        rig.connect();
+        assert_eq!(rig.known()[0].1, 4);
+        rig.answer_sync(SyncPage { conversations: vec![line(group(1), 1, 0)], covered_until: None });
+        let (pull, from) = rig.pulls()[0];
+        assert_eq!(from, 1);
+        rig.page(pull, 1, 1, [1]);
+        assert!(
+            std::iter::from_fn(|| rig.machine.poll_event(rig.now)).any(|e| matches!(e, Event::Reset { .. }))
+        );
+        for output in &rig.other {
+            if let Output::Persist(record) = output {
+                disk.apply(record);
+            }
+        }
+    }
+    let mut rig = Rig::new(Rig::usual(), disk.clone());
+    rig.connect();
+    rig.answer_sync(SyncPage { conversations: vec![line(group(1), 1, 0)], covered_until: None });
+    rig.take_all(&mut disk);
+    assert_eq!(disk.conversations[&group(1)].cursor, Seq(0));
+}
+
+/// As the driver merges what the app has taken.
+#[test]
+fn what_was_taken_before_a_reset_does_not_count() {
+    let progress =
+        |reset, seq| Progress { conversation: group(1), reset, seq: Seq(seq), marks: Marks::default() };
+    for (steps, sum) in [
+        (vec![(false, 3), (false, 4)], (false, 4)),
+        (vec![(false, 4), (true, 0)], (true, 0)),
+        (vec![(false, 4), (true, 0), (false, 1)], (true, 1)),
+        (vec![(true, 0), (false, 2), (true, 0), (false, 1)], (true, 1)),
+    ] {
+        let mut steps = steps.into_iter().map(|(reset, seq)| progress(reset, seq));
+        let mut merged = steps.next().unwrap();
+        steps.for_each(|step| merged.add(step));
+        assert_eq!(merged, progress(sum.0, sum.1));
+    }
 }
 
 #[test]
@@ -989,7 +1152,8 @@ fn only_marks_that_the_server_may_not_have_are_said_again() {
     }
     rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
     for conversation in ids(3000) {
-        rig.machine.taken(rig.now, Progress { conversation, seq: Seq(10), marks: Marks::default() });
+        rig.machine
+            .taken(rig.now, Progress { conversation, reset: false, seq: Seq(10), marks: Marks::default() });
     }
     rig.advance(seconds(1));
     rig.connect();

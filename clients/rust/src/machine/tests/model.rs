@@ -373,6 +373,7 @@ impl World {
                     assert!(from <= to && to < self.server.logs[&conversation].floor());
                     self.skipped.insert(conversation, to);
                 }
+                Event::Reset { .. } => panic!("{event:?}"),
                 Event::Recovered { .. }
                 | Event::Conversation(_)
                 | Event::Receipts(_)
