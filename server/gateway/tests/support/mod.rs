@@ -291,11 +291,15 @@ impl Session {
 
     /// Sends a request without waiting for its answer; returns its number.
     pub async fn request(&mut self, body: RequestBody) -> RequestId {
+        self.try_request(body).await.expect("sent")
+    }
+
+    /// The same to a server that may have ended.
+    pub async fn try_request(&mut self, body: RequestBody) -> std::io::Result<RequestId> {
         self.requests += 1;
         let id = RequestId(self.requests);
         self.unanswered.insert(id);
-        self.connection.send_request(&Request { id, body }).await.expect("sent");
-        id
+        self.connection.send_request(&Request { id, body }).await.map(|()| id)
     }
 
     /// Asks and waits for the answer.
