@@ -8,7 +8,7 @@ use tern_client::{ConversationId, DeviceId, Role, UserId};
 
 const EXAMPLES: &str = "\
 Examples:
-  export TERN_SERVER=chat.example.com:4433 TERN_CA=ca.pem TERN_TOKEN=@token.jwt
+  export TERN_SERVER=chat.example.com:7443 TERN_CA=ca.pem TERN_TOKEN=@token.jwt
 
   tern send --to bob 'hello'             a message to bob, the user whom the app calls so
   date | tern send --to bob              the message from standard input
@@ -92,7 +92,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Where {
-    /// The direct chat with this user.
+    /// The direct chat with this user; any name is accepted: a message waits for a user who has never logged in.
     #[arg(long, value_name = "USER", value_parser = user)]
     pub(crate) to: Option<UserId>,
     /// A conversation by its id.

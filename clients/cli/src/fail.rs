@@ -83,14 +83,30 @@ impl From<StartError> for Fail {
             StartError::Storage(error) => Fail::usage(format!("the state cannot be used: {error}")),
             StartError::Config(error) => Fail::usage(error.to_string()),
             StartError::Offline(Lost::Closed(error)) => refused(&error),
-            StartError::Offline(lost) => Fail::Unreachable(lost.to_string()),
+            StartError::Offline(lost) => {
+                let text = lost.to_string();
+                let hint = match text.contains("UnknownIssuer") {
+                    true => ": is the CA in --ca that of this server?",
+                    false => "",
+                };
+                Fail::Unreachable(text + hint)
+            }
             StartError::Stopped(stop) => stop.into(),
         }
     }
 }
 
 fn refused(error: &WireError) -> Fail {
-    let text = if error.text.is_empty() { String::new() } else { format!(" ({})", error.text) };
+    // What the advice says as well is not said twice.
+    let known = matches!(
+        error.code,
+        ErrorCode::Forbidden
+            | ErrorCode::NotMember
+            | ErrorCode::UnknownConversation
+            | ErrorCode::ConversationExists
+            | ErrorCode::NoChange
+    );
+    let text = if known || error.text.is_empty() { String::new() } else { format!(" ({})", error.text) };
     Fail::Refused(format!("{}{text}: {}", error.code, advice(error.code)))
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
     let server = args.server.clone().ok_or_else(|| missing("--server", "TERN_SERVER"))?;
     let token = token(args.token.as_deref().ok_or_else(|| missing("--token", "TERN_TOKEN"))?)?;
     let path = state_path(args, purpose, &server, &token)?;
-    let mut config = Config::new(server, authorities(args.ca.as_deref())?, Token::Fixed(token));
+    let mut config = Config::new(server.clone(), authorities(args.ca.as_deref())?, Token::Fixed(token));
     config.server_name = args.server_name.clone();
     config.transport = match args.transport {
         args::Transport::Tcp => Transport::Tcp,
@@ -44,12 +44,17 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
     config.device = args.device;
     config.receive = purpose == Purpose::Tail;
     config.client = concat!("tern-cli/", env!("CARGO_PKG_VERSION")).into();
-    config.connect_timeout = args.timeout;
+    // A little later than our own, which says it better.
+    config.connect_timeout = args.timeout + Duration::from_secs(1);
     config.close_timeout = args.timeout.min(Duration::from_secs(5));
     let storage = open(&path, purpose, args.timeout).await?;
     let connecting = Client::connect(config, storage);
+    let quic = matches!(args.transport, args::Transport::Quic);
     let (client, events) = match timeout(args.timeout, connecting).await {
         Ok(connected) => connected?,
+        Err(_) if quic => {
+            return Err(Fail::timeout(&format!("no answer from {server} over QUIC (UDP)"), args.timeout));
+        }
         Err(_) => return Err(Fail::timeout("the server did not let us in", args.timeout)),
     };
     if let Some(device) = args.device.filter(|d| *d != client.device()) {
@@ -84,6 +89,11 @@ fn token(given: &str) -> Result<String, Fail> {
     let token = match given.strip_prefix('@') {
         Some(path) => fs::read_to_string(path)
             .map_err(|e| Fail::usage(format!("the token's file {path} cannot be read: {e}")))?,
+        None if !given.is_empty() && given.len() < 256 && Path::new(given).is_file() => {
+            return Err(Fail::usage(
+                "--token is the name of a file: write @ before it to read the token from there",
+            ));
+        }
         None => given.to_owned(),
     };
     let token = token.trim();

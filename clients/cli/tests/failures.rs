@@ -47,7 +47,8 @@ fn cases() {
     let ca = ca.to_str().unwrap();
     let token_file = home.path().join("token");
     std::fs::write(&token_file, format!("{TOKEN}\n")).unwrap();
-    let token_file = format!("@{}", token_file.display());
+    let plain = token_file.display().to_string();
+    let token_file = format!("@{plain}");
 
     let nobody = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -97,6 +98,9 @@ fn cases() {
         "refused",
     );
     check(home, &["--server", nobody, "--token", "@/nowhere", "--ca", ca, "tail"], b"", 2, "cannot be read");
+    check(home, &["--server", nobody, "--token", &plain, "--ca", ca, "tail"], b"", 2, "write @ before it");
+    let quic = ["--transport", "quic", "--ca", ca, "tail"];
+    check(home, &at(nobody)(&quic), b"", 3, "over QUIC (UDP) within 1");
     check(home, &["send", "hi"], b"", 2, "--to");
     check(home, &["history", "--to", "a", "--conversation", "b"], b"", 2, "conversation");
 

@@ -4,7 +4,7 @@
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! use tern_client::{Client, Config, Event, FileStorage, Message, Target, Token, UserId};
 //!
-//! let config = Config::new("chat.example.com:4433", std::fs::read("ca.pem")?, Token::Fixed("eyJ...".into()));
+//! let config = Config::new("chat.example.com:7443", std::fs::read("ca.pem")?, Token::Fixed("eyJ...".into()));
 //! let (client, mut events) = Client::connect(config, FileStorage::open("alice.state")?).await?;
 //! let hello = Message { content_type: "text/plain".into(), payload: "hello".into(), reply_to: None };
 //! let ok = client.send(Target::User(UserId::from_sub("bob")), hello).await?;

@@ -203,15 +203,17 @@ fn tls_failure(address: SocketAddr, error: io::Error) -> ConnectError {
     match error.get_ref().and_then(|e| e.downcast_ref::<rustls::Error>()) {
         Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol))
         | Some(rustls::Error::NoApplicationProtocol) => ConnectError::Alpn,
-        Some(rustls::Error::InvalidCertificate(why)) => {
-            ConnectError::Tls(format!("the server's certificate is not accepted: {why}"))
-        }
+        Some(rustls::Error::InvalidCertificate(why)) => not_accepted(&why.to_string()),
         Some(rustls::Error::InvalidMessage(_)) => {
             ConnectError::Tls("what listens there does not speak TLS".into())
         }
         Some(other) => ConnectError::Tls(other.to_string()),
         None => ConnectError::Io { address, error },
     }
+}
+
+fn not_accepted(why: &str) -> ConnectError {
+    ConnectError::Tls(format!("the server's certificate is not accepted: {why}"))
 }
 
 fn quic_failure(error: quinn::ConnectionError) -> ConnectError {
@@ -226,7 +228,10 @@ fn quic_failure(error: quinn::ConnectionError) -> ConnectError {
     };
     match code {
         Some((NO_APPLICATION_PROTOCOL, _)) => ConnectError::Alpn,
-        Some((0x100..0x200, reason)) => ConnectError::Tls(reason),
+        Some((0x100..0x200, reason)) => match reason.strip_prefix("invalid peer certificate: ") {
+            Some(why) => not_accepted(why),
+            None => ConnectError::Tls(reason),
+        },
         _ if error == quinn::ConnectionError::TimedOut => {
             ConnectError::Quic("nobody answers (is UDP let through?)".into())
         }

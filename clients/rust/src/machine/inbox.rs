@@ -106,7 +106,9 @@ impl Machine {
     /// An entry of this device's own, as its answer tells: whether the server also pushes it does not matter.
     pub(super) fn on_own(&mut self, id: ConversationId, entry: Entry) {
         if self.settings.receive {
+            let seq = entry.seq;
             self.offer(id, entry);
+            self.doubt(id, seq);
         }
     }
 
