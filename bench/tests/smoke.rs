@@ -18,7 +18,7 @@ impl Server {
     fn start() -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let dev = Dev { data: data.path().into(), listen, shards: Some(2), json: true };
+        let dev = Dev { data: data.path().into(), listen, shards: Some(2), names: Vec::new(), json: true };
         let running = dev::start(&dev).expect("a server");
         Self { running, data }
     }
