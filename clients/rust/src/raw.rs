@@ -83,7 +83,9 @@ impl Connector {
         let mut quic = quinn::ClientConfig::new(Arc::new(quic));
         let mut transport = quinn::TransportConfig::default();
         let idle = Duration::from_millis(IDLE_TIMEOUT_MS).try_into().map_err(|e| tls_error(&e))?;
-        transport.max_idle_timeout(Some(idle));
+        // Datagrams that every path takes will do for chat; probes for larger ones would cost each new connection more
+        // than it sends.
+        transport.max_idle_timeout(Some(idle)).mtu_discovery_config(None);
         quic.transport_config(Arc::new(transport));
         Ok(Self {
             host: host.into(),

@@ -156,6 +156,9 @@ fn transport_config() -> TransportConfig {
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW_BYTES))
         .send_window(SEND_WINDOW_BYTES)
         .datagram_receive_buffer_size(None)
+        // Chat messages need no larger datagrams than every path takes, and looking for them takes a dozen datagrams
+        // of each new connection.
+        .mtu_discovery_config(None)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE))));
     config
 }
