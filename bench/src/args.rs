@@ -27,6 +27,8 @@ pub enum Scenario {
     Send(SendArgs),
     /// Clients connect, log in and are silent: logins per second, memory per connection
     Idle(IdleArgs),
+    /// One HTML page with tables and plots of runs that were written with --json
+    Report(crate::page::Args),
 }
 
 /// `send`.

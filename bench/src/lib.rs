@@ -5,7 +5,7 @@
 //! - [`driver`]: threads, each with its share of the clients; [`client`]: one of them.
 //! - [`send`], [`idle`]: the scenarios.
 //! - [`check`]: one client's view of a conversation, and what is wrong with it.
-//! - [`stats`]: what is counted; [`report`]: how it is shown.
+//! - [`stats`]: what is counted; [`report`]: how it is shown; [`page`]: many runs as one HTML page.
 
 pub mod args;
 pub mod check;
@@ -13,6 +13,7 @@ pub mod client;
 pub mod clock;
 pub mod driver;
 pub mod idle;
+pub mod page;
 pub mod process;
 pub mod report;
 pub mod send;
@@ -44,6 +45,9 @@ pub enum Error {
         /// What it said.
         error: std::io::Error,
     },
+    /// The page of `report`.
+    #[error(transparent)]
+    Page(#[from] page::Error),
     /// A thread of the driver has panicked.
     #[error("a driver thread has panicked")]
     Driver,

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tern_bench::args::{Cli, Scenario};
-use tern_bench::{idle, send};
+use tern_bench::{idle, page, send};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -16,6 +16,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().scenario {
         Scenario::Send(args) => send::run(&args),
         Scenario::Idle(args) => idle::run(&args),
+        Scenario::Report(args) => page::run(&args).map(|()| true).map_err(Into::into),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
