@@ -95,8 +95,7 @@ impl Mirror {
         if bytes.is_empty() {
             return Ok((Self { file, next_slot: 0 }, None));
         }
-        let slots = bytes.chunks(SLOT_BYTES).take(2).enumerate();
-        let newest = slots.filter_map(|(slot, bytes)| Some((decode_slot(bytes)?, slot as u64))).max();
+        let newest = newest_slot(&bytes);
         match newest {
             Some((number, slot)) => Ok((Self { file, next_slot: 1 - slot }, Some(number))),
             None => Err(OpenError::Damaged { path, what: "is damaged; restore it from a backup".to_owned() }),
@@ -113,6 +112,17 @@ impl Mirror {
     pub(super) fn sync(&self) -> std::io::Result<()> {
         self.file.sync_data()
     }
+}
+
+/// The number in this directory's file, written by whoever has the store open.
+pub(super) fn read_mirror(data: &Path) -> Option<u64> {
+    newest_slot(&std::fs::read(data.join("commit")).ok()?).map(|(number, _)| number)
+}
+
+/// The highest number, and the slot that it is in.
+fn newest_slot(bytes: &[u8]) -> Option<(u64, u64)> {
+    let slots = bytes.chunks(SLOT_BYTES).take(2).enumerate();
+    slots.filter_map(|(slot, bytes)| Some((decode_slot(bytes)?, slot as u64))).max()
 }
 
 fn encode_slot(number: u64) -> [u8; SLOT_BYTES] {

@@ -171,6 +171,12 @@ pub enum OpenError {
     },
 }
 
+/// The number of the newest durable group of the store in this directory, which some process may have open: how much it
+/// rises is how many groups were written. `None`: there is no store, or none that can be understood.
+pub fn commit_number(path: &Path) -> Option<u64> {
+    files::read_mirror(path)
+}
+
 /// What to do when the store stops for good.
 pub type OnFatal = Box<dyn Fn(&FatalError) + Send + Sync>;
 

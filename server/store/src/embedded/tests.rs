@@ -167,6 +167,19 @@ fn copy_tree(from: &std::path::Path, to: &std::path::Path) {
 }
 
 #[test]
+fn groups_can_be_counted_from_outside() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(super::commit_number(dir.path()), None);
+    let store = open(&dir).unwrap();
+    let before = super::commit_number(dir.path()).unwrap();
+    for n in 0..3u8 {
+        block_on(write(&store, b"k", &[n])).unwrap();
+    }
+    assert_eq!(super::commit_number(dir.path()), Some(before + 3));
+    assert_eq!(store.metrics().groups, 3);
+}
+
+#[test]
 fn a_store_that_went_back_in_time_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let backup = tempfile::tempdir().unwrap();
