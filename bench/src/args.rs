@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tern_client::Transport;
 
+use crate::floor::relay::RelayArgs;
+use crate::floor::scenario::FloorArgs;
+use crate::floor::store::StoreArgs;
+
 /// Load generator for a Tern server.
 #[derive(Debug, Parser)]
 #[command(
@@ -27,8 +31,16 @@ pub enum Scenario {
     Send(SendArgs),
     /// Clients connect, log in and are silent: logins per second, memory per connection
     Idle(IdleArgs),
+    /// What this machine allows: frames moved and keys stored, and nothing else
+    Floor(FloorArgs),
     /// One HTML page with tables and plots of runs that were written with --json
     Report(crate::page::Args),
+    /// A part of `floor`: moves frames until standard input ends
+    #[command(hide = true)]
+    Relay(RelayArgs),
+    /// A part of `floor`: stores keys as lines on standard input say
+    #[command(hide = true)]
+    FloorStore(StoreArgs),
 }
 
 /// `send`.

@@ -4,6 +4,7 @@
 //! - [`server`]: the server under load: its own process, or one that runs already; [`process`]: what it uses.
 //! - [`driver`]: threads, each with its share of the clients; [`client`]: one of them.
 //! - [`send`], [`idle`]: the scenarios.
+//! - [`floor`]: what the machine allows at best.
 //! - [`check`]: one client's view of a conversation, and what is wrong with it.
 //! - [`stats`]: what is counted; [`report`]: how it is shown; [`page`]: many runs as one HTML page.
 
@@ -12,6 +13,7 @@ pub mod check;
 pub mod client;
 pub mod clock;
 pub mod driver;
+pub mod floor;
 pub mod idle;
 pub mod page;
 pub mod process;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tern_bench::args::{Cli, Scenario};
-use tern_bench::{idle, page, send};
+use tern_bench::{floor, idle, page, send};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,6 +17,9 @@ fn main() -> ExitCode {
         Scenario::Send(args) => send::run(&args),
         Scenario::Idle(args) => idle::run(&args),
         Scenario::Report(args) => page::run(&args).map(|()| true).map_err(Into::into),
+        Scenario::Floor(args) => floor::scenario::run(&args).map(|()| true),
+        Scenario::Relay(args) => floor::relay::run(&args).map(|()| true),
+        Scenario::FloorStore(args) => floor::store::run(&args).map(|()| true),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,0 +1,85 @@
+//! Processes of this program that do a part of the work, so that what it costs is seen from outside. They are told what
+//! to do in their arguments and in lines on standard input, answer in lines of JSON, and end when standard input does:
+//! none outlives its parent, however that ends.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::Error;
+use crate::process;
+
+/// The parent's end.
+pub(super) struct Process {
+    child: Child,
+    /// Closed first at the end.
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Starts this program with these arguments.
+    pub(super) fn start(arguments: &[String]) -> Result<Self, Error> {
+        let program = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
+        let mut child = Command::new(&program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(Error::io(format!("cannot start {}", program.display())))?;
+        let input = child.stdin.take();
+        let output = child.stdout.take().ok_or(Error::Driver)?;
+        Ok(Self { child, input, output: BufReader::new(output) })
+    }
+
+    /// Tells it something.
+    pub(super) fn tell(&mut self, what: &impl Serialize) -> Result<(), Error> {
+        let input = self.input.as_mut().ok_or(Error::Driver)?;
+        write_line(input, what).map_err(Error::io("a part of the floor has ended"))
+    }
+
+    /// The next line that it says.
+    pub(super) fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).map_err(Error::io("a part of the floor cannot be heard"))?;
+        serde_json::from_str(&line).map_err(|_| Error::Server("a part of the floor has ended".into()))
+    }
+
+    /// CPU time of all its threads, so far.
+    pub(super) fn cpu(&self) -> Result<Duration, Error> {
+        Ok(process::usage(self.child.id())?.cpu)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It ends by itself, and puts away what it has made.
+        drop(self.input.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// In a child: one line to the parent.
+pub(super) fn say(what: &impl Serialize) -> Result<(), Error> {
+    write_line(&mut std::io::stdout().lock(), what).map_err(Error::io("nobody listens"))
+}
+
+/// In a child: what the parent tells it, until it closes standard input or says what is not understood.
+pub(super) fn told<T: DeserializeOwned>() -> impl Iterator<Item = T> {
+    std::io::stdin().lines().map_while(|line| serde_json::from_str(&line.ok()?).ok())
+}
+
+/// In a child: waits for the parent to close standard input.
+pub(super) fn until_input_ends() {
+    told::<serde::de::IgnoredAny>().for_each(drop);
+}
+
+fn write_line(to: &mut impl Write, what: &impl Serialize) -> std::io::Result<()> {
+    let mut line = serde_json::to_vec(what)?;
+    line.push(b'\n');
+    to.write_all(&line)?;
+    to.flush()
+}
