@@ -17,6 +17,7 @@ pub mod floor;
 pub mod idle;
 pub mod page;
 pub mod process;
+pub mod proxy;
 pub mod report;
 pub mod send;
 pub mod server;

@@ -1,0 +1,172 @@
+//! A bad network in front of a server: forwards TCP and UDP from one loopback address, with faults that a seed repeats.
+//!
+//! - [`plan`]: what goes wrong: options and presets.
+//! - `schedule`: when: the machine, without sockets or a clock; `dice`: its random numbers.
+//! - `udp`, `tcp`: the flows.
+//! - [`counters`]: what has happened.
+//!
+//! # What it does to TCP
+//! A proxy has no segments, it has a stream that it must not tear. So it reads chunks of up to a segment's length and
+//! treats each as a packet. A lost one, or one that is sent in a blackout, arrives when a retransmission would: after a
+//! round trip and [`plan::FaultPlan::rto_ms`], then after twice that and so on, and everything behind it waits, as it
+//! does in a receiver's kernel. There is no fast retransmission: it takes three segments behind the lost one, which a
+//! chat seldom has. A connection opens after a round trip more, whose two packets may be lost as well (and come a second
+//! later). Congestion control sees nothing of all this: the kernels on both sides talk to the proxy without a fault.
+//!
+//! # Limits
+//! It takes up to 4,096 flows over each transport, and two file descriptors for a TCP connection, one for a flow of
+//! datagrams. Delays are as exact as the timer, a millisecond. All runs on one thread.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::LocalSet;
+use tokio::time::Instant;
+
+use counters::Counters;
+use plan::FaultPlan;
+use schedule::Path;
+
+pub mod counters;
+mod dice;
+pub mod plan;
+mod schedule;
+mod tcp;
+mod udp;
+
+/// Flows of one transport at a time.
+const FLOWS_MAX: usize = 4096;
+/// Devices whose flows are numbered. Those of more all begin with the first number.
+const DEVICES_MAX: usize = 65_536;
+/// Tries to find a port that is free for both transports.
+const PORT_TRIES: usize = 16;
+
+/// A running proxy. It stops when this is dropped.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where it listens, over TCP and UDP.
+    pub address: SocketAddr,
+    counters: Arc<Mutex<Counters>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Proxy {
+    /// Starts one in front of this server.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`]: a [`plan::PlanError`]. Others: what the system refuses.
+    pub fn start(server: SocketAddr, plan: FaultPlan, seed: u64) -> io::Result<Self> {
+        plan.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let (listener, socket) = bind()?;
+        let address = listener.local_addr()?;
+        let counters = Arc::default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let link = (server, plan, seed, Arc::clone(&counters));
+        let thread = std::thread::Builder::new().name("proxy".into()).spawn(move || {
+            let (server, plan, seed, counters) = link;
+            let link = Link { server, plan: Rc::new(plan), seed, counters, start: Instant::now() };
+            let forward = async {
+                tokio::select! {
+                    _ = stopped => Ok(()),
+                    ended = tcp::run(listener, link.clone()) => ended,
+                    ended = udp::run(socket, link.clone()) => ended,
+                }
+            };
+            if let Err(error) = runtime.block_on(LocalSet::new().run_until(forward)) {
+                eprintln!("tern-bench: the proxy has ended: {error}");
+            }
+        })?;
+        Ok(Self { address, counters, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// What it has done so far.
+    pub fn counters(&self) -> Counters {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic there has been printed there.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The same port over both transports.
+fn bind() -> io::Result<(TcpListener, UdpSocket)> {
+    let mut tries = 0;
+    loop {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        match UdpSocket::bind(listener.local_addr()?) {
+            Ok(socket) => {
+                listener.set_nonblocking(true)?;
+                socket.set_nonblocking(true)?;
+                return Ok((listener, socket));
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && tries < PORT_TRIES => tries += 1,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// What all flows share.
+#[derive(Debug, Clone)]
+struct Link {
+    server: SocketAddr,
+    plan: Rc<FaultPlan>,
+    seed: u64,
+    counters: Arc<Mutex<Counters>>,
+    start: Instant,
+}
+
+impl Link {
+    fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn path(&self, device: IpAddr, flow: u64) -> Path {
+        Path::new(self.plan.clone(), self.seed, device, flow, self.counters.clone())
+    }
+
+    fn count(&self, count: impl FnOnce(&mut Counters)) {
+        count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Waits until then; for ever, if there is no time.
+    fn wait_until(&self, time: Option<Duration>) -> impl Future<Output = ()> + use<> {
+        let time = time.and_then(|time| self.start.checked_add(time));
+        async move {
+            match time {
+                Some(time) => tokio::time::sleep_until(time).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Counts each device's flows.
+#[derive(Debug, Default)]
+struct FlowNumbers(HashMap<IpAddr, u64>);
+
+impl FlowNumbers {
+    fn next(&mut self, device: IpAddr) -> u64 {
+        if self.0.len() >= DEVICES_MAX && !self.0.contains_key(&device) {
+            return 0;
+        }
+        let next = self.0.entry(device).or_default();
+        *next += 1;
+        *next - 1
+    }
+}
