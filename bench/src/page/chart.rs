@@ -14,9 +14,9 @@ const HEIGHT: f64 = 250.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 44.0;
 /// Of a letter or digit of a tick, at most.
-const LETTER_WIDTH: f64 = 6.8;
+const LETTER_WIDTH: f64 = 7.2;
 /// Between the base lines of two labels beside lines' ends.
-const LABEL_HEIGHT: f64 = 12.0;
+const LABEL_HEIGHT: f64 = 13.0;
 /// From the end of the axis to a label.
 const LEADER_WIDTH: f64 = 15.0;
 const LABEL_LETTERS_MAX: usize = 18;

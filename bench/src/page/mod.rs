@@ -44,7 +44,7 @@ pub enum Error {
         error: std::io::Error,
     },
     /// A file that is something else.
-    #[error("{}: not a report of a run: {problem}; expected what a scenario writes with --json FILE", file.display())]
+    #[error("{}: no report of a run: {problem}; expected what a scenario writes with --json FILE", file.display())]
     Format {
         /// Which.
         file: PathBuf,

@@ -219,7 +219,7 @@ pub(super) fn load(file: &Path) -> Result<Vec<Run>, Error> {
 
 /// The same, of a file's text; the error says what is wrong with it.
 pub(super) fn parse(text: &[u8]) -> Result<Vec<Run>, String> {
-    let value: Value = serde_json::from_slice(text).map_err(|error| format!("no JSON: {error}"))?;
+    let value: Value = serde_json::from_slice(text).map_err(|error| format!("not JSON: {error}"))?;
     let values = match value {
         Value::Array(values) if values.is_empty() => return Err("an empty array".into()),
         Value::Array(values) => values,

@@ -181,8 +181,8 @@ fn runs_without_figures_have_a_page() {
 #[test]
 fn what_is_no_report_is_an_error() {
     for (text, problem) in [
-        ("", "no JSON: EOF while parsing a value at line 1 column 0"),
-        ("{\"scenario\": ", "no JSON: EOF while parsing a value at line 1 column 13"),
+        ("", "not JSON: EOF while parsing a value at line 1 column 0"),
+        ("{\"scenario\": ", "not JSON: EOF while parsing a value at line 1 column 13"),
         ("[]", "an empty array"),
         ("7", "neither an object nor an array of objects"),
         ("[[]]", "neither an object nor an array of objects"),
