@@ -564,6 +564,11 @@ impl<T> Owner<T> {
         self.receipts.is_dirty()
     }
 
+    /// Whether [`Owner::take_notices`] might have something.
+    pub fn has_notices(&self) -> bool {
+        self.receipts.has_moved()
+    }
+
     /// Watermarks that could not be persisted; they will be taken again.
     pub fn put_back_dirty(&mut self, dirty: &[(UserId, Dirty)]) {
         dirty.iter().for_each(|(user, dirty)| self.receipts.put_back(*user, dirty));

@@ -1,7 +1,7 @@
 //! Watermarks of one conversation: they only rise, never above what is durable and visible, and `read` never above
 //! `delivered`. Says what to persist and whom to tell.
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::vec::Vec;
 
 use hashbrown::HashMap;
@@ -21,9 +21,9 @@ pub struct Receipts {
     /// To be persisted.
     dirty: BTreeMap<UserId, Dirty>,
     /// Whose watermarks others are to be told.
-    moved: Vec<UserId>,
+    moved: BTreeSet<UserId>,
     /// Whose read watermark their own devices are to be told.
-    own_read: Vec<UserId>,
+    own_read: BTreeSet<UserId>,
     /// Who sent messages lately, newest last.
     senders: Vec<LastMessage>,
 }
@@ -95,10 +95,10 @@ impl Receipts {
         if read > marks.read {
             marks.read = read;
             self.dirty.entry(by.user).or_default().read = read;
-            add_once(&mut self.own_read, by.user);
+            self.own_read.insert(by.user);
         }
         if *marks != before {
-            add_once(&mut self.moved, by.user);
+            self.moved.insert(by.user);
         }
     }
 
@@ -184,12 +184,6 @@ impl Receipts {
             }
         }
         notices
-    }
-}
-
-fn add_once(list: &mut Vec<UserId>, user: UserId) {
-    if !list.contains(&user) {
-        list.push(user);
     }
 }
 

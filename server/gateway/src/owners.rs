@@ -63,10 +63,12 @@ impl Shard {
             if owner.is_dirty() {
                 self.dirty.borrow_mut().insert(id);
             }
-            self.moved.borrow_mut().insert(id);
+            let held_back = self.moved_later.borrow().contains(&id);
+            if owner.has_notices() && !held_back && self.moved.borrow_mut().insert(id) {
+                self.settle_soon();
+            }
             std::iter::from_fn(|| owner.poll_effect()).collect()
         };
-        self.settle_soon();
         for effect in effects {
             self.execute_owner(id, effect);
         }
@@ -178,20 +180,18 @@ impl Shard {
     pub fn tell_receipts(self: &Rc<Self>) {
         let moved = std::mem::take(&mut *self.moved.borrow_mut());
         let now = self.now();
-        let mut later = Vec::new();
         for id in moved {
             let (notices, again) = match self.owners.borrow_mut().get_mut(&id) {
                 Some(owner) => owner.take_notices(now),
                 None => continue,
             };
             if again.is_some() {
-                later.push(id);
+                self.moved_later.borrow_mut().insert(id);
             }
             if !notices.is_empty() {
                 self.tell_all(Event::Notify(Arc::new(reply::notices(id, notices))));
             }
         }
-        self.moved_later.borrow_mut().extend(later);
     }
 
     /// Persists the watermarks that have risen since the last call, and answers those who wait for it. Returns whether

@@ -126,7 +126,7 @@ pub struct Shard {
     /// Conversations that may have watermarks to tell.
     pub moved: RefCell<HashSet<ConversationId>>,
     /// Those that have, at a later tick.
-    pub moved_later: RefCell<Vec<ConversationId>>,
+    pub moved_later: RefCell<HashSet<ConversationId>>,
     /// `Mark`s to be answered when their watermarks are persisted.
     pub unpersisted: RefCell<Vec<Ticket>>,
     /// Wakes whoever persists.

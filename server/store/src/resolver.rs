@@ -5,8 +5,7 @@
 //! some, a transaction that is older than the newest forgotten write gets "too old", because it can no longer be
 //! told whether it conflicts. FoundationDB forgets by time (5 s), this one by number, since the memory is what counts.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -35,8 +34,9 @@ pub enum Verdict {
 /// The last write of recently written keys.
 #[derive(Debug)]
 pub struct Resolver {
-    /// When each key was last written.
-    keys: BTreeMap<Bytes, Version>,
+    /// When each key was last written. Not sorted: single keys are what is asked for, while ranges of a transaction that
+    /// writes are rare, and only what was written since it began has to be looked through for them.
+    keys: HashMap<Bytes, Version>,
     /// The same writes in order; those that a later write of the same key has superseded are skipped when forgotten.
     order: VecDeque<(Version, Bytes)>,
     /// Ranges that were cleared, in order. Clears are rare (trimming a log), so a list is searched.
@@ -54,7 +54,7 @@ impl Resolver {
     /// cleared ranges above it.
     pub fn new(floor: Version, keys_max: usize, clears_max: usize) -> Self {
         Self {
-            keys: BTreeMap::new(),
+            keys: HashMap::new(),
             order: VecDeque::new(),
             clears: VecDeque::new(),
             floor,
@@ -96,8 +96,8 @@ impl Resolver {
         if begin >= end {
             return false;
         }
-        let mut keys = self.keys.range::<Bytes, _>((Bound::Included(begin), Bound::Excluded(end)));
-        keys.any(|(_, version)| *version > since)
+        let mut recent = self.order.iter().rev().take_while(|(version, _)| *version > since);
+        recent.any(|(_, key)| begin <= key && key < end)
             || self.recent_clears(since).any(|(b, e)| b < end && begin < e)
     }
 

@@ -93,7 +93,7 @@ impl Default for Options {
             cache_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             journal_bytes: 256 << 20,
-            engine_threads: 2,
+            engine_threads: 1,
             queue_max: 16_384,
             queue_bytes: 64 << 20,
             group_bytes: 4 << 20,
