@@ -116,7 +116,7 @@ fn decode_length(buf: &[u8], max: usize) -> Result<Option<(usize, usize)>, Frame
 pub fn encode_into(message: &impl Message, out: &mut BytesMut) {
     let length = message.encoded_len();
     assert!((1..=FRAME_BYTES_MAX).contains(&length), "a frame of {length} bytes");
-    out.reserve(length + FRAME_PREFIX_BYTES_MAX);
+    out.reserve(length + varint_len(length as u64));
     put_varint(length as u64, out);
     message.encode_raw(out);
 }
@@ -126,7 +126,8 @@ pub fn encode_into(message: &impl Message, out: &mut BytesMut) {
 /// # Panics
 /// As [`encode_into`].
 pub fn encode(message: &impl Message) -> Bytes {
-    let mut out = BytesMut::new();
+    let length = message.encoded_len();
+    let mut out = BytesMut::with_capacity(length + varint_len(length as u64));
     encode_into(message, &mut out);
     out.freeze()
 }
@@ -140,7 +141,7 @@ pub fn encode_push(conversation: ConversationId, entry: &[u8]) -> Bytes {
     let id = conversation.as_bytes();
     let push = 2 + id.len() + 1 + varint_len(entry.len() as u64) + entry.len();
     let frame = 2 + varint_len(push as u64) + push;
-    let mut out = BytesMut::with_capacity(frame + FRAME_PREFIX_BYTES_MAX);
+    let mut out = BytesMut::with_capacity(frame + varint_len(frame as u64));
     put_varint(frame as u64, &mut out);
     put_varint(SERVER_FRAME_PUSH, &mut out);
     put_varint(push as u64, &mut out);

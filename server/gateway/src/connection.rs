@@ -49,6 +49,7 @@ pub struct Conn {
     /// `Mark` requests that wait for their conversations.
     pub marks: RefCell<Vec<MarkWait>>,
     outbound: RefCell<Outbound>,
+    receipts_wait: Cell<bool>,
     waker: RefCell<Option<Waker>>,
     drained: RefCell<Option<Waker>>,
     closing_since: Cell<Option<MonoMillis>>,
@@ -81,6 +82,7 @@ impl Conn {
             user: Cell::new(None),
             marks: RefCell::default(),
             outbound: RefCell::default(),
+            receipts_wait: Cell::new(false),
             waker: RefCell::default(),
             drained: RefCell::default(),
             closing_since: Cell::new(None),
@@ -108,10 +110,20 @@ impl Conn {
         self.pushed(pushed);
     }
 
-    /// Queues receipts.
-    pub fn receipt(&self, frame: &Bytes) {
-        let pushed = self.outbound.borrow_mut().receipt(frame.clone());
-        self.pushed(pushed);
+    /// Queues receipts. They leave with whatever is written next, or when [`Self::write_soon`] is called, which has to
+    /// be when this returns true: nobody waits for them, and a write of their own would cost as much as an ack's.
+    #[must_use]
+    pub fn receipt(&self, frame: &Bytes) -> bool {
+        let queued = self.outbound.borrow_mut().receipt(frame.clone()) == Pushed::Queued;
+        queued && !self.receipts_wait.replace(true)
+    }
+
+    /// Writes what is queued.
+    pub fn write_soon(&self) {
+        self.receipts_wait.set(false);
+        if !self.outbound.borrow().is_empty() {
+            self.wake();
+        }
     }
 
     /// Queues a head.

@@ -91,11 +91,18 @@ impl Shard {
             }
             Event::Notify(frames) => {
                 let local = self.local.borrow();
+                let mut waiting = self.receipts_wait.borrow_mut();
                 for (user, frame) in frames.iter() {
-                    local.of(*user).iter().for_each(|conn| conn.0.receipt(frame));
+                    let told = local.of(*user).iter().filter(|conn| conn.0.receipt(frame));
+                    waiting.extend(told.map(|conn| conn.0.clone()));
                 }
             }
         }
+    }
+
+    /// Writes the receipts that nothing else has taken along.
+    pub fn write_receipts(&self) {
+        self.receipts_wait.take().into_iter().for_each(|conn| conn.write_soon());
     }
 
     fn deliver(&self, publication: &Arc<Publication>) {

@@ -32,10 +32,10 @@ use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::reply;
 use crate::shutdown::Phase;
 
-/// Between looks at what is due: receipts held back, mailboxes that were full.
-const TICK: Duration = Duration::from_millis(100);
+/// Between looks at what is due: receipts held back or not written yet, mailboxes that were full.
+const TICK: Duration = Duration::from_millis(50);
 /// Between looks at deadlines of connections, and between two writes of delivered watermarks.
-const TICKS_PER_SWEEP: u32 = 10;
+const TICKS_PER_SWEEP: u32 = 20;
 /// Messages taken from a mailbox lane before the others get their turn.
 const LANE_BATCH: usize = 256;
 /// Connections of one shard; more are closed at once. Above what the design asks of a gateway.
@@ -127,6 +127,8 @@ pub struct Shard {
     pub moved: RefCell<HashSet<ConversationId>>,
     /// Those that have, at a later tick.
     pub moved_later: RefCell<HashSet<ConversationId>>,
+    /// Connections with receipts that wait for company; each at most once.
+    pub receipts_wait: RefCell<Vec<Rc<Conn>>>,
     /// `Mark`s to be answered when their watermarks are persisted.
     pub unpersisted: RefCell<Vec<Ticket>>,
     /// Wakes whoever persists.
@@ -160,6 +162,7 @@ impl Shard {
             dirty: RefCell::default(),
             moved: RefCell::default(),
             moved_later: RefCell::default(),
+            receipts_wait: RefCell::default(),
             unpersisted: RefCell::default(),
             persist_soon: Notify::new(),
             behind: RefCell::default(),
@@ -207,22 +210,13 @@ impl Shard {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0u32;
-        let (mut requests, mut replies, mut events, mut homes) = (vec![], vec![], vec![], vec![]);
         let mut phase = self.phase.clone();
         loop {
             tokio::select! {
-                _ = inbox.replies.recv_many(&mut replies, LANE_BATCH) => {
-                    replies.drain(..).for_each(|reply| self.on_reply(reply));
-                }
-                _ = inbox.requests.recv_many(&mut requests, LANE_BATCH) => {
-                    requests.drain(..).for_each(|request| self.on_owner_request(request));
-                }
-                _ = inbox.events.recv_many(&mut events, LANE_BATCH) => {
-                    events.drain(..).for_each(|event| self.on_event(event));
-                }
-                _ = inbox.homes.recv_many(&mut homes, LANE_BATCH) => {
-                    homes.drain(..).for_each(|request| self.on_home(request));
-                }
+                Some(reply) = inbox.replies.recv() => self.on_reply(reply),
+                Some(request) = inbox.requests.recv() => self.on_owner_request(request),
+                Some(event) = inbox.events.recv() => self.on_event(event),
+                Some(request) = inbox.homes.recv() => self.on_home(request),
                 () = self.settle.notified() => self.tell_receipts(),
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
@@ -244,6 +238,7 @@ impl Shard {
                     }
                 }
             }
+            self.empty(&mut inbox);
         }
         self.stopping.set(true);
         self.persist_soon.notify_one();
@@ -257,10 +252,33 @@ impl Shard {
         }
     }
 
+    /// Handles what is there, of all lanes before any connection gets its turn: an ack and the push of the same entry
+    /// then leave in one write.
+    fn empty(self: &Rc<Self>, inbox: &mut Inbox) {
+        let Inbox { requests, replies, events, homes } = inbox;
+        for _ in 0..LANE_BATCH {
+            let Ok(request) = requests.try_recv() else { break };
+            self.on_owner_request(request);
+        }
+        for _ in 0..LANE_BATCH {
+            let Ok(reply) = replies.try_recv() else { break };
+            self.on_reply(reply);
+        }
+        for _ in 0..LANE_BATCH {
+            let Ok(event) = events.try_recv() else { break };
+            self.on_event(event);
+        }
+        for _ in 0..LANE_BATCH {
+            let Ok(request) = homes.try_recv() else { break };
+            self.on_home(request);
+        }
+    }
+
     fn on_tick(self: &Rc<Self>, sweep: bool) {
         let later = std::mem::take(&mut *self.moved_later.borrow_mut());
         self.moved.borrow_mut().extend(later);
         self.tell_receipts();
+        self.write_receipts();
         self.catch_up();
         let pending = std::mem::take(&mut *self.homes_pending.borrow_mut());
         pending.into_iter().for_each(|(shard, request)| self.to_home(shard, request));
