@@ -5,6 +5,7 @@
 //! In the order of a message's way:
 //!
 //! - [`session`]: one connection: login, limits, what a request becomes.
+//! - [`admission`]: whether one more send is taken up.
 //! - [`routing`]: which shard owns a conversation, which one is a user's home.
 //! - [`conversation`]: the owner: batch, sequence, commit, ack, publish.
 //!   - [`dedup`]: has this send been stored before?
@@ -19,6 +20,7 @@
 
 extern crate alloc;
 
+pub mod admission;
 pub mod conversation;
 pub mod dedup;
 pub mod fanout;

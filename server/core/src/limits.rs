@@ -6,6 +6,12 @@ use tern_protocol::limits::{ENTRY_BYTES_MAX, FRAME_BYTES_MAX, IN_FLIGHT_MAX, MEM
 pub const CONVERSATION_QUEUE_MAX: usize = 4_096;
 /// Watermarks that wait at one conversation until it is loaded; more are refused as overloaded.
 pub const CONVERSATION_MARKS_MAX: usize = 4_096;
+/// About how long a send may wait for its answer when a shard has too much to do: longer than any pause of a disk that
+/// is well, shorter than a person's patience. What would wait longer is refused as overloaded.
+pub const SEND_WAIT_MS: u64 = 1_000;
+/// Unanswered sends of a shard's connections that are always taken up: every connection of a small server may send at
+/// once, and they are answered within `SEND_WAIT_MS` even by a disk that syncs in 100 ms.
+pub const SENDS_WAITING_MIN: u64 = 8_192;
 /// Entries in one commit. On FoundationDB a transaction should stay far below 10 MB and 5 s.
 pub const BATCH_ENTRIES_MAX: usize = 256;
 /// Bytes of entries in one commit.

@@ -94,8 +94,12 @@ impl Shard {
         let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
         };
+        if !self.admission.borrow_mut().take() {
+            return self.on_answer(conn, question, overloaded);
+        }
         let append = Append { ticket, sender, peer, client_seq: send.client_seq, change: send.change };
         if self.to_owner(OwnerRequest::Append(conversation, append)).is_err() {
+            self.admission.borrow_mut().on_answered();
             self.on_answer(conn, question, overloaded);
         }
     }

@@ -14,7 +14,7 @@ use tern_store::ops::{append, receipts};
 use tern_store::{CommitError, StoreError};
 use tracing::{error, warn};
 
-use crate::mailbox::{Answer, Event, OwnerRequest, Reply, Ticket};
+use crate::mailbox::{Answer, Event, OwnerRequest, Question, Reply, Ticket};
 use crate::reply;
 use crate::shard::Shard;
 
@@ -117,6 +117,9 @@ impl Shard {
 
     /// An answer for a connection of this shard, which may have ended since.
     pub fn on_reply(self: &Rc<Self>, reply: Reply) {
+        if matches!(reply.question, Question::Send(_)) {
+            self.admission.borrow_mut().on_answered();
+        }
         let conn = self.conns.borrow().get(&reply.session.number).cloned();
         if let Some(conn) = conn {
             self.on_answer(&conn, reply.question, reply.answer);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tern_core::admission::Admission;
 use tern_core::conversation::Owner;
 use tern_core::fanout::Local;
 use tern_core::home::{Home, SessionId};
@@ -121,6 +122,8 @@ pub struct Shard {
     pub local: RefCell<Local<Handle>>,
     /// Its conversations.
     pub owners: RefCell<HashMap<ConversationId, Owner<Ticket>>>,
+    /// Whether it takes up sends.
+    pub admission: RefCell<Admission>,
     /// Conversations with watermarks to persist.
     pub dirty: RefCell<HashSet<ConversationId>>,
     /// Conversations that may have watermarks to tell.
@@ -159,6 +162,7 @@ impl Shard {
             conns: RefCell::default(),
             local: RefCell::default(),
             owners: RefCell::default(),
+            admission: RefCell::default(),
             dirty: RefCell::default(),
             moved: RefCell::default(),
             moved_later: RefCell::default(),
@@ -277,6 +281,7 @@ impl Shard {
     fn on_tick(self: &Rc<Self>, sweep: bool) {
         let later = std::mem::take(&mut *self.moved_later.borrow_mut());
         self.moved.borrow_mut().extend(later);
+        self.admission.borrow_mut().on_tick(self.now().mono);
         self.tell_receipts();
         self.write_receipts();
         self.catch_up();
