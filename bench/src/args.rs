@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -9,32 +8,50 @@ use tern_client::Transport;
 use crate::floor::relay::RelayArgs;
 use crate::floor::scenario::FloorArgs;
 use crate::floor::store::StoreArgs;
+use crate::page;
 
-/// Load generator for a Tern server.
+/// Load generator for Tern servers: drives one with many clients, checks what it promises while it does, and says what
+/// it costs.
+///
+/// Starts a ternd of its own in a temporary directory, unless --server names a running one.
 #[derive(Debug, Parser)]
 #[command(
     name = "tern-bench",
     version,
-    about,
-    after_help = "Exit status: 0, all promises kept; 3, one was broken (lost, duplicated, reordered, …); 1, no result."
+    after_help = "Exit status: 0, all promises kept; 3, one was broken (lost, duplicated, reordered, …); 1, no result, or \
+                  the run ended early (what there is of it is printed and written all the same).\n\n\
+                  `tern-bench SCENARIO --help` has the options and an example.\n\n\
+                  Try it:\n  cargo build --release -p tern-server -p tern-bench\n  target/release/tern-bench send"
 )]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
-    pub scenario: Scenario,
+    pub scenario: Command,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
-pub enum Scenario {
-    /// Pairs of clients send to each other: rate, latency, CPU per message
+pub enum Command {
+    /// Pairs of clients send to each other: rates, latencies, CPU per message
+    #[command(after_help = "Examples:\n  tern-bench send --connections 2000 --duration 20\n  \
+        tern-bench send --transport both --rate 5000 --json run.json\n  \
+        tern-bench send --server chat.example.com:7443 --ca ca.pem --data /var/lib/tern --rate 500")]
     Send(SendArgs),
-    /// Clients connect, log in and are silent: logins per second, memory per connection
+    /// Groups: each message goes to all members, who are all online
+    #[command(after_help = "Examples:\n  tern-bench group --connections 1000 --members 100 --max\n  \
+        tern-bench group --groups 2 --members 1000 --senders 10 --rate 20")]
+    Group(GroupArgs),
+    /// Clients log in and are silent: logins per second, memory and CPU per connection
+    #[command(after_help = "Examples:\n  tern-bench idle --connections 10000\n  \
+        tern-bench idle --transport quic --connections 100000 --ramp 256 --duration 60\n\n\
+        One process may hold about as many TCP connections as it may open files: see `ulimit -n`.")]
     Idle(IdleArgs),
     /// What this machine allows: frames moved and keys stored, and nothing else
+    #[command(after_help = "Examples:\n  tern-bench floor --connections 2000\n  \
+        tern-bench floor --transport quic --members 100 --groups-of 16,128")]
     Floor(FloorArgs),
     /// One HTML page with tables and plots of runs that were written with --json
-    Report(crate::page::Args),
+    Report(page::Args),
     /// A part of `floor`: moves frames until standard input ends
     #[command(hide = true)]
     Relay(RelayArgs),
@@ -49,22 +66,39 @@ pub struct SendArgs {
     /// What all scenarios share.
     #[command(flatten)]
     pub common: Common,
-    /// Seconds of measuring
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
-    pub duration: f64,
-    /// Seconds of sending before measuring
-    #[arg(long, value_name = "S", default_value_t = 2.0)]
-    pub warmup: f64,
-    /// Bytes of a message's payload, at least 16
-    #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
-    pub payload: u32,
-    /// Unanswered sends of a connection; the next one goes out when one is answered
-    #[arg(long, value_name = "W", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub window: u32,
-    /// Messages per second of all connections together, at fixed times whatever the server does, instead of a window.
-    /// Latency then counts from when a message was due
-    #[arg(long, value_name = "R", conflicts_with = "window")]
-    pub rate: Option<f64>,
+    /// How much is sent.
+    #[command(flatten)]
+    pub load: Load,
+    /// Whether the floor is measured, too.
+    #[command(flatten)]
+    pub floor: WithFloor,
+}
+
+/// `group`.
+#[derive(Debug, Args)]
+pub struct GroupArgs {
+    /// What all scenarios share.
+    #[command(flatten)]
+    pub common: Common,
+    /// How much is sent.
+    #[command(flatten)]
+    pub load: Load,
+    /// Whether the floor is measured, too.
+    #[command(flatten)]
+    pub floor: WithFloor,
+    /// Members of each group, at most 1,024
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=1_024))]
+    pub members: u32,
+    /// Groups; each needs --members connections [default: as many as --connections fill]
+    #[arg(long, value_name = "N", conflicts_with = "connections")]
+    pub groups: Option<usize>,
+    /// Members of each group who send; the others listen
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub senders: u32,
+    /// A member says "delivered" this many seconds after the first message that it has not said so for, once for all
+    /// that have come by then; 0: at once
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub mark_interval: f64,
 }
 
 /// `idle`.
@@ -73,74 +107,175 @@ pub struct IdleArgs {
     /// What all scenarios share.
     #[command(flatten)]
     pub common: Common,
-    /// Seconds to stay connected
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
-    pub duration: f64,
+    /// Seconds between two heartbeats of a client; the protocol wants one every 60 s at least
+    #[arg(long, value_name = "SECONDS", default_value_t = 60.0, value_parser = seconds_above_0)]
+    pub heartbeat: f64,
+    /// How clients shake hands: all in full, as those who come for the first time; or most with the TLS ticket of
+    /// another one, as those who come back
+    #[arg(long, value_enum, default_value_t = Handshakes::Full)]
+    pub handshakes: Handshakes,
+}
+
+/// How much is sent.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Messages per second of all senders together, at fixed times whatever the server does (open loop). Latency then
+    /// counts from when a message was due. Without it, a sender goes on as soon as --window allows (closed loop)
+    #[arg(long, value_name = "R", conflicts_with_all = ["window", "max"])]
+    pub rate: Option<f64>,
+    /// As fast as the window allows: the default, said explicitly
+    #[arg(long)]
+    pub max: bool,
+    /// Unanswered sends of a connection; the next one goes out when one is answered
+    #[arg(long, value_name = "W", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=63))]
+    pub window: u32,
+    /// Bytes of a message's payload, at least 16
+    #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub payload: u32,
+}
+
+impl Load {
+    /// In words.
+    pub fn text(&self) -> String {
+        match self.rate {
+            None => format!("window {}", self.window),
+            Some(rate) => format!("rate {rate}"),
+        }
+    }
+}
+
+/// Whether the floor is measured along with a load.
+#[derive(Debug, Args)]
+pub struct WithFloor {
+    /// Measure in the same run what this machine allows, in slices between the load's: a bare relay on the same stack,
+    /// and the store committing the same keys. Default when the server is started by this program
+    #[arg(long, conflicts_with = "no_floor")]
+    pub floor: bool,
+    /// Do not
+    #[arg(long)]
+    pub no_floor: bool,
+}
+
+impl WithFloor {
+    /// Whether it is to be measured.
+    pub fn wanted(&self, common: &Common) -> bool {
+        self.floor || (!self.no_floor && common.server.is_none())
+    }
 }
 
 /// What all scenarios share.
 #[derive(Debug, Args)]
 pub struct Common {
-    /// Over which transport
+    /// Over which transport; both: one run after the other, each with a fresh server
     #[arg(long, value_enum, default_value_t = TransportArg::Tcp)]
     pub transport: TransportArg,
-    /// Clients; `send` needs an even number
+    /// Clients
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub connections: usize,
+    /// Seconds of measuring
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds_above_0)]
+    pub duration: f64,
+    /// Seconds of the same load before measuring
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    pub warmup: f64,
+    /// What is random (ids, orders, moments) comes from this number: the same again for the same run again
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
     /// Handshakes at once while clients connect
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub ramp: usize,
     /// Threads of the load generator
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
-    /// The report as JSON
+    /// Write the result as JSON; `tern-bench report` makes a page of such files
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
-    /// A running server's address; without it, one is started and stopped
-    #[arg(long, value_name = "ADDR", requires_all = ["ca", "data"])]
-    pub server: Option<SocketAddr>,
+    /// No live progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
+    /// Start a server for the run and stop it afterwards: the default, said explicitly
+    #[arg(long, conflicts_with = "server", help_heading = "Server")]
+    pub spawn: bool,
+    /// Drive a running server: host:port, the same for TCP and QUIC
+    #[arg(long, value_name = "ADDR", requires_all = ["ca", "data"], help_heading = "Server")]
+    pub server: Option<String>,
     /// Of --server: the authority that its certificate comes from, PEM
-    #[arg(long, value_name = "FILE", requires = "server")]
+    #[arg(long, value_name = "FILE", requires = "server", help_heading = "Server")]
     pub ca: Option<PathBuf>,
-    /// Of --server: its data directory, or a copy of the `token.key` in it, to make tokens. Otherwise: where the server
-    /// that is started keeps its data [default: a temporary directory]
-    #[arg(long, value_name = "DIR")]
+    /// Of --server: its data directory, or a copy of the `token.key` in it, to make tokens. Of one that is started:
+    /// where it keeps its data [default: a temporary directory]
+    #[arg(long, value_name = "DIR", help_heading = "Server")]
     pub data: Option<PathBuf>,
     /// Of --server: its process id, if it runs on this machine, to see what it uses
-    #[arg(long, value_name = "PID", requires = "server")]
+    #[arg(long, value_name = "PID", requires = "server", help_heading = "Server")]
     pub pid: Option<u32>,
     /// The program to start [default: ternd beside this program]
-    #[arg(long, value_name = "FILE", conflicts_with = "server")]
+    #[arg(long, value_name = "FILE", conflicts_with = "server", help_heading = "Server")]
     pub ternd: Option<PathBuf>,
     /// Threads of the server that is started [default: one per core]
-    #[arg(long, value_name = "N", conflicts_with = "server")]
+    #[arg(long, value_name = "N", conflicts_with = "server", help_heading = "Server")]
     pub shards: Option<usize>,
 }
 
-/// A transport.
+/// One transport or both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TransportArg {
     /// TLS over TCP.
     Tcp,
     /// QUIC.
     Quic,
+    /// One after the other.
+    Both,
 }
 
 impl TransportArg {
-    /// As the report names it.
-    pub fn name(self) -> &'static str {
+    /// Those that are meant.
+    pub fn each(self) -> &'static [Transport] {
         match self {
-            Self::Tcp => "tcp",
-            Self::Quic => "quic",
+            Self::Tcp => &[Transport::Tcp],
+            Self::Quic => &[Transport::Quic],
+            Self::Both => &[Transport::Tcp, Transport::Quic],
         }
     }
 }
 
-impl From<TransportArg> for Transport {
-    fn from(arg: TransportArg) -> Self {
-        match arg {
-            TransportArg::Tcp => Self::Tcp,
-            TransportArg::Quic => Self::Quic,
-        }
+/// As results name it.
+pub fn transport_name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "tcp",
+        Transport::Quic => "quic",
+    }
+}
+
+/// Whether a connection begins with an earlier one's TLS ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Handshakes {
+    /// Never.
+    Full,
+    /// If there is one.
+    Resumed,
+}
+
+/// So many seconds, 0 included.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse().ok().filter(|seconds| (0.0..=1e6).contains(seconds));
+    seconds.ok_or_else(|| "a number of seconds is expected, for example 2.5".into())
+}
+
+/// So many seconds, more than 0.
+pub fn seconds_above_0(text: &str) -> Result<f64, String> {
+    let above_0 = seconds(text).ok().filter(|seconds| *seconds > 0.0);
+    above_0.ok_or_else(|| "a number of seconds above 0 is expected, for example 2.5".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

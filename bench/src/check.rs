@@ -1,12 +1,12 @@
-//! One client's view of a direct chat: takes acks and entries as they come, and knows what is wrong with them.
+//! One member's view of a conversation: takes acks and entries as they come, and knows what is wrong with them.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::collections::BTreeSet;
 
-use serde::Serialize;
+use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ClientSeq, Seq, UserId};
-use tern_protocol::model::{Change, Entry};
+use tern_protocol::model::{Change, Entry, Kind};
 
 use crate::stats::add;
 
@@ -14,23 +14,25 @@ use crate::stats::add;
 pub const PAYLOAD_BYTES_MIN: usize = 16;
 
 /// Broken promises, counted. All are 0 after a good run.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Faults {
-    /// Acknowledged, and not in the log of sender and recipient.
+    /// Entries that a member who stayed connected has not got, or acknowledged ones that are not in the log.
     pub lost: u64,
     /// Stored twice, pushed twice on one connection, or reported as a duplicate without a second try.
     pub duplicated: u64,
     /// Of one sender, in another order than sent.
     pub reordered: u64,
+    /// A receipt that the drivers' own records of what was marked do not support.
+    pub falsely_receipted: u64,
     /// Not the bytes that were sent, or acknowledged under another seq.
     pub altered: u64,
-    /// Sender and recipient have different logs.
+    /// Members have different logs.
     pub split: u64,
     /// Sends that were never answered.
     pub unanswered: u64,
-    /// Sends that were refused, or other answers that no request here should get.
+    /// Refused for good, or answered as no request here should be.
     pub refused: u64,
-    /// Connections that ended.
+    /// Connections that ended and should not have.
     pub disconnected: u64,
 }
 
@@ -40,51 +42,71 @@ impl Faults {
         *self == Self::default()
     }
 
+    /// Without those that only say that the server went away.
+    pub fn of_a_server_that_went_away(&self) -> Self {
+        Self { unanswered: 0, disconnected: 0, ..*self }
+    }
+
     /// Takes in another's.
     pub fn add(&mut self, other: &Self) {
-        add!(self, other, lost, duplicated, reordered, altered, split, unanswered, refused, disconnected);
+        add!(
+            self,
+            other,
+            lost,
+            duplicated,
+            reordered,
+            falsely_receipted,
+            altered,
+            split,
+            unanswered,
+            refused
+        );
+        self.disconnected += other.disconnected;
     }
 }
 
 /// What an entry was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placed {
-    /// The next one, of the peer: when its sender made it.
+    /// The next one, a message of somebody else: when its sender made it.
     Received(u64),
-    /// The next one, our own.
-    Own,
+    /// The next one, our own or no message.
+    Other,
     /// Known already.
     Known,
     /// One behind a gap: what is missing has to be pulled.
     BehindGap,
 }
 
-/// A direct chat as one of the two sees it.
+/// A conversation as one member sees it.
 #[derive(Debug)]
 pub struct Log {
-    own: Sends,
-    peers: Sends,
-    peer: UserId,
+    kind: Kind,
+    own: UserId,
+    senders: HashMap<UserId, Sends>,
     payload_bytes: usize,
+    start: Seq,
     cursor: Seq,
     pulled: Seq,
+    /// Of everything after `start`, in order.
     hash: u64,
-    acked: u64,
-    unconfirmed: HashMap<ClientSeq, (Seq, From)>,
+    highest_acked: Seq,
+    unconfirmed: HashMap<ClientSeq, (Seq, Source)>,
+    is_complete: bool,
     faults: Faults,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-enum From {
+enum Source {
     Ack,
     Entry,
 }
 
-/// One sender's messages in the log.
+/// One sender's entries in the log.
 #[derive(Debug, Default)]
 struct Sends {
     last: u64,
-    seen: u64,
+    /// Below `last`, and not there.
     skipped: BTreeSet<u64>,
 }
 
@@ -98,25 +120,26 @@ impl Sends {
             faults.reordered += 1;
         } else {
             faults.duplicated += 1;
-            return;
         }
-        self.seen += 1;
     }
 }
 
 impl Log {
-    /// An empty chat with this user, with payloads of this length.
-    pub fn new(peer: UserId, payload_bytes: usize) -> Self {
+    /// Of this user, who has everything up to `start` and is going to see all that comes after it; messages have
+    /// payloads of this length.
+    pub fn new(kind: Kind, own: UserId, start: Seq, payload_bytes: usize) -> Self {
         Self {
-            own: Sends::default(),
-            peers: Sends::default(),
-            peer,
+            kind,
+            own,
+            senders: HashMap::new(),
             payload_bytes,
-            cursor: Seq(0),
+            start,
+            cursor: start,
             pulled: Seq(0),
             hash: 0,
-            acked: 0,
+            highest_acked: Seq(0),
             unconfirmed: HashMap::new(),
+            is_complete: true,
             faults: Faults::default(),
         }
     }
@@ -131,11 +154,16 @@ impl Log {
         &mut self.faults
     }
 
+    /// It is going to see no more: what it does not have at the end is not lost.
+    pub fn cut(&mut self) {
+        self.is_complete = false;
+    }
+
     /// A send was acknowledged.
     pub fn on_ack(&mut self, client_seq: ClientSeq, ok: &SendOk) {
-        self.acked += 1;
+        self.highest_acked = self.highest_acked.max(ok.seq);
         self.faults.duplicated += u64::from(ok.duplicate);
-        self.confirm(client_seq, ok.seq, From::Ack);
+        self.confirm(client_seq, ok.seq, Source::Ack);
     }
 
     /// An entry was pushed.
@@ -160,46 +188,67 @@ impl Log {
             return Placed::BehindGap;
         }
         self.cursor = entry.seq;
-        let mut hasher = DefaultHasher::new();
-        (self.hash, entry.seq, entry.sender.user, entry.client_seq).hash(&mut hasher);
-        self.hash = hasher.finish();
+        let sender = u128::from_le_bytes(*entry.sender.user.as_bytes());
+        for word in [entry.seq.get(), sender as u64, (sender >> 64) as u64, entry.client_seq.get()] {
+            self.hash = mixed(self.hash, word);
+        }
         let made = match &entry.change {
             Change::Message(message) if message.payload.len() == self.payload_bytes => {
                 made(&message.payload, entry.client_seq)
             }
-            _ => None,
+            Change::Message(_) | Change::Unknown => None,
+            _ if self.kind == Kind::Direct => None,
+            _ => Some(0),
         };
         self.faults.altered += u64::from(made.is_none());
-        if entry.sender.user == self.peer {
-            self.peers.place(entry.client_seq.get(), &mut self.faults);
-            Placed::Received(made.unwrap_or(u64::MAX))
-        } else {
-            self.own.place(entry.client_seq.get(), &mut self.faults);
-            self.confirm(entry.client_seq, entry.seq, From::Entry);
-            Placed::Own
+        self.senders.entry(entry.sender.user).or_default().place(entry.client_seq.get(), &mut self.faults);
+        if entry.sender.user == self.own {
+            self.confirm(entry.client_seq, entry.seq, Source::Entry);
+            return Placed::Other;
+        }
+        match entry.change {
+            Change::Message(_) => Placed::Received(made.unwrap_or(u64::MAX)),
+            _ => Placed::Other,
         }
     }
 
     /// An ack and the entry name the same seq, whichever comes first.
-    fn confirm(&mut self, client_seq: ClientSeq, seq: Seq, from: From) {
+    fn confirm(&mut self, client_seq: ClientSeq, seq: Seq, source: Source) {
         match self.unconfirmed.remove(&client_seq) {
             Some((other, _)) => self.faults.altered += u64::from(other != seq),
-            None => _ = self.unconfirmed.insert(client_seq, (seq, from)),
+            None => _ = self.unconfirmed.insert(client_seq, (seq, source)),
         }
     }
 }
 
-/// What both see in the end.
-pub fn judge(one: &Log, other: &Log) -> Faults {
-    let mut faults = one.faults;
-    faults.add(&other.faults);
-    for (sender, recipient) in [(one, other), (other, one)] {
-        let unseen_by_itself =
-            sender.unconfirmed.values().filter(|(_, from)| *from == From::Ack).count() as u64;
-        faults.lost += unseen_by_itself.max(sender.acked.saturating_sub(recipient.peers.seen));
+/// What all members of a conversation see in the end.
+pub fn judge<'a>(logs: impl Iterator<Item = &'a Log> + Clone) -> Faults {
+    let mut faults = Faults::default();
+    let head = logs.clone().map(|log| log.cursor.max(log.highest_acked)).max().unwrap_or(Seq(0));
+    let mut missing = 0;
+    let mut whole: Option<&Log> = None;
+    for log in logs {
+        faults.add(&log.faults);
+        // Seqs have no holes, so what is up to the head and not there is missing.
+        if log.is_complete {
+            missing = missing.max(head.get() - log.cursor.get());
+        }
+        let absent =
+            |(seq, source): &&(Seq, Source)| *source == Source::Ack && *seq <= log.cursor && *seq > log.start;
+        faults.lost += log.unconfirmed.values().filter(absent).count() as u64;
+        match whole {
+            _ if log.cursor != head => {}
+            Some(other) if other.start == log.start => faults.split += u64::from(other.hash != log.hash),
+            Some(_) => {}
+            None => whole = Some(log),
+        }
     }
-    faults.split += u64::from(one.cursor == other.cursor && one.hash != other.hash);
+    faults.lost += missing;
     faults
+}
+
+fn mixed(hash: u64, word: u64) -> u64 {
+    (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
 }
 
 /// A payload: when it was made, its number, and bytes that depend on the number.
@@ -215,11 +264,12 @@ fn filler(client_seq: ClientSeq) -> u8 {
 }
 
 /// When it was made, if it is one.
-fn made(payload: &[u8], client_seq: ClientSeq) -> Option<u64> {
+pub fn made(payload: &[u8], client_seq: ClientSeq) -> Option<u64> {
     let (made, rest) = payload.split_first_chunk()?;
     let (number, rest) = rest.split_first_chunk()?;
-    let intact = u64::from_le_bytes(*number) == client_seq.get()
-        && rest.iter().all(|byte| *byte == filler(client_seq));
+    let filler = filler(client_seq);
+    let other = rest.iter().fold(0, |other, byte| other | (byte ^ filler));
+    let intact = u64::from_le_bytes(*number) == client_seq.get() && other == 0;
     intact.then(|| u64::from_le_bytes(*made))
 }
 
@@ -256,14 +306,18 @@ mod tests {
         SendOk { conversation, seq: Seq(seq), time: WallMillis(0), duplicate: false }
     }
 
+    fn log(own: &str) -> Log {
+        Log::new(Kind::Direct, user(own), Seq(0), BYTES)
+    }
+
     /// What `a` and `b` have been pushed, and what `a` was acknowledged: (client_seq, seq).
     #[track_caller]
     fn check(a_sees: &[Entry], b_sees: &[Entry], acks: &[(u64, u64)], expected: Faults) {
-        let (mut a, mut b) = (Log::new(user("b"), BYTES), Log::new(user("a"), BYTES));
+        let (mut a, mut b) = (log("a"), log("b"));
         acks.iter().for_each(|(client_seq, seq)| a.on_ack(ClientSeq(*client_seq), &ok(*seq)));
         a_sees.iter().for_each(|entry| _ = a.on_push(entry));
         b_sees.iter().for_each(|entry| _ = b.on_push(entry));
-        assert_eq!(judge(&a, &b), expected);
+        assert_eq!(judge([&a, &b].into_iter()), expected);
     }
 
     #[test]
@@ -276,10 +330,14 @@ mod tests {
         // Acknowledged and never seen, by the recipient or by both.
         check(&[one(1), one(2)], &[one(1)], &[(1, 1), (2, 2)], Faults { lost: 1, ..none });
         check(&[one(1)], &[one(1)], &[(1, 1), (2, 2)], Faults { lost: 1, ..none });
+        // Acknowledged, and something else is there.
+        let (x, y) = ([entry("b", 1, 1), entry("b", 2, 2)], [entry("b", 1, 1), entry("b", 2, 2)]);
+        check(&x, &y, &[(1, 2)], Faults { lost: 1, ..none });
         // Pushed twice, stored twice.
         check(&[one(1)], &[one(1), one(1)], &[(1, 1)], Faults { duplicated: 1, ..none });
         let twice = [one(1), entry("a", 2, 1)];
-        check(&[one(1)], &twice, &[(1, 1)], Faults { duplicated: 1, ..none });
+        let expected = Faults { duplicated: 2, ..none };
+        check(&twice, &twice, &[(1, 1)], expected);
         // The second send before the first.
         let turned = [entry("a", 1, 2), entry("a", 2, 1)];
         check(&turned, &turned, &[(2, 1), (1, 2)], Faults { reordered: 2, ..none });
@@ -299,8 +357,34 @@ mod tests {
     }
 
     #[test]
+    fn who_was_cut_off_has_lost_nothing() {
+        let (mut a, mut b) = (log("a"), log("b"));
+        a.on_ack(ClientSeq(1), &ok(1));
+        a.on_push(&entry("a", 1, 1));
+        assert_eq!(judge([&a, &b].into_iter()).lost, 1);
+        b.cut();
+        assert!(judge([&a, &b].into_iter()).is_none());
+    }
+
+    #[test]
+    fn groups_have_many_senders() {
+        let names = ["a", "b", "c", "d"];
+        let mut logs = names.map(|name| Log::new(Kind::Group, user(name), Seq(0), BYTES));
+        let mut created = entry("a", 1, 1);
+        created.change = Change::Create { title: String::new(), members: Vec::new() };
+        let entries = [created, entry("b", 2, 1), entry("a", 3, 2), entry("c", 4, 1), entry("b", 5, 2)];
+        for (log, own) in logs.iter_mut().zip(names) {
+            for entry in &entries {
+                let received = log.on_push(entry) == Placed::Received(entry.seq.get() * 10);
+                assert_eq!(received, entry.sender.user != user(own) && entry.seq != Seq(1));
+            }
+        }
+        assert!(judge(logs.iter()).is_none());
+    }
+
+    #[test]
     fn gaps_are_pulled() {
-        let mut log = Log::new(user("a"), BYTES);
+        let mut log = log("b");
         assert_eq!(log.on_push(&entry("a", 1, 1)), Placed::Received(10));
         assert_eq!(log.on_push(&entry("a", 4, 4)), Placed::BehindGap);
         for n in 2..=4 {

@@ -1,6 +1,7 @@
 //! One client: a logged-in connection that reads while it writes.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
@@ -14,12 +15,21 @@ use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
 use tern_protocol::request::{Login, Request, RequestBody};
 
 use crate::clock;
+use crate::error::LoginError;
+
+/// Connection and login take less, or are given up.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A connection that takes nothing for so long is dropped as it is.
+const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Who logs in.
 #[derive(Debug, Clone)]
 pub struct Account {
     /// Among the clients of the run.
     pub number: usize,
+    /// Who the token names.
+    pub user: UserId,
     /// For the login.
     pub token: String,
     /// The installation.
@@ -37,7 +47,7 @@ pub struct Client {
     sender: Sender,
     receiver: Receiver,
     /// The connection closes with its last handle.
-    _quic: Option<quinn::Connection>,
+    quic: Option<quinn::Connection>,
     requests: u64,
     out: BytesMut,
     unflushed: bool,
@@ -47,14 +57,24 @@ impl Client {
     /// Connects and logs in.
     ///
     /// # Errors
-    /// What went wrong, for people.
+    /// [`LoginError`]; after 20 s at the latest.
     pub async fn login(
         connector: &Connector,
         transport: Transport,
         account: &Account,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, LoginError> {
+        tokio::time::timeout(LOGIN_TIMEOUT, Self::try_login(connector, transport, account))
+            .await
+            .unwrap_or(Err(LoginError::Timeout(LOGIN_TIMEOUT.as_secs())))
+    }
+
+    async fn try_login(
+        connector: &Connector,
+        transport: Transport,
+        account: &Account,
+    ) -> Result<Self, LoginError> {
         let start = clock::nanos();
-        let mut connection = connector.connect(transport).await.map_err(|error| error.to_string())?;
+        let mut connection = connector.connect(transport).await?;
         let login = Login {
             token: account.token.clone(),
             device: account.device,
@@ -63,13 +83,21 @@ impl Client {
             client: concat!("tern-bench/", env!("CARGO_PKG_VERSION")).to_owned(),
         };
         let login = Request { id: RequestId(1), body: RequestBody::Login(login) };
-        connection.send_request(&login).await.map_err(|error| error.to_string())?;
-        let user = match connection.recv().await.map_err(|error| error.to_string())? {
+        let ended = |error: &dyn std::fmt::Display| LoginError::Ended(error.to_string());
+        connection.send_request(&login).await.map_err(|error| ended(&error))?;
+        let user = match connection.recv().await.map_err(|error| ended(&error))? {
             Received::Message(message) => match message.body {
                 ServerBody::LoginOk(ok) => ok.user,
-                other => return Err(format!("not logged in: {other:?}")),
+                ServerBody::Error(error) => return Err(LoginError::Refused(error)),
+                _ => {
+                    return Err(LoginError::Ended(
+                        "the server said something else than \"logged in\"".into(),
+                    ));
+                }
             },
-            other => return Err(format!("not logged in: {other:?}")),
+            Received::Heartbeat | Received::Closed => {
+                return Err(LoginError::Ended("the server closed the connection".into()));
+            }
         };
         let (sender, receiver, quic) = connection.into_split();
         Ok(Self {
@@ -78,7 +106,7 @@ impl Client {
             login_nanos: clock::nanos() - start,
             sender,
             receiver,
-            _quic: quic,
+            quic,
             requests: 1,
             out: BytesMut::new(),
             unflushed: false,
@@ -143,9 +171,20 @@ impl Client {
         Ok(())
     }
 
-    /// Says that nothing more comes.
+    /// The QUIC connection beneath, if it is one: for requests on streams of their own.
+    pub fn quic(&self) -> Option<&quinn::Connection> {
+        self.quic.as_ref()
+    }
+
+    /// Says that nothing more comes, and waits a moment until the server has heard it: closing a connection throws away
+    /// what is still under way.
     pub async fn finish(mut self) {
-        let _ = self.write().await;
-        let _ = self.sender.finish().await;
+        let finish = async {
+            self.write().await?;
+            self.sender.finish().await?;
+            while let Ok(Some(_)) = self.receiver.recv_frame().await {}
+            io::Result::Ok(())
+        };
+        let _ = tokio::time::timeout(FINISH_TIMEOUT, finish).await;
     }
 }

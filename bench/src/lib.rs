@@ -1,64 +1,41 @@
 //! Drives a Tern server with many clients, checks what it promises while it does, and reports what it costs.
 //!
 //! - [`args`]: the command line.
-//! - [`server`]: the server under load: its own process, or one that runs already; [`process`]: what it uses.
-//! - [`driver`]: threads, each with its share of the clients; [`client`]: one of them.
-//! - [`send`], [`idle`]: the scenarios.
+//! - [`scenario`]: what can be done, one file each; [`run`]: how each is run: server, clients, phases, result.
+//! - [`server`]: the server under load: a process of its own, or one that runs already.
+//! - [`fleet`]: threads, each with its share of the clients; [`client`]: one of them.
+//! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it.
+//! - [`check`]: what is wrong with what members see; [`receipts`]: and with what they are told of each other.
+//! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
+//! - [`machine`], [`process`]: what was used meanwhile.
 //! - [`floor`]: what the machine allows at best.
-//! - [`check`]: one client's view of a conversation, and what is wrong with it.
-//! - [`stats`]: what is counted; [`report`]: how it is shown; [`page`]: many runs as one HTML page.
+//! - [`proxy`]: a bad network between clients and server.
+//! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page.
 
 pub mod args;
+pub mod chat;
 pub mod check;
 pub mod client;
 pub mod clock;
-pub mod driver;
+mod error;
+pub mod fleet;
 pub mod floor;
-pub mod idle;
+mod interrupt;
+pub mod machine;
+pub mod meter;
+pub mod outcome;
+pub mod pace;
 pub mod page;
 pub mod process;
+pub mod progress;
 pub mod proxy;
-pub mod report;
-pub mod send;
+pub mod random;
+pub mod receipts;
+pub mod run;
+pub mod scenario;
 pub mod server;
 pub mod stats;
+pub mod table;
+pub mod talk;
 
-/// Why a run has no result.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The server cannot be started or found.
-    #[error("{0}")]
-    Server(String),
-    /// A client cannot connect or log in.
-    #[error("client {client}: {problem}")]
-    Client {
-        /// Its number.
-        client: usize,
-        /// What went wrong.
-        problem: String,
-    },
-    /// Arguments that contradict each other.
-    #[error("{0}")]
-    Arguments(String),
-    /// The system.
-    #[error("{what}: {error}")]
-    Io {
-        /// What was tried.
-        what: String,
-        /// What it said.
-        error: std::io::Error,
-    },
-    /// The page of `report`.
-    #[error(transparent)]
-    Page(#[from] page::Error),
-    /// A thread of the driver has panicked.
-    #[error("a driver thread has panicked")]
-    Driver,
-}
-
-impl Error {
-    pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
-        let what = what.into();
-        move |error| Self::Io { what, error }
-    }
-}
+pub use error::{Error, LoginError};

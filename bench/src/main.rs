@@ -1,32 +1,30 @@
-//! tern-bench: command line, scenario, report.
+//! tern-bench: the command line and what it leads to.
 
 use std::process::ExitCode;
 
 use clap::Parser;
-use tern_bench::args::{Cli, Scenario};
-use tern_bench::{floor, idle, page, send};
+use tern_bench::args::{Cli, Command};
+use tern_bench::run::execute;
+use tern_bench::{floor, page};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// A promise was broken. 1 says that the run itself went wrong, 2 is clap's.
-const BROKEN: u8 = 3;
-
 fn main() -> ExitCode {
-    let result = match Cli::parse().scenario {
-        Scenario::Send(args) => send::run(&args),
-        Scenario::Idle(args) => idle::run(&args),
-        Scenario::Report(args) => page::run(&args).map(|()| true).map_err(Into::into),
-        Scenario::Floor(args) => floor::scenario::run(&args).map(|()| true),
-        Scenario::Relay(args) => floor::relay::run(&args).map(|()| true),
-        Scenario::FloorStore(args) => floor::store::run(&args).map(|()| true),
-    };
+    match Cli::parse().scenario {
+        Command::Send(scenario) => execute(&scenario),
+        Command::Group(scenario) => execute(&scenario),
+        Command::Idle(scenario) => execute(&scenario),
+        Command::Floor(args) => said(floor::scenario::run(&args)),
+        Command::Report(args) => said(page::run(&args)),
+        Command::Relay(args) => said(floor::relay::run(&args)),
+        Command::FloorStore(args) => said(floor::store::run(&args)),
+    }
+}
+
+fn said(result: Result<(), impl std::fmt::Display>) -> ExitCode {
     match result {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!("tern-bench: the server has broken a promise: see \"faults\"");
-            BROKEN.into()
-        }
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tern-bench: {error}");
             ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! What a process uses, from /proc.
+//! What a process and the machine use, from /proc.
 
 use std::time::Duration;
 
@@ -6,6 +6,8 @@ use crate::Error;
 
 /// /proc counts CPU time in these, on every architecture that matters.
 const TICKS_PER_SECOND: u64 = 100;
+/// /proc/net counts memory in these, on the architectures that servers run on.
+const PAGE_BYTES: u64 = 4096;
 
 /// A process at one moment.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,9 +30,25 @@ pub fn usage(pid: u32) -> Result<Usage, Error> {
         std::fs::read_to_string(&path).map_err(Error::io(format!("cannot read {path}")))
     };
     let (user, system) = cpu_ticks(&read("stat")?).ok_or(Error::Server("an odd /proc/PID/stat".into()))?;
-    let kilobytes = rss_kilobytes(&read("status")?).ok_or(Error::Server("an odd /proc/PID/status".into()))?;
+    let status = read("status")?;
+    let kilobytes =
+        kilobytes(&status, "VmRSS:").ok_or_else(|| Error::Server(format!("process {pid} has ended")))?;
     let time = |ticks| Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
     Ok(Usage { cpu: time(user + system), system: time(system), rss_bytes: kilobytes * 1024 })
+}
+
+/// Memory that the kernel of this machine uses for sockets, as far as it says: TCP's buffers, and all of its small
+/// objects (slab), of which sockets are those that a load generator makes more of. `None` where it does not say.
+pub fn kernel_memory_bytes() -> Option<u64> {
+    let sockets = std::fs::read_to_string("/proc/net/sockstat").ok()?;
+    let memory = std::fs::read_to_string("/proc/meminfo").ok()?;
+    Some(tcp_pages(&sockets)? * PAGE_BYTES + kilobytes(&memory, "Slab:")? * 1024)
+}
+
+fn tcp_pages(sockstat: &str) -> Option<u64> {
+    let mut words = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace();
+    words.find(|word| *word == "mem")?;
+    words.next()?.parse().ok()
 }
 
 /// CPU time that all cores of this machine together have been busy.
@@ -59,8 +77,8 @@ fn cpu_ticks(stat: &str) -> Option<(u64, u64)> {
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-fn rss_kilobytes(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.trim().strip_suffix(" kB")?.parse().ok()
 }
 
@@ -73,7 +91,9 @@ mod tests {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 0 0 0 17 4 0 0 20 0 3 0 99 1 1 1";
         assert_eq!(cpu_ticks(stat), Some((17, 4)));
         assert_eq!(busy_ticks("cpu  1 2 4 100 200 8 16 32 400 800\ncpu0 1\n"), Some(63));
-        assert_eq!(rss_kilobytes("Name:\tx\nVmRSS:\t    5132 kB\nThreads:\t1\n"), Some(5132));
+        assert_eq!(kilobytes("Name:\tx\nVmRSS:\t    5132 kB\nThreads:\t1\n", "VmRSS:"), Some(5132));
+        let sockets = "sockets: used 9\nTCP: inuse 3 orphan 0 tw 1 alloc 4 mem 17\nUDP: inuse 0 mem 2\n";
+        assert_eq!(tcp_pages(sockets), Some(17));
     }
 
     #[test]

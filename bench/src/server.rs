@@ -1,13 +1,16 @@
 //! The server under load: one that is started for the run, or one that runs already.
 
-use std::io::{BufRead, BufReader, Read};
+use std::cell::{Cell, RefCell};
+use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use serde::Deserialize;
-use tern_protocol::ids::DeviceId;
+use tern_protocol::ids::{DeviceId, UserId};
 use tern_server::auth::Minter;
 use tern_server::clock;
 
@@ -19,15 +22,19 @@ use crate::process::{self, Usage};
 /// Longer than any run.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
+/// A server that has not said where it listens by then (after a check of its journals, maybe) is given up.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
 /// A server under load. One that was started is killed with this.
 pub struct Server {
-    /// Where it listens for TCP and QUIC.
-    pub address: SocketAddr,
+    /// Where it listens for TCP and QUIC, `host:port`.
+    pub address: String,
     /// The authority of its certificate, PEM.
     pub ca: Vec<u8>,
     minter: Minter,
     pid: Option<u32>,
-    child: Option<Child>,
+    child: Option<RefCell<Child>>,
+    last_usage: Cell<Option<Usage>>,
     _data: Option<tempfile::TempDir>,
 }
 
@@ -44,15 +51,31 @@ impl Server {
     /// # Errors
     /// [`Error::Server`], [`Error::Io`].
     pub fn from_args(args: &Common) -> Result<Self, Error> {
-        match (args.server, &args.ca, &args.data) {
+        match (&args.server, &args.ca, &args.data) {
             (Some(address), Some(ca), Some(data)) => {
-                let ca = std::fs::read(ca).map_err(Error::io(format!("cannot read {}", ca.display())))?;
+                let ca =
+                    std::fs::read(ca).map_err(Error::io(format!("cannot read --ca {}", ca.display())))?;
                 if !data.join("token.key").is_file() {
-                    let data = data.display();
-                    return Err(Error::Server(format!("there is no token.key in {data}")));
+                    return Err(Error::Server(format!(
+                        "there is no token.key in {}: expected the server's data directory, or one with a copy of \
+                         that file",
+                        data.display()
+                    )));
                 }
-                let minter = minter(data)?;
-                Ok(Self { address, ca, minter, pid: args.pid, child: None, _data: None })
+                let server = Self {
+                    address: address.clone(),
+                    ca,
+                    minter: minter(data)?,
+                    pid: args.pid,
+                    child: None,
+                    last_usage: Cell::default(),
+                    _data: None,
+                };
+                if let Some(pid) = args.pid {
+                    let usage = process::usage(pid);
+                    usage.map_err(|error| Error::Server(format!("--pid {pid}: {error}")))?;
+                }
+                Ok(server)
             }
             _ => Self::spawn(args),
         }
@@ -77,26 +100,24 @@ impl Server {
         if std::env::var_os("TERN_LOG").is_none() {
             command.env("TERN_LOG", "warn");
         }
-        let mut child = command
+        let child = command
+            .stdin(Stdio::null())
             .stdout(Stdio::piped())
+            // Ctrl-C is for this program, which then ends the server after its clients.
+            .process_group(0)
             .spawn()
             .map_err(Error::io(format!("cannot start {}", program.display())))?;
-        let mut line = String::new();
-        let stdout = child.stdout.take().ok_or(Error::Server("ternd has no output".into()))?;
-        let mut stdout = BufReader::new(stdout);
-        stdout.read_line(&mut line).map_err(Error::io("cannot read ternd's output"))?;
-        let Ok(greeting) = serde_json::from_str::<Greeting>(&line) else {
-            let status = child.wait().map_err(Error::io("cannot wait for ternd"))?;
-            return Err(Error::Server(format!("ternd did not start: {status}")));
-        };
-        std::thread::spawn(move || stdout.read_to_end(&mut Vec::new()));
+        let mut child = Killed(Some(child));
+        let greeting = child.greeting()?;
         let ca = std::fs::read(&greeting.ca).map_err(Error::io("cannot read ternd's certificate"))?;
+        let child = child.0.take().ok_or(Error::Driver)?;
         Ok(Self {
-            address: greeting.tcp,
+            address: greeting.tcp.to_string(),
             ca,
             minter: minter(&greeting.data)?,
             pid: Some(child.id()),
-            child: Some(child),
+            child: Some(RefCell::new(child)),
+            last_usage: Cell::default(),
             _data: temporary,
         })
     }
@@ -114,23 +135,87 @@ impl Server {
                 let sub = format!("{run}-{number}");
                 let token = self.minter.mint(&sub, TOKEN_LIFETIME, now);
                 let token = token.map_err(|error| Error::Server(error.to_string()))?;
-                Ok(Account { number, token, device })
+                Ok(Account { number, user: UserId::from_sub(&sub), token, device })
             })
             .collect()
     }
 
-    /// What it uses; `None` when nobody said which process it is.
+    /// What it uses, or did when it was last there; `None` when nobody said which process it is.
+    pub fn usage(&self) -> Option<Usage> {
+        if let Some(usage) = self.pid.and_then(|pid| process::usage(pid).ok()) {
+            self.last_usage.set(Some(usage));
+        }
+        self.last_usage.get()
+    }
+
+    /// Its process, when it is known and on this machine.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Whether it was started by this program.
+    pub fn is_spawned(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// That it still runs, as far as can be seen from here.
     ///
     /// # Errors
-    /// When it has ended.
-    pub fn usage(&self) -> Result<Option<Usage>, Error> {
-        self.pid.map(process::usage).transpose()
+    /// [`Error::Server`] when it has ended.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Some(child) = &self.child {
+            return match child.borrow_mut().try_wait() {
+                Ok(None) => Ok(()),
+                Ok(Some(status)) => Err(Error::Server(format!("the server has ended in mid-run: {status}"))),
+                Err(error) => Err(Error::Server(format!("the server's state is unknown: {error}"))),
+            };
+        }
+        match self.pid.map(process::usage) {
+            Some(Err(error)) => Err(Error::Server(format!("the server has ended in mid-run: {error}"))),
+            _ => Ok(()),
+        }
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.child {
+        drop(Killed(self.child.take().map(RefCell::into_inner)));
+    }
+}
+
+/// A process that ends with this.
+struct Killed(Option<Child>);
+
+impl Killed {
+    fn greeting(&mut self) -> Result<Greeting, Error> {
+        let child = self.0.as_mut().ok_or(Error::Driver)?;
+        let stdout = child.stdout.take().ok_or(Error::Driver)?;
+        let (said, hears) = mpsc::channel();
+        std::thread::spawn(move || {
+            let mut stdout = BufReader::new(stdout);
+            let mut line = String::new();
+            let read = stdout.read_line(&mut line).map(|_| line);
+            // Nobody may wait for it any more. What comes later is read so that the server can go on saying it.
+            let _ = said.send(read);
+            let _ = std::io::copy(&mut stdout, &mut std::io::sink());
+        });
+        let line = hears.recv_timeout(START_TIMEOUT);
+        let line = line.map_err(|_| {
+            Error::Server(format!("ternd did not start within {} s", START_TIMEOUT.as_secs()))
+        })?;
+        let line = line.map_err(Error::io("cannot read ternd's output"))?;
+        serde_json::from_str(&line).or_else(|_| {
+            // Whatever it is, it does not say what ternd says.
+            let _ = child.kill();
+            let status = child.wait().map_err(Error::io("cannot wait for ternd"))?;
+            Err(Error::Server(format!("ternd did not start: {status} (what it says is above)")))
+        })
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
             let _ = child.kill();
             let _ = child.wait();
         }

@@ -1,7 +1,7 @@
-//! What is counted.
+//! Latencies.
 
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Adds fields of the same name.
 macro_rules! add {
@@ -37,39 +37,57 @@ impl Latencies {
         self.0 += &other.0;
     }
 
-    /// For the report.
-    pub fn summary(&self) -> Summary {
-        let ms = |nanos: u64| (nanos as f64 / 1e4).round() / 1e2;
-        let at = |quantile| ms(self.0.value_at_quantile(quantile));
-        Summary {
-            count: self.0.len(),
-            mean_ms: ms(self.0.mean() as u64),
-            p50_ms: at(0.5),
-            p90_ms: at(0.9),
-            p99_ms: at(0.99),
-            p999_ms: at(0.999),
-            max_ms: ms(self.0.max()),
-        }
+    /// How many there are.
+    pub fn count(&self) -> u64 {
+        self.0.len()
+    }
+
+    /// The latency that this share of all is at or below, in milliseconds.
+    pub fn at_ms(&self, quantile: f64) -> f64 {
+        ms(self.0.value_at_quantile(quantile))
+    }
+
+    /// In a few numbers; `None` when there is none.
+    pub fn summary(&self) -> Option<Summary> {
+        (self.count() > 0).then(|| Summary {
+            count: self.count(),
+            mean: ms(self.0.mean() as u64),
+            p50: self.at_ms(0.5),
+            p90: self.at_ms(0.9),
+            p99: self.at_ms(0.99),
+            p999: self.at_ms(0.999),
+            max: ms(self.0.max()),
+        })
     }
 }
 
-/// Latencies in a few numbers.
-#[derive(Debug, Clone, Copy, Serialize)]
+fn ms(nanos: u64) -> f64 {
+    round(nanos as f64 / 1e6, 3)
+}
+
+/// A number with few digits.
+pub fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+/// Latencies in a few numbers, in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Summary {
     /// How many.
     pub count: u64,
     /// Mean.
-    pub mean_ms: f64,
+    pub mean: f64,
     /// Half are at or below.
-    pub p50_ms: f64,
+    pub p50: f64,
     /// Nine of ten.
-    pub p90_ms: f64,
+    pub p90: f64,
     /// 99 of 100.
-    pub p99_ms: f64,
+    pub p99: f64,
     /// 999 of 1,000.
-    pub p999_ms: f64,
+    pub p999: f64,
     /// The worst.
-    pub max_ms: f64,
+    pub max: f64,
 }
 
 #[cfg(test)]
@@ -79,14 +97,15 @@ mod tests {
     #[test]
     fn latencies_are_summed_up() {
         let mut all = Latencies::default();
+        assert!(all.summary().is_none());
         for ms in 1..=50 {
             let mut one = Latencies::default();
             one.record(ms * 2_000_000);
             all.add(&one);
         }
-        let summary = all.summary();
+        let summary = all.summary().expect("50 of them");
         assert_eq!(summary.count, 50);
-        assert!((49.0..52.0).contains(&summary.p50_ms), "{summary:?}");
-        assert!((98.0..102.0).contains(&summary.max_ms), "{summary:?}");
+        assert!((49.0..52.0).contains(&summary.p50), "{summary:?}");
+        assert!((98.0..102.0).contains(&summary.max), "{summary:?}");
     }
 }

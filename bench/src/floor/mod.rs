@@ -29,7 +29,7 @@ pub use self::store::Shape;
 use self::store::Store;
 use self::talk::{Counts, Talkers};
 use crate::Error;
-use crate::report::round;
+use crate::stats::round;
 
 /// What the floor is measured with: the load of the scenario that it is compared with.
 #[derive(Debug, Clone, Copy)]

@@ -1,22 +1,24 @@
 //! `tern-bench floor`: what messages cost this machine at best, over each transport and in groups of several sizes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Serialize;
+use serde_json::Value;
 use tern_client::Transport;
 
 use super::{Cost, FloorPlan, Load, Shape, relay_slice, start_relay, start_store};
 use crate::Error;
-use crate::args::TransportArg;
-use crate::report::{self, Machine, round};
+use crate::args::{TransportArg, transport_name};
+use crate::machine::Machine;
+use crate::stats::round;
 
 /// `floor`.
 #[derive(Debug, clap::Args)]
 pub struct FloorArgs {
-    /// Over which transport; several may be given [default: both]
-    #[arg(long, value_enum)]
-    pub transport: Vec<TransportArg>,
+    /// Over which transport
+    #[arg(long, value_enum, default_value_t = TransportArg::Both)]
+    pub transport: TransportArg,
     /// Clients
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub connections: usize,
@@ -137,8 +139,6 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
         ramp: args.ramp,
     };
     let duration = Duration::from_secs_f64(args.duration);
-    let both = [TransportArg::Tcp, TransportArg::Quic];
-    let transports = if args.transport.is_empty() { &both } else { &args.transport[..] };
     let mut report = Report {
         scenario: "floor",
         machine,
@@ -149,14 +149,14 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
         relay: Vec::new(),
         store: Vec::new(),
     };
-    for transport in transports {
-        let (relay, mut talkers) = start_relay(&plan((*transport).into()))?;
+    for transport in args.transport.each() {
+        let (relay, mut talkers) = start_relay(&plan(*transport))?;
         // Connections find their size first.
         relay_slice(&mut talkers, &relay, duration / 4)?;
         let (cost, counts) = relay_slice(&mut talkers, &relay, duration)?;
         let each = |count: u64| round(count as f64 / counts.sent.max(1) as f64, 3);
         report.relay.push(Relayed {
-            transport: transport.name(),
+            transport: transport_name(*transport),
             rates: cost.into(),
             pushes_per_message: each(counts.pushes),
             marks_per_message: each(counts.marks),
@@ -179,5 +179,34 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
             rates: cost.into(),
         });
     }
-    report::show(&report, args.json.as_deref())
+    show(&report, args.json.as_deref())
+}
+
+/// To standard output, one line a field, and to the file.
+fn show(report: &Report, file: Option<&Path>) -> Result<(), Error> {
+    let value = serde_json::to_value(report).map_err(|error| Error::Scenario(error.to_string()))?;
+    if let Some(fields) = value.as_object() {
+        for (name, field) in fields {
+            println!("{name:<18} {}", line(field));
+        }
+    }
+    if let Some(file) = file {
+        std::fs::write(file, format!("{value:#}\n"))
+            .map_err(Error::io(format!("cannot write {}", file.display())))?;
+    }
+    Ok(())
+}
+
+fn line(value: &Value) -> String {
+    match value {
+        Value::Object(fields) => {
+            let fields: Vec<_> =
+                fields.iter().map(|(name, value)| format!("{name} {}", line(value))).collect();
+            fields.join("  ")
+        }
+        Value::Array(values) => values.iter().map(|value| format!("\n  {}", line(value))).collect(),
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
 }

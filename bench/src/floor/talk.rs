@@ -184,7 +184,7 @@ async fn connect_all(
             let connector = &connectors[number % connectors.len()];
             connect(connector, plan.transport, name)
                 .await
-                .map_err(|problem| Error::Client { client: number, problem })
+                .map_err(|problem| Error::Scenario(format!("floor, client {number}: {problem}")))
         })
         .buffered(at_once)
         .try_collect()
@@ -273,7 +273,7 @@ async fn talk_all(
             () = shared.changed.notified(), if waits => {}
             Some(ended) = talking.next() => {
                 let (client, problem) = ended.map_err(|_| Error::Driver)?;
-                return Err(Error::Client { client, problem: format!("its connection to the relay: {problem}") });
+                return Err(Error::Scenario(format!("floor, client {client}: its connection to the relay: {problem}")));
             }
         }
         if waits && shared.is_quiet() {

@@ -24,6 +24,9 @@ use crate::error::ConnectError;
 
 /// The least free room in a read buffer, so that small frames share a read.
 const READ_BYTES_MIN: usize = 4 * 1024;
+/// Room in the kernel for datagrams of a UDP socket, which many connections may share: without it, bursts of a busy
+/// moment are dropped and come again late. The system may allow less.
+const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
 /// A server that has not ended its side by then has been given its chance.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -78,24 +81,30 @@ impl Connector {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![ALPN.to_vec()];
-        let quic =
-            quinn::crypto::rustls::QuicClientConfig::try_from(tls.clone()).map_err(|e| tls_error(&e))?;
-        let mut quic = quinn::ClientConfig::new(Arc::new(quic));
-        let mut transport = quinn::TransportConfig::default();
-        let idle = Duration::from_millis(IDLE_TIMEOUT_MS).try_into().map_err(|e| tls_error(&e))?;
-        // Datagrams that every path takes will do for chat; probes for larger ones would cost each new connection more
-        // than it sends.
-        transport.max_idle_timeout(Some(idle)).mtu_discovery_config(None);
-        quic.transport_config(Arc::new(transport));
+        let quic = quic_config(&tls).map_err(ConnectError::Tls)?;
+        let tls = TlsConnector::from(Arc::new(tls));
         Ok(Self {
             host: host.into(),
             port,
             name,
-            tls: TlsConnector::from(Arc::new(tls)),
+            tls,
             quic,
             endpoints: Mutex::new([None, None]),
             source: None,
         })
+    }
+
+    /// Every connection shakes hands in full, as that of a client that was never here, rather than with the ticket of
+    /// an earlier one.
+    ///
+    /// # Errors
+    /// [`ConnectError::Tls`].
+    pub fn without_resumption(mut self) -> Result<Self, ConnectError> {
+        let mut tls = (**self.tls.config()).clone();
+        tls.resumption = rustls::client::Resumption::disabled();
+        self.quic = quic_config(&tls).map_err(ConnectError::Tls)?;
+        self.tls = TlsConnector::from(Arc::new(tls));
+        Ok(self)
     }
 
     /// Connections come from this address of the machine: for more of them than one address has ports.
@@ -165,9 +174,23 @@ impl Connector {
         if let Some(endpoint) = &endpoints[slot] {
             return Ok(endpoint.clone());
         }
-        let endpoint = quinn::Endpoint::client(self.local(address.is_ipv6()))
-            .map_err(|error| ConnectError::Io { address, error })?;
+        let endpoint =
+            self.new_endpoint(address.is_ipv6()).map_err(|error| ConnectError::Io { address, error })?;
         Ok(endpoints[slot].insert(endpoint).clone())
+    }
+
+    fn new_endpoint(&self, v6: bool) -> io::Result<quinn::Endpoint> {
+        let runtime = quinn::default_runtime().ok_or_else(|| io::Error::other("no runtime"))?;
+        quinn::Endpoint::new(quinn::EndpointConfig::default(), None, self.udp_socket(v6)?, runtime)
+    }
+
+    fn udp_socket(&self, v6: bool) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(self.local(v6))?;
+        // Less room is no reason to have no socket.
+        let options = socket2::SockRef::from(&socket);
+        let _ = options.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+        let _ = options.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+        Ok(socket)
     }
 
     fn local(&self, v6: bool) -> SocketAddr {
@@ -183,7 +206,7 @@ impl Connector {
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         for (v6, endpoint) in [false, true].into_iter().zip(endpoints.iter()) {
             if let Some(endpoint) = endpoint {
-                endpoint.rebind(UdpSocket::bind(self.local(v6))?)?;
+                endpoint.rebind(self.udp_socket(v6)?)?;
             }
         }
         Ok(())
@@ -199,6 +222,22 @@ impl Connector {
             endpoint.wait_idle().await;
         }
     }
+}
+
+fn quic_config(tls: &rustls::ClientConfig) -> Result<quinn::ClientConfig, String> {
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls.clone()).map_err(|e| e.to_string())?;
+    let mut transport = quinn::TransportConfig::default();
+    let idle = Duration::from_millis(IDLE_TIMEOUT_MS).try_into();
+    transport.max_idle_timeout(Some(idle.map_err(|e: quinn::VarIntBoundsExceeded| e.to_string())?));
+    // Datagrams that every path takes will do for chat; probes for larger ones would cost each new connection more
+    // than it sends.
+    transport.mtu_discovery_config(None);
+    // A server opens none, and each that it might takes memory from the start.
+    transport.max_concurrent_bidi_streams(0u32.into());
+    transport.max_concurrent_uni_streams(0u32.into());
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(Arc::new(transport));
+    Ok(config)
 }
 
 fn tls_failure(address: SocketAddr, error: io::Error) -> ConnectError {

@@ -1,0 +1,211 @@
+//! One client's part in one conversation: what it has, marks, misses, and hears of its own messages. No I/O: it is told
+//! what comes and says what to send.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use tern_protocol::event::{HistoryPage, ReceiptsMoved, SendOk};
+use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
+use tern_protocol::model::{Entry, Kind};
+use tern_protocol::request::{History, HistoryFrom, Mark, RequestBody};
+use tokio::sync::Notify;
+
+use crate::check::{Log, Placed};
+use crate::clock;
+use crate::meter::Meter;
+use crate::receipts::Marked;
+
+/// What the members of a conversation, all on one thread, know of each other.
+#[derive(Debug)]
+pub struct Circle {
+    /// Which.
+    pub conversation: ConversationId,
+    /// Direct chat or group.
+    pub kind: Kind,
+    /// Everybody.
+    pub members: Vec<UserId>,
+    /// What they have marked.
+    pub marked: Marked,
+    /// Something has changed that those who wait should look at.
+    pub wake: Notify,
+    highest_acked: Cell<Seq>,
+    unfinished: Cell<usize>,
+}
+
+impl Circle {
+    /// Of these members, none of whom has finished.
+    pub fn new(kind: Kind, conversation: ConversationId, members: Vec<UserId>) -> Rc<Self> {
+        let marked = Marked::new(&members);
+        let unfinished = Cell::new(members.len());
+        let highest_acked = Cell::new(Seq(0));
+        Rc::new(Self { conversation, kind, members, marked, wake: Notify::new(), highest_acked, unfinished })
+    }
+
+    fn finished(&self) {
+        let left = self.unfinished.get().saturating_sub(1);
+        self.unfinished.set(left);
+        if left == 0 {
+            self.wake.notify_waiters();
+        }
+    }
+}
+
+/// One member's part.
+#[derive(Debug)]
+pub struct Chat {
+    /// The conversation and its members.
+    pub circle: Rc<Circle>,
+    /// What this member sees of it.
+    pub log: Log,
+    place: usize,
+    /// Own messages that not all others are known to have, by seq, and when they were due.
+    unreceipted: VecDeque<(Seq, u64)>,
+    receipted: Seq,
+    /// When "delivered" is to be said.
+    mark_at: Option<u64>,
+    mark_interval: u64,
+    pulling: Option<(RequestId, Seq)>,
+    finished: bool,
+}
+
+impl Chat {
+    /// The part of the member at this place, who has nothing yet and says "delivered" so many nanoseconds after a message.
+    pub fn new(circle: Rc<Circle>, place: usize, payload_bytes: usize, mark_interval: u64) -> Self {
+        Self {
+            log: Log::new(circle.kind, circle.members[place], Seq(0), payload_bytes),
+            circle,
+            place,
+            unreceipted: VecDeque::new(),
+            receipted: Seq(0),
+            mark_at: None,
+            mark_interval,
+            pulling: None,
+            finished: false,
+        }
+    }
+
+    /// A send is acknowledged that was due at `made`.
+    pub fn on_ack(&mut self, client_seq: ClientSeq, ok: &SendOk, made: u64) {
+        self.log.on_ack(client_seq, ok);
+        self.circle.highest_acked.set(self.circle.highest_acked.get().max(ok.seq));
+        let behind = self.unreceipted.iter().rev().take_while(|(seq, _)| *seq > ok.seq).count();
+        self.unreceipted.insert(self.unreceipted.len() - behind, (ok.seq, made));
+    }
+
+    /// An entry was pushed. `Some`: what is missing before it has to be asked for.
+    pub fn on_push(&mut self, entry: &Entry, meter: &Meter) -> Option<RequestBody> {
+        let placed = self.log.on_push(entry);
+        self.count(placed, meter);
+        if placed == Placed::BehindGap { self.pull(entry.seq, meter) } else { None }
+    }
+
+    /// The log has grown to here, and is not pushed. `Some`: it has to be asked for.
+    pub fn on_head_moved(&mut self, head: Seq, meter: &Meter) -> Option<RequestBody> {
+        meter.count(|interval| interval.heads_moved += 1);
+        self.pull(head, meter)
+    }
+
+    /// The request that [`Self::pull`] made went out under this number.
+    pub fn pulling(&mut self, id: RequestId) {
+        if let Some((pulling, _)) = &mut self.pulling {
+            *pulling = id;
+        }
+    }
+
+    /// Whether this answers a pull.
+    pub fn is_pulling(&self, id: RequestId) -> bool {
+        self.pulling.is_some_and(|(pulling, _)| pulling == id)
+    }
+
+    /// The answer to a pull. `Some`: there is more.
+    pub fn on_page(&mut self, page: &HistoryPage, meter: &Meter) -> Option<RequestBody> {
+        let (_, target) = self.pulling.take()?;
+        for entry in &page.entries {
+            let placed = self.log.on_pulled(entry);
+            self.count(placed, meter);
+        }
+        if page.entries.is_empty() && page.head <= self.log.cursor() {
+            return None;
+        }
+        self.pull(target, meter)
+    }
+
+    /// A pull was refused; it may be tried again.
+    pub fn on_pull_refused(&mut self, meter: &Meter) -> Option<RequestBody> {
+        let (_, target) = self.pulling.take()?;
+        self.pull(target, meter)
+    }
+
+    fn pull(&mut self, target: Seq, meter: &Meter) -> Option<RequestBody> {
+        if target <= self.log.cursor() {
+            return None;
+        }
+        if let Some((_, highest)) = &mut self.pulling {
+            *highest = target.max(*highest);
+            return None;
+        }
+        meter.count(|interval| interval.pulls += 1);
+        self.pulling = Some((RequestId(0), target));
+        let from = HistoryFrom::Forward(self.log.cursor().next());
+        Some(RequestBody::History(History { conversation: self.circle.conversation, from, limit: 0 }))
+    }
+
+    fn count(&mut self, placed: Placed, meter: &Meter) {
+        if let Placed::Received(made) = placed {
+            let now = clock::nanos();
+            self.mark_at.get_or_insert(now + self.mark_interval);
+            meter.count(|interval| {
+                interval.delivered += 1;
+                interval.deliver.record(now.saturating_sub(made));
+            });
+        }
+    }
+
+    /// Others' watermarks rose.
+    pub fn on_receipts(&mut self, moved: &ReceiptsMoved, meter: &Meter) {
+        self.log.faults().falsely_receipted += self.circle.marked.count_false(self.place, moved);
+        let own = self.circle.members[self.place];
+        let peers = moved.users.iter().filter(|receipt| receipt.user != own).map(|receipt| receipt.delivered);
+        let all = moved.counts.iter().filter(|count| count.delivered == count.members).map(|count| count.seq);
+        self.receipted = peers.chain(all).fold(self.receipted, Seq::max);
+        let now = clock::nanos();
+        meter.count(|interval| {
+            interval.receipts += 1;
+            while let Some((_, made)) = self.unreceipted.pop_front_if(|(seq, _)| *seq <= self.receipted) {
+                interval.receipt.record(now.saturating_sub(made));
+            }
+        });
+    }
+
+    /// When "delivered" is to be said.
+    pub fn mark_at(&self) -> Option<u64> {
+        self.mark_at
+    }
+
+    /// "Delivered", if it is time to say so. To be sent: it counts as marked from here on.
+    pub fn mark(&mut self, now: u64, meter: &Meter) -> Option<Mark> {
+        self.mark_at.take_if(|due| *due <= now)?;
+        let delivered = self.log.cursor();
+        self.circle.marked.note(self.place, delivered, Seq(0));
+        meter.count(|interval| interval.marks += 1);
+        Some(Mark { conversation: self.circle.conversation, delivered, read: Seq(0) })
+    }
+
+    /// All own sends are answered, or will never be: the others need not wait for this member.
+    pub fn finish(&mut self) {
+        if !std::mem::replace(&mut self.finished, true) {
+            self.circle.finished();
+        }
+    }
+
+    /// All have finished, and this member has everything that was acknowledged to any of them.
+    pub fn is_complete(&self) -> bool {
+        self.circle.unfinished.get() == 0 && self.log.cursor() >= self.circle.highest_acked.get()
+    }
+
+    /// Own messages of which not all others are known to have them.
+    pub fn unreceipted(&self) -> usize {
+        self.unreceipted.len()
+    }
+}

@@ -1,0 +1,326 @@
+//! Threads that drive the clients: each has a runtime and its share of them, and nothing is shared but the phase and
+//! the counters.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tern_client::Transport;
+use tern_client::raw::Connector;
+use tokio::sync::watch;
+use tokio::task::LocalSet;
+
+use crate::Error;
+use crate::args::Handshakes;
+use crate::client::{Account, Client};
+use crate::error::LoginError;
+use crate::meter::Meter;
+use crate::random::Random;
+use crate::server::Server;
+
+/// Clients that share a UDP socket and TLS session tickets, as long as that does not take more than ..
+const CLIENTS_PER_CONNECTOR: usize = 50;
+/// .. this many sockets in a thread.
+const CONNECTORS_MAX: usize = 200;
+/// A login that fails for a passing reason is tried again so often, while others succeed.
+const LOGIN_ATTEMPTS: u32 = 6;
+/// Before the second attempt; doubles.
+const LOGIN_BACKOFF: Duration = Duration::from_millis(200);
+
+/// What all clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// Connect, prepare, wait for the others.
+    Connecting,
+    /// The scenario's load, not measured.
+    Warmup,
+    /// The same, measured.
+    Measuring,
+    /// Nothing new; what is under way is finished. More of the load may follow.
+    Paused,
+    /// Nothing new; what is under way is finished, then all leave.
+    Draining,
+    /// Leave at once, whatever is under way.
+    Leaving,
+}
+
+impl Phase {
+    /// Whether new messages are sent in it.
+    pub fn has_load(self) -> bool {
+        matches!(self, Self::Warmup | Self::Measuring)
+    }
+
+    /// Whether the run comes to its end.
+    pub fn is_end(self) -> bool {
+        self >= Self::Draining
+    }
+
+    /// As results name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Warmup => "warmup",
+            Self::Measuring => "measuring",
+            Self::Paused => "paused",
+            Self::Draining | Self::Leaving => "draining",
+        }
+    }
+}
+
+/// Who connects, and how.
+#[derive(Debug, Clone)]
+pub struct Crew {
+    /// All of them; their order is that of their numbers.
+    pub accounts: Vec<Account>,
+    /// Neighbours that have to be on the same thread: 2 for pairs, the members of a group.
+    pub together: usize,
+    /// Whether they are connected and logged in before the work begins.
+    pub connected: bool,
+    /// Whether TLS tickets are used.
+    pub handshakes: Handshakes,
+    /// Where they connect to, `host:port`; `None`: the server itself.
+    pub address: Option<String>,
+}
+
+impl Crew {
+    /// Single clients who are connected before the work begins, with tickets.
+    pub fn new(accounts: Vec<Account>) -> Self {
+        Self { accounts, together: 1, connected: true, handshakes: Handshakes::Resumed, address: None }
+    }
+
+    /// The same, with so many neighbours on the same thread.
+    pub fn together(mut self, together: usize) -> Self {
+        self.together = together;
+        self
+    }
+}
+
+/// What a driver thread has.
+pub struct Share {
+    /// Its clients, logged in, in the order of their numbers; none when the crew is not connected beforehand.
+    pub clients: Vec<Client>,
+    /// Who they are.
+    pub accounts: Vec<Account>,
+    /// Makes further connections.
+    pub dialer: Rc<Dialer>,
+    /// What to do.
+    pub phases: watch::Receiver<Phase>,
+    /// What happens is counted here.
+    pub meter: Arc<Meter>,
+    /// Its number, from 0.
+    pub thread: usize,
+    /// Of the run.
+    pub seed: u64,
+    /// Randomness of its own, from the run's seed.
+    pub random: Random,
+    ready: Arc<AtomicBool>,
+}
+
+impl Share {
+    /// What had to be prepared is; the load may begin. To be called once, or the run does not begin.
+    pub fn ready(&self) {
+        self.ready.store(true, Ordering::Release);
+    }
+}
+
+/// Makes connections of one thread's clients.
+pub struct Dialer {
+    connectors: Vec<Connector>,
+    transport: Transport,
+    meter: Arc<Meter>,
+}
+
+impl Dialer {
+    /// Connects and logs in, once. Whoever ends the connection says so to the meter.
+    ///
+    /// # Errors
+    /// [`LoginError`], which is counted, too.
+    pub async fn login(&self, account: &Account) -> Result<Client, LoginError> {
+        // Not in a row, so that sockets are used evenly from the start.
+        let connector = &self.connectors[account.number % self.connectors.len()];
+        let login = Client::login(connector, self.transport, account).await;
+        match &login {
+            Ok(client) => {
+                self.meter.connected();
+                self.meter.count(|interval| interval.login.record(client.login_nanos));
+            }
+            Err(error) => self.meter.count(|interval| {
+                interval.errors += 1;
+                interval.refuse(error.label());
+            }),
+        }
+        login
+    }
+
+    /// As [`Self::login`], and again while it fails for passing reasons and others succeed.
+    ///
+    /// # Errors
+    /// The last attempt's.
+    pub async fn login_patiently(&self, account: &Account) -> Result<Client, LoginError> {
+        let mut wait = LOGIN_BACKOFF;
+        for _ in 1..LOGIN_ATTEMPTS {
+            match self.login(account).await {
+                Err(error) if error.is_passing() && self.meter.connections() > 0 => {}
+                done => return done,
+            }
+            tokio::time::sleep(wait).await;
+            wait *= 2;
+        }
+        self.login(account).await
+    }
+
+    async fn login_all(&self, accounts: &[Account], at_once: usize) -> Result<Vec<Client>, Error> {
+        let login = async |account: &Account| {
+            let login = self.login_patiently(account).await;
+            login.map_err(|problem| Error::Client { client: account.number, problem })
+        };
+        stream::iter(accounts).map(login).buffered(at_once).try_collect().await
+    }
+}
+
+/// All clients.
+pub struct Fleet<R> {
+    phase: watch::Sender<Phase>,
+    threads: Vec<Thread<R>>,
+}
+
+struct Thread<R> {
+    handle: thread::JoinHandle<Result<R, Error>>,
+    meter: Arc<Meter>,
+    ready: Arc<AtomicBool>,
+}
+
+/// How a fleet is driven.
+#[derive(Debug, Clone, Copy)]
+pub struct Rig {
+    /// Over what.
+    pub transport: Transport,
+    /// How many threads, at most.
+    pub threads: usize,
+    /// How many handshakes at once, of all threads.
+    pub ramp: usize,
+    /// Where randomness comes from.
+    pub seed: u64,
+}
+
+impl<R: Send + 'static> Fleet<R> {
+    /// Starts the threads; each connects its share of the crew and has `work` done with it.
+    ///
+    /// # Errors
+    /// When the system has no thread to spare, or the server's address or authority makes no sense.
+    pub fn start<W>(server: &Server, rig: Rig, crew: &Crew, work: W) -> Result<Self, Error>
+    where
+        W: AsyncFnOnce(Share) -> Result<R, Error> + Clone + Send + 'static,
+    {
+        let together = crew.together.max(1);
+        let units = crew.accounts.len().div_ceil(together);
+        let threads = rig.threads.clamp(1, units.max(1));
+        let per_thread = (units.div_ceil(threads) * together).max(1);
+        let (phase, _) = watch::channel(Phase::Connecting);
+        let mut shares: Vec<&[Account]> = crew.accounts.chunks(per_thread).collect();
+        shares.resize(shares.len().max(1), &[]);
+        let ramp = (rig.ramp / shares.len()).max(1);
+        let connected = crew.connected;
+        let start = |(thread, accounts): (usize, &[Account])| {
+            let meter = Arc::new(Meter::default());
+            let ready = Arc::new(AtomicBool::new(false));
+            let dialer = Dialer {
+                connectors: connectors(server, accounts.len(), crew)?,
+                transport: rig.transport,
+                meter: meter.clone(),
+            };
+            let (accounts, work) = (accounts.to_vec(), work.clone());
+            let (phases, own_meter, own_ready) = (phase.subscribe(), meter.clone(), ready.clone());
+            let run = async move || {
+                let clients = if connected { dialer.login_all(&accounts, ramp).await? } else { Vec::new() };
+                work(Share {
+                    clients,
+                    accounts,
+                    dialer: Rc::new(dialer),
+                    phases,
+                    meter: own_meter,
+                    thread,
+                    seed: rig.seed,
+                    random: Random::new(rig.seed, thread as u64),
+                    ready: own_ready,
+                })
+                .await
+            };
+            let handle = thread::Builder::new()
+                .name(format!("driver-{thread}"))
+                .spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                    let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
+                    runtime.block_on(LocalSet::new().run_until(run()))
+                })
+                .map_err(Error::io("cannot start a thread"))?;
+            Ok(Thread { handle, meter, ready })
+        };
+        let threads = shares.into_iter().enumerate().map(start).collect::<Result<Vec<_>, Error>>()?;
+        Ok(Self { phase, threads })
+    }
+
+    /// The threads' counters.
+    pub fn meters(&self) -> impl Iterator<Item = &Arc<Meter>> {
+        self.threads.iter().map(|thread| &thread.meter)
+    }
+
+    /// All are prepared.
+    pub fn is_ready(&self) -> bool {
+        self.threads.iter().all(|thread| thread.ready.load(Ordering::Acquire))
+    }
+
+    /// One has ended: in the middle of a run, that is a failure.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().any(|thread| thread.handle.is_finished())
+    }
+
+    /// All have ended.
+    pub fn is_finished(&self) -> bool {
+        self.threads.iter().all(|thread| thread.handle.is_finished())
+    }
+
+    /// All go on to this phase.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.send_replace(phase);
+    }
+
+    /// What the threads say that have ended, and the first error. Those that have not are left to themselves.
+    pub fn join(self) -> (Vec<R>, Option<Error>) {
+        let (mut results, mut failure) = (Vec::new(), None);
+        for thread in self.threads {
+            if !thread.handle.is_finished() {
+                failure.get_or_insert(Error::Scenario("a driver thread did not come to its end".into()));
+                continue;
+            }
+            match thread.handle.join().unwrap_or(Err(Error::Driver)) {
+                Ok(result) => results.push(result),
+                Err(error) => _ = failure.get_or_insert(error),
+            }
+        }
+        (results, failure)
+    }
+}
+
+fn connectors(server: &Server, clients: usize, crew: &Crew) -> Result<Vec<Connector>, Error> {
+    let address = crew.address.as_deref().unwrap_or(&server.address);
+    let count = clients.div_ceil(CLIENTS_PER_CONNECTOR).clamp(1, CONNECTORS_MAX);
+    let connector = |_| {
+        let connector = Connector::new(address, None, &server.ca);
+        connector.and_then(|connector| match crew.handshakes {
+            Handshakes::Full => connector.without_resumption(),
+            Handshakes::Resumed => Ok(connector),
+        })
+    };
+    let connectors = (0..count).map(connector).collect::<Result<_, _>>();
+    connectors.map_err(|error| Error::Server(error.to_string()))
+}
+
+/// Waits until the phase is one of these.
+pub async fn until(phases: &mut watch::Receiver<Phase>, wanted: impl FnMut(&Phase) -> bool) -> Phase {
+    // An error: nobody leads the run any more.
+    phases.wait_for(wanted).await.map_or(Phase::Leaving, |phase| *phase)
+}

@@ -1,0 +1,192 @@
+//! Looks once a second at what the drivers count and the server uses: the live line, and the series in the result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock;
+use crate::fleet::Phase;
+use crate::meter::{Interval, Meter};
+use crate::outcome::Point;
+use crate::process;
+use crate::server::Server;
+use crate::stats::round;
+
+const SECOND: u64 = 1_000_000_000;
+
+/// Collects what is counted: of this second, of the measured time, of the whole run.
+#[derive(Debug)]
+pub struct Sampler {
+    meters: Vec<Arc<Meter>>,
+    phase: Phase,
+    second: Interval,
+    measured: Interval,
+    whole: Interval,
+    series: Vec<Point>,
+    start: u64,
+    last: u64,
+    server_cpu: Option<Duration>,
+    driver_cpu: Duration,
+    rate: Option<f64>,
+    quiet: bool,
+}
+
+impl Sampler {
+    /// Begins now. `rate`: what is offered in an open loop.
+    pub fn new(rate: Option<f64>, quiet: bool) -> Self {
+        let now = clock::nanos();
+        Self {
+            meters: Vec::new(),
+            phase: Phase::Connecting,
+            second: Interval::default(),
+            measured: Interval::default(),
+            whole: Interval::default(),
+            series: Vec::new(),
+            start: now,
+            last: now,
+            server_cpu: None,
+            driver_cpu: process::usage(std::process::id()).map(|usage| usage.cpu).unwrap_or_default(),
+            rate,
+            quiet,
+        }
+    }
+
+    /// These count, too.
+    pub fn watch<'a>(&mut self, meters: impl Iterator<Item = &'a Arc<Meter>>) {
+        self.meters.extend(meters.cloned());
+    }
+
+    /// What is counted from now on belongs to this phase.
+    pub fn enter(&mut self, phase: Phase) {
+        self.collect();
+        self.phase = phase;
+    }
+
+    /// What was counted while it was measured.
+    pub fn measured(&mut self) -> &Interval {
+        self.collect();
+        &self.measured
+    }
+
+    /// What was counted in the whole run.
+    pub fn whole(&mut self) -> &Interval {
+        self.collect();
+        &self.whole
+    }
+
+    /// Clients that are logged in now.
+    pub fn connections(&self) -> u64 {
+        self.meters.iter().map(|meter| meter.connections()).sum()
+    }
+
+    /// Sends that have no answer yet.
+    pub fn in_flight(&self) -> u64 {
+        self.meters.iter().map(|meter| meter.in_flight()).sum()
+    }
+
+    /// Something that rises as long as the run gets on, whatever it does.
+    pub fn pulse(&mut self) -> u64 {
+        let whole = self.whole();
+        let counts: u64 = whole.counts.values().sum();
+        whole.acked + whole.delivered + whole.login.count() + whole.errors + counts
+    }
+
+    /// The points of the series.
+    pub fn into_series(self) -> Vec<Point> {
+        self.series
+    }
+
+    fn collect(&mut self) {
+        for meter in &self.meters {
+            let interval = meter.take();
+            self.second.add(&interval);
+            self.whole.add(&interval);
+            if self.phase == Phase::Measuring {
+                self.measured.add(&interval);
+            }
+        }
+    }
+
+    /// If a second is over: a point and a line. Returns how long until the next.
+    pub fn tick(&mut self, server: Option<&Server>) -> Duration {
+        let now = clock::nanos();
+        let next = self.last + SECOND;
+        if now < next {
+            return Duration::from_nanos(next - now);
+        }
+        self.collect();
+        let seconds = (now - self.last) as f64 / 1e9;
+        self.last = now;
+        let point = self.point(now, seconds, server);
+        if !self.quiet {
+            eprintln!("{}", line(&point, self.second.refusals.iter().max_by_key(|(_, count)| **count)));
+        }
+        self.series.push(point);
+        self.second = Interval::default();
+        Duration::from_nanos(SECOND)
+    }
+
+    fn point(&mut self, now: u64, seconds: f64, server: Option<&Server>) -> Point {
+        let usage = server.and_then(Server::usage);
+        let server_cpu = usage.map(|usage| usage.cpu);
+        let driver_cpu = process::usage(std::process::id()).map_or(self.driver_cpu, |usage| usage.cpu);
+        let cores = |before: Duration, after: Duration| {
+            round(after.saturating_sub(before).as_secs_f64() / seconds, 3)
+        };
+        let per_second = |count: u64| round(count as f64 / seconds, 1);
+        let second = &self.second;
+        let quantile = |of: &crate::stats::Latencies, at| (of.count() > 0).then(|| of.at_ms(at));
+        let point = Point {
+            t_s: round((now - self.start) as f64 / 1e9, 2),
+            phase: self.phase.name().into(),
+            connections: self.connections(),
+            offered: self.rate.filter(|_| self.phase.has_load()).unwrap_or(per_second(second.sent)),
+            acked: per_second(second.acked),
+            delivered: per_second(second.delivered),
+            logins: per_second(second.login.count()),
+            errors: second.errors,
+            ack_p50_ms: quantile(&second.ack, 0.5),
+            ack_p99_ms: quantile(&second.ack, 0.99),
+            deliver_p50_ms: quantile(&second.deliver, 0.5),
+            deliver_p99_ms: quantile(&second.deliver, 0.99),
+            server_cores: self.server_cpu.zip(server_cpu).map(|(before, after)| cores(before, after)),
+            server_rss_bytes: usage.map(|usage| usage.rss_bytes),
+            driver_cores: cores(self.driver_cpu, driver_cpu),
+        };
+        self.server_cpu = server_cpu;
+        self.driver_cpu = driver_cpu;
+        point
+    }
+}
+
+fn line(point: &Point, worst: Option<(&String, &u64)>) -> String {
+    use std::fmt::Write;
+    let mut line = format!("{:>6.0} s  {:<10} {:>6} conn", point.t_s, point.phase, point.connections);
+    // Writing to a string does not fail.
+    let mut put = |text: std::fmt::Arguments<'_>| _ = line.write_fmt(text);
+    if point.logins > 0.0 {
+        put(format_args!("  {:>6.0} logins/s", point.logins));
+    }
+    if point.offered > 0.0 || point.acked > 0.0 {
+        put(format_args!("  {:>7.0} acked/s", point.acked));
+    }
+    if point.delivered > 0.0 {
+        put(format_args!("  {:>8.0} delivered/s", point.delivered));
+    }
+    if let (Some(p50), Some(p99)) = (point.ack_p50_ms, point.ack_p99_ms) {
+        put(format_args!("  ack p50 {p50:.1} p99 {p99:.1} ms"));
+    }
+    if let Some(cores) = point.server_cores {
+        put(format_args!("  server {cores:.2} cores"));
+    }
+    if let Some(rss) = point.server_rss_bytes {
+        put(format_args!(" {:.0} MB", rss as f64 / 1e6));
+    }
+    put(format_args!("  driver {:.2}", point.driver_cores));
+    if point.errors > 0 {
+        put(format_args!("  {} errors", point.errors));
+    }
+    if let Some((what, _)) = worst {
+        put(format_args!(" ({what})"));
+    }
+    line
+}

@@ -1,0 +1,491 @@
+//! How every scenario runs: server, fleet, phases, result.
+//!
+//! A scenario says in [`Scenario::run`] what happens, with the steps that [`Run`] offers; whatever happens, what was
+//! measured until then becomes the [`Outcome`].
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tern_client::Transport;
+
+use crate::Error;
+use crate::args::{Common, TransportArg, transport_name};
+use crate::check::Faults;
+use crate::clock;
+use crate::fleet::{Crew, Fleet, Phase, Rig, Share};
+use crate::interrupt;
+use crate::machine::{Machine, Span, Used};
+use crate::outcome::{self, DriverUse, Floor, Outcome, ServerUse};
+use crate::process;
+use crate::progress::Sampler;
+use crate::server::Server;
+use crate::stats::round;
+use crate::table::table;
+
+/// Exit status when a promise was broken. 1 says that the run itself went wrong, 2 is clap's.
+const BROKEN: u8 = 3;
+/// A condition is looked at this often.
+const GLANCE: Duration = Duration::from_millis(20);
+/// A preparation in which nothing is logged in, acknowledged or counted for so long is given up.
+const STALL: Duration = Duration::from_secs(60);
+/// What is under way when the load pauses has this long.
+const PAUSE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pushes of what was acknowledged last are on their way when a pause begins.
+const PAUSE_SETTLES: Duration = Duration::from_millis(200);
+/// What is under way at the end has this long before it counts as lost; scenarios use it as the limit of their own.
+pub const DRAIN: Duration = Duration::from_secs(30);
+/// Threads that were told to leave have this long.
+const LEAVE: Duration = Duration::from_secs(10);
+/// Rounds of the load when something else is measured in between.
+const ROUNDS: u32 = 3;
+
+/// What tern-bench can do.
+pub trait Scenario {
+    /// Its name on the command line.
+    const NAME: &'static str;
+
+    /// What all scenarios share.
+    fn common(&self) -> &Common;
+
+    /// How much is sent, in words.
+    fn load(&self) -> String;
+
+    /// What is offered in an open loop, in messages per second.
+    fn rate(&self) -> Option<f64> {
+        None
+    }
+
+    /// Refuses arguments that contradict each other, before anything is started.
+    ///
+    /// # Errors
+    /// [`Error::Arguments`].
+    fn check(&self) -> Result<(), Error>;
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// When it cannot go on; what was counted until then is the result.
+    fn run(&self, run: &mut Run<'_>) -> Result<(), Error>;
+}
+
+/// Something that is measured in slices between rounds of the load, on the same machine in the same state.
+pub trait Between {
+    /// The load has paused: measures for about this long. `round` is what the load did since the last slice.
+    ///
+    /// # Errors
+    /// When it cannot; the run ends then.
+    fn slice(&mut self, length: Duration, round: Round) -> Result<(), Error>;
+
+    /// CPU for each message, in microseconds, of all slices: of the relay, and of the store.
+    fn result(&self) -> Option<(f64, f64)>;
+}
+
+/// What the load did in one round.
+#[derive(Debug, Clone, Copy)]
+pub struct Round {
+    /// Its length.
+    pub time: Duration,
+    /// Messages acknowledged.
+    pub acked: u64,
+}
+
+/// Runs a scenario over each transport that its arguments name; prints and writes what comes out.
+pub fn execute<S: Scenario>(scenario: &S) -> ExitCode {
+    let common = scenario.common();
+    if let Err(error) = scenario.check() {
+        eprintln!("tern-bench: {error}");
+        return ExitCode::FAILURE;
+    }
+    if let Some(Err(error)) = common.json.as_deref().map(outcome::check_file) {
+        eprintln!("tern-bench: {error}");
+        return ExitCode::FAILURE;
+    }
+    interrupt::catch();
+    let mut outcomes = Vec::new();
+    for transport in common.transport.each() {
+        let outcome = execute_over(scenario, *transport);
+        println!("{}", table(&outcome));
+        let ended_early = !outcome.complete;
+        outcomes.push(outcome);
+        if ended_early {
+            break;
+        }
+    }
+    let mut failed = outcomes.iter().any(|outcome| !outcome.complete);
+    if let Some(file) = &common.json
+        && let Err(error) = outcome::write(&outcomes, common.transport == TransportArg::Both, file)
+    {
+        eprintln!("tern-bench: {error}");
+        failed = true;
+    }
+    if outcomes.iter().any(Outcome::is_broken) {
+        eprintln!("tern-bench: a promise was broken: see \"BROKEN\" in the table");
+        BROKEN.into()
+    } else if failed {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
+}
+
+fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
+    let common = scenario.common();
+    let mut run = Run {
+        common,
+        transport,
+        machine: Machine::here(),
+        sampler: Sampler::new(scenario.rate(), common.quiet),
+        server: None,
+        before: Memory::default(),
+        connected: None,
+        after: None,
+        connections: 0,
+        used: Used::default(),
+        ended: None,
+        all_may_leave: false,
+        faults: Faults::default(),
+        figures: BTreeMap::new(),
+        floor: None,
+    };
+    let result = run.start_server().and_then(|()| scenario.run(&mut run));
+    let problem = run.ended.take().or(result.err());
+    if let Some(problem) = &problem {
+        eprintln!("tern-bench: {problem}");
+    }
+    run.outcome(scenario, problem)
+}
+
+/// One run over one transport: the steps that a scenario is made of, and what they find.
+pub struct Run<'a> {
+    /// What all scenarios share.
+    pub common: &'a Common,
+    /// Over what.
+    pub transport: Transport,
+    /// What is wrong; scenarios add what their threads found.
+    pub faults: Faults,
+    /// What only this scenario has.
+    pub figures: BTreeMap<String, f64>,
+    /// It is no failure when all connections end: the scenario cuts them.
+    pub all_may_leave: bool,
+    machine: Machine,
+    sampler: Sampler,
+    server: Option<Server>,
+    before: Memory,
+    /// When all were connected and nothing else had happened.
+    connected: Option<Memory>,
+    /// At the end of the measured time.
+    after: Option<Memory>,
+    connections: u64,
+    used: Used,
+    ended: Option<Error>,
+    floor: Option<(f64, f64)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Memory {
+    server: Option<u64>,
+    kernel: Option<u64>,
+}
+
+impl Memory {
+    fn now(server: &Server) -> Self {
+        Self { server: server.usage().map(|usage| usage.rss_bytes), kernel: process::kernel_memory_bytes() }
+    }
+}
+
+impl Run<'_> {
+    fn start_server(&mut self) -> Result<(), Error> {
+        let server = Server::from_args(self.common)?;
+        self.before = Memory::now(&server);
+        self.server = Some(server);
+        Ok(())
+    }
+
+    /// The server under load.
+    ///
+    /// # Errors
+    /// When there is none, which cannot be.
+    pub fn server(&self) -> Result<&Server, Error> {
+        self.server.as_ref().ok_or(Error::Driver)
+    }
+
+    /// Starts the threads, connects the crew (unless it wants to do that by itself), and waits until all threads say
+    /// that they are [ready](Share::ready).
+    ///
+    /// # Errors
+    /// A client's that could not log in; a thread's; a preparation that stands still.
+    pub fn fleet<R, W>(&mut self, crew: &Crew, work: W) -> Result<Fleet<R>, Error>
+    where
+        R: Send + 'static,
+        W: AsyncFnOnce(Share) -> Result<R, Error> + Clone + Send + 'static,
+    {
+        let Common { threads, ramp, seed, .. } = *self.common;
+        let rig = Rig { transport: self.transport, threads, ramp, seed };
+        let fleet = Fleet::start(self.server()?, rig, crew, work)?;
+        self.sampler.watch(fleet.meters());
+        let mut stalled = (0, clock::nanos());
+        let ready = self.hold_until(Duration::MAX, |run| {
+            let pulse = run.sampler.pulse();
+            if pulse != stalled.0 {
+                stalled = (pulse, clock::nanos());
+            }
+            let stands_still = clock::nanos() - stalled.1 > STALL.as_nanos() as u64;
+            fleet.is_ready() || fleet.has_ended() || stands_still
+        });
+        self.connections = self.sampler.connections();
+        ready?;
+        if fleet.is_ready() {
+            self.connected = Some(Memory::now(self.server()?));
+            return Ok(fleet);
+        }
+        fleet.enter(Phase::Leaving);
+        self.hold_until(LEAVE, |_| fleet.is_finished())?;
+        let (_, failure) = fleet.join();
+        Err(failure.unwrap_or_else(|| Error::Scenario("the preparation does not get on".into())))
+    }
+
+    /// All go on to this phase, and what is counted from now on belongs to it.
+    pub fn enter<R: Send + 'static>(&mut self, fleet: &Fleet<R>, phase: Phase) {
+        fleet.enter(phase);
+        self.sampler.enter(phase);
+    }
+
+    /// Waits, while progress is shown.
+    ///
+    /// # Errors
+    /// When the server ends, all connections do, or the user wants no more.
+    pub fn hold(&mut self, time: Duration) -> Result<(), Error> {
+        self.hold_until(time, |_| false).map(|_| ())
+    }
+
+    /// Waits until the condition holds, at most so long; returns whether it does.
+    ///
+    /// # Errors
+    /// As [`Self::hold`].
+    pub fn hold_until(
+        &mut self,
+        at_most: Duration,
+        mut holds: impl FnMut(&mut Self) -> bool,
+    ) -> Result<bool, Error> {
+        let start = clock::nanos();
+        loop {
+            let next = self.sampler.tick(self.server.as_ref());
+            if holds(self) {
+                return Ok(true);
+            }
+            let left = at_most.saturating_sub(Duration::from_nanos(clock::nanos() - start));
+            if left.is_zero() {
+                return Ok(false);
+            }
+            if interrupt::is_wanted() {
+                return Err(Error::Interrupted);
+            }
+            self.server()?.check()?;
+            if self.connections > 0 && !self.all_may_leave && self.sampler.connections() == 0 {
+                let address = &self.server()?.address;
+                return Err(Error::Server(format!(
+                    "all connections have ended in mid-run: the server at {address} is gone, or cannot be reached any \
+                     more"
+                )));
+            }
+            std::thread::sleep(next.min(left).min(GLANCE));
+        }
+    }
+
+    /// The usual course: the load, unmeasured, then measured. When that ends early, [`Self::finish`] has what there is.
+    pub fn measure<R: Send + 'static>(&mut self, fleet: &Fleet<R>) {
+        let result = self.round(fleet, self.warmup(), self.duration());
+        self.ended = result.err();
+    }
+
+    /// The same in rounds, with something else in between that is measured, too.
+    pub fn measure_with<R: Send + 'static>(&mut self, fleet: &Fleet<R>, between: &mut dyn Between) {
+        self.ended = self.rounds(fleet, between).err();
+        self.floor = between.result();
+    }
+
+    fn rounds<R: Send + 'static>(
+        &mut self,
+        fleet: &Fleet<R>,
+        between: &mut dyn Between,
+    ) -> Result<(), Error> {
+        let length = self.duration() / ROUNDS;
+        for number in 0..ROUNDS {
+            let (acked, time) = (self.sampler.measured().acked, self.used.time);
+            // Later rounds find everything warm, but nothing under way.
+            let warmup = if number == 0 { self.warmup() } else { self.warmup().min(length / 4) };
+            self.round(fleet, warmup, length)?;
+            self.enter(fleet, Phase::Paused);
+            let round = Round { time: self.used.time - time, acked: self.sampler.measured().acked - acked };
+            if !self.hold_until(PAUSE_TIMEOUT, |run| run.sampler.in_flight() == 0)? {
+                return Err(Error::Server(format!(
+                    "{} sends have not been answered within {} s of the last one",
+                    self.sampler.in_flight(),
+                    PAUSE_TIMEOUT.as_secs()
+                )));
+            }
+            self.hold(PAUSE_SETTLES)?;
+            between.slice(length, round)?;
+        }
+        Ok(())
+    }
+
+    fn round<R: Send + 'static>(
+        &mut self,
+        fleet: &Fleet<R>,
+        warmup: Duration,
+        length: Duration,
+    ) -> Result<(), Error> {
+        self.enter(fleet, Phase::Warmup);
+        self.hold(warmup)?;
+        self.measure_while(fleet, |run| run.hold(length))
+    }
+
+    /// Measures while this goes on.
+    ///
+    /// # Errors
+    /// Its error.
+    pub fn measure_while<R: Send + 'static>(
+        &mut self,
+        fleet: &Fleet<R>,
+        goes_on: impl FnOnce(&mut Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let span = Span::start(self.server()?)?;
+        self.enter(fleet, Phase::Measuring);
+        let result = goes_on(self);
+        self.used = self.used.and(span.end(self.server()?)?);
+        self.after = Some(Memory::now(self.server()?));
+        // What is acknowledged from here on is not measured, whatever comes next.
+        self.sampler.enter(Phase::Draining);
+        result
+    }
+
+    /// Lets everything that is under way finish, and the threads end; what they return. When a thread fails or does not
+    /// end, the run has ended early.
+    pub fn finish<R: Send + 'static>(&mut self, fleet: Fleet<R>) -> Vec<R> {
+        let phase = if self.ended.is_some() { Phase::Leaving } else { Phase::Draining };
+        self.all_may_leave = true;
+        self.enter(&fleet, phase);
+        // Clients have a limit of their own, and a moment to say good-bye.
+        let at_most = if self.ended.is_some() { LEAVE } else { DRAIN + LEAVE };
+        let drained = self.hold_until(at_most, |_| fleet.is_finished());
+        if !matches!(drained, Ok(true)) {
+            self.enter(&fleet, Phase::Leaving);
+            let deadline = clock::nanos() + LEAVE.as_nanos() as u64;
+            while !fleet.is_finished() && clock::nanos() < deadline {
+                std::thread::sleep(GLANCE);
+            }
+        }
+        let (results, failure) = fleet.join();
+        if self.ended.is_none() {
+            self.ended = drained.err().or(failure);
+        }
+        results
+    }
+
+    /// Measured time so far, with what was used in it.
+    pub fn used(&self) -> Used {
+        self.used
+    }
+
+    /// The counters and the live line, for scenarios with a course of their own.
+    pub fn sampler(&mut self) -> &mut Sampler {
+        &mut self.sampler
+    }
+
+    /// One of the scenario's own figures.
+    pub fn figure(&mut self, name: &str, value: f64) {
+        self.figures.insert(name.into(), round(value, 3));
+    }
+
+    fn warmup(&self) -> Duration {
+        Duration::from_secs_f64(self.common.warmup)
+    }
+
+    fn duration(&self) -> Duration {
+        Duration::from_secs_f64(self.common.duration)
+    }
+
+    fn outcome<S: Scenario>(mut self, scenario: &S, problem: Option<Error>) -> Outcome {
+        let measured = self.sampler.measured().clone();
+        let whole = self.sampler.whole().clone();
+        let used = self.used;
+        let seconds = used.time.as_secs_f64();
+        let per_second = |count: u64| if seconds > 0.0 { round(count as f64 / seconds, 1) } else { 0.0 };
+        let each =
+            |cpu: Duration, count: u64| (count > 0).then(|| round(cpu.as_secs_f64() * 1e6 / count as f64, 2));
+        for (name, count) in &measured.counts {
+            self.figures.insert((*name).to_owned(), *count as f64);
+        }
+        let per_message = used.server.and_then(|cpu| each(cpu, measured.acked));
+        let floor = self.floor.map(|(relay, store)| Floor {
+            relay_us_per_message: round(relay, 2),
+            store_us_per_message: round(store, 2),
+            ratio: round(per_message.unwrap_or(0.0) / (relay + store), 3),
+        });
+        let offered = scenario.rate().filter(|_| seconds > 0.0).unwrap_or(per_second(measured.sent));
+        // The store's memory is none of the connections' business.
+        let with = if measured.sent > 0 { self.connected } else { self.after.or(self.connected) };
+        let login = if measured.login.count() > 0 { &measured.login } else { &whole.login };
+        Outcome {
+            scenario: S::NAME.into(),
+            transport: transport_name(self.transport).into(),
+            connections: self.connections,
+            duration_s: round(seconds, 3),
+            complete: problem.is_none(),
+            problem: problem.map(|problem| problem.to_string()),
+            seed: self.common.seed,
+            command: command(),
+            load: scenario.load(),
+            offered_per_s: offered,
+            acked_per_s: per_second(measured.acked),
+            delivered_per_s: per_second(measured.delivered),
+            errors: whole.errors,
+            faults: self.faults,
+            refusals: whole.refusals,
+            ack_ms: measured.ack.summary(),
+            deliver_ms: measured.deliver.summary(),
+            receipt_ms: measured.receipt.summary(),
+            login_ms: login.summary(),
+            server: ServerUse {
+                cpu_us_per_message: per_message,
+                cpu_us_per_delivery: used.server.and_then(|cpu| each(cpu, measured.delivered)),
+                rss_bytes: self.after.and_then(|after| after.server),
+                rss_bytes_per_connection: self.rise_per(self.connections, with, |memory| memory.server),
+                kernel_bytes_per_connection: self
+                    .rise_per(self.connection_ends(), with, |memory| memory.kernel),
+                cpu_cores: used.server.map(|cpu| round(used.cores(cpu), 3)),
+            },
+            driver: DriverUse {
+                cpu_us_per_message: each(used.driver, measured.acked),
+                cpu_cores: round(used.cores(used.driver), 3),
+            },
+            other_cores: round(used.cores(used.others), 3),
+            floor,
+            machine: self.machine,
+            version: env!("CARGO_PKG_VERSION").into(),
+            series: self.sampler.into_series(),
+            scenario_figures: self.figures,
+        }
+    }
+}
+
+impl Run<'_> {
+    /// Ends of connections that are on this machine.
+    fn connection_ends(&self) -> u64 {
+        let server_is_here = self.server.as_ref().is_some_and(|server| server.pid().is_some());
+        if server_is_here { 2 * self.connections } else { self.connections }
+    }
+
+    fn rise_per(&self, count: u64, with: Option<Memory>, of: impl Fn(&Memory) -> Option<u64>) -> Option<f64> {
+        let (before, with) = of(&self.before).zip(of(&with?))?;
+        (count > 0).then(|| round((with as f64 - before as f64) / count as f64, 1))
+    }
+}
+
+/// As it was called, with the program's name alone.
+fn command() -> String {
+    let arguments = std::env::args().skip(1);
+    std::iter::once("tern-bench".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+}

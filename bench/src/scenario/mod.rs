@@ -1,0 +1,6 @@
+//! What tern-bench can do, one file each.
+
+pub mod group;
+pub mod idle;
+pub mod party;
+pub mod send;

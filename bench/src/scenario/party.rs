@@ -1,0 +1,170 @@
+//! Conversations full of talkers: what `send` and `group` have in common.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tern_protocol::ids::ConversationId;
+use tern_protocol::model::Kind;
+use tokio::task::JoinSet;
+
+use crate::Error;
+use crate::chat::{Chat, Circle};
+use crate::check::{Faults, judge};
+use crate::client::Client;
+use crate::fleet::{Crew, Phase, Share};
+use crate::pace::Pace;
+use crate::random::Random;
+use crate::run::{Between, Run};
+use crate::talk::{Role, Stage, Talker};
+
+/// Conversations of the same shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Party {
+    /// Direct chats of two, or groups, which are created first.
+    pub kind: Kind,
+    /// Of each.
+    pub members: usize,
+    /// Of these, so many send.
+    pub senders: usize,
+    /// When.
+    pub pace: Pace,
+    /// How much.
+    pub payload_bytes: usize,
+    /// From a message until its recipient says "delivered".
+    pub mark_interval: Duration,
+}
+
+/// What a thread finds.
+#[derive(Debug, Default)]
+pub struct Findings {
+    faults: Faults,
+    unreceipted: u64,
+}
+
+impl Party {
+    /// The whole course: connect, create, load, check.
+    ///
+    /// # Errors
+    /// When it cannot begin. What goes wrong later is in the run's result.
+    pub fn run(self, run: &mut Run<'_>, between: Option<&mut dyn Between>) -> Result<(), Error> {
+        let accounts = run.server()?.accounts(run.common.connections)?;
+        self.run_with(run, Crew::new(accounts).together(self.members), between)
+    }
+
+    /// The same with these clients, whose number is a multiple of `members`.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_with(
+        self,
+        run: &mut Run<'_>,
+        crew: Crew,
+        between: Option<&mut dyn Between>,
+    ) -> Result<(), Error> {
+        let fleet = run.fleet(&crew, async move |share| self.drive(share).await)?;
+        match between {
+            Some(between) => run.measure_with(&fleet, between),
+            None => run.measure(&fleet),
+        }
+        let mut unreceipted = 0;
+        for findings in run.finish(fleet) {
+            run.faults.add(&findings.faults);
+            unreceipted += findings.unreceipted;
+        }
+        let measured = run.sampler().measured().clone();
+        let unsent = run.sampler().whole().unsent;
+        run.figure("marks", measured.marks as f64);
+        run.figure("receipts", measured.receipts as f64);
+        run.figure("heads_moved", measured.heads_moved as f64);
+        run.figure("pulls", measured.pulls as f64);
+        run.figure("acked_without_receipt", unreceipted as f64);
+        if let (Pace::Every { .. }, Some(late)) = (self.pace, measured.late.summary()) {
+            run.figure("unsent", unsent as f64);
+            run.figure("sent_late_p50_ms", late.p50);
+            run.figure("sent_late_p99_ms", late.p99);
+            run.figure("sent_late_max_ms", late.max);
+        }
+        Ok(())
+    }
+
+    async fn drive(self, mut share: Share) -> Result<Findings, Error> {
+        let groups = share.clients.len() / self.members;
+        let to_create = if self.kind == Kind::Group { groups } else { 0 };
+        let stage = Stage::new(self.pace, self.payload_bytes, share.meter.clone(), to_create);
+        let mut circles = Vec::with_capacity(groups);
+        let mut talking = JoinSet::new();
+        let mut clients = std::mem::take(&mut share.clients).into_iter();
+        for number in 0..groups {
+            let members: Vec<Client> = clients.by_ref().take(self.members).collect();
+            let circle = self.circle(&members, share.seed);
+            for (place, client) in members.into_iter().enumerate() {
+                let interval = self.mark_interval.as_nanos() as u64;
+                let chat = Chat::new(circle.clone(), place, self.payload_bytes, interval);
+                let role = self.role(client.number);
+                let talker = Talker::new(client, chat, stage.clone(), role);
+                talking.spawn_local(async move { (number, talker.talk().await) });
+            }
+            circles.push(circle);
+        }
+        while !stage.is_prepared() && stage.failure().is_none() && *share.phases.borrow() == Phase::Connecting
+        {
+            tokio::select! {
+                () = stage.prepared.notified() => {}
+                _ = share.phases.changed() => {}
+            }
+        }
+        if let Some(failure) = stage.failure() {
+            return Err(Error::Scenario(failure));
+        }
+        share.ready();
+        let mut chats: Vec<Vec<Chat>> = (0..groups).map(|_| Vec::new()).collect();
+        let mut led = true;
+        loop {
+            // When nobody leads the run any more, it is over.
+            stage.enter(if led { *share.phases.borrow_and_update() } else { Phase::Leaving });
+            circles.iter().for_each(|circle| circle.wake.notify_waiters());
+            tokio::select! {
+                changed = share.phases.changed(), if led => led = changed.is_ok(),
+                all = collect(&mut talking, &mut chats) => {
+                    all?;
+                    break;
+                }
+            }
+        }
+        let mut findings = Findings::default();
+        for chats in chats {
+            findings.faults.add(&judge(chats.iter().map(|chat| &chat.log)));
+            findings.unreceipted += chats.iter().map(|chat| chat.unreceipted() as u64).sum::<u64>();
+        }
+        Ok(findings)
+    }
+
+    fn circle(&self, members: &[Client], seed: u64) -> Rc<Circle> {
+        let users: Vec<_> = members.iter().map(|client| client.user).collect();
+        let id = match (self.kind, users.as_slice()) {
+            (Kind::Direct, [one, other]) => ConversationId::direct(*one, *other),
+            // Users are those of this run only, so a group's id is not taken either.
+            (_, users) => {
+                let stream = users.first().and_then(|user| user.as_bytes().first_chunk());
+                let stream = stream.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                ConversationId::group_from_random(Random::new(seed, stream).bytes())
+            }
+        };
+        Circle::new(self.kind, id, users)
+    }
+
+    fn role(&self, number: usize) -> Role {
+        let (group, place) = (number / self.members, number % self.members);
+        let sender = (place < self.senders).then_some(group * self.senders + place);
+        Role { sender, creates: self.kind == Kind::Group && place == 0 }
+    }
+}
+
+/// Waits until all have ended. May be dropped and called again.
+async fn collect(talking: &mut JoinSet<(usize, Chat)>, chats: &mut [Vec<Chat>]) -> Result<(), Error> {
+    while let Some(talked) = talking.join_next().await {
+        let (number, chat) = talked.map_err(|_| Error::Driver)?;
+        chats[number].push(chat);
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! The result of a run for people.
+
+use std::fmt::Write;
+
+use crate::outcome::{Outcome, Point};
+use crate::stats::Summary;
+
+/// The table, several lines.
+pub fn table(outcome: &Outcome) -> String {
+    let mut lines = Lines::default();
+    let end = if outcome.complete { "" } else { ", ENDED EARLY" };
+    lines.text(&format!(
+        "{} over {}: {} connections, {}, {} s measured{end}",
+        outcome.scenario,
+        outcome.transport,
+        number(outcome.connections as f64),
+        outcome.load,
+        number(outcome.duration_s),
+    ));
+    if outcome.offered_per_s > 0.0 {
+        lines.row(
+            "rates",
+            &[
+                ("offered", format!("{}/s", number(outcome.offered_per_s))),
+                ("acked", format!("{}/s", number(outcome.acked_per_s))),
+                ("delivered", format!("{}/s", number(outcome.delivered_per_s))),
+            ],
+        );
+    }
+    lines.latencies(&[
+        ("ack", &outcome.ack_ms),
+        ("deliver", &outcome.deliver_ms),
+        ("receipt", &outcome.receipt_ms),
+        ("login", &outcome.login_ms),
+    ]);
+    let server = &outcome.server;
+    lines.row(
+        "server",
+        &[
+            ("cores", server.cpu_cores.map(cores).unwrap_or_default()),
+            ("per message", server.cpu_us_per_message.map(micros).unwrap_or_default()),
+            ("per delivery", server.cpu_us_per_delivery.map(micros).unwrap_or_default()),
+        ],
+    );
+    lines.row(
+        "memory",
+        &[
+            ("resident", server.rss_bytes.map(|bytes| size(bytes as f64)).unwrap_or_default()),
+            ("per connection", server.rss_bytes_per_connection.map(size).unwrap_or_default()),
+            ("kernel, per connection end", server.kernel_bytes_per_connection.map(size).unwrap_or_default()),
+        ],
+    );
+    lines.row(
+        "driver",
+        &[
+            ("cores", cores(outcome.driver.cpu_cores)),
+            ("per message", outcome.driver.cpu_us_per_message.map(micros).unwrap_or_default()),
+            ("all others", cores(outcome.other_cores)),
+        ],
+    );
+    if let Some(floor) = &outcome.floor {
+        lines.row(
+            "floor",
+            &[
+                ("relay", micros(floor.relay_us_per_message)),
+                ("store", micros(floor.store_us_per_message)),
+                ("server / floor", format!("{:.2}", floor.ratio)),
+            ],
+        );
+    }
+    lines.seconds(&outcome.series);
+    for (name, value) in &outcome.scenario_figures {
+        lines.figure(name, *value);
+    }
+    lines.promises(outcome);
+    lines.0
+}
+
+#[derive(Default)]
+struct Lines(String);
+
+impl Lines {
+    fn text(&mut self, text: &str) {
+        self.0.push_str(text);
+        self.0.push('\n');
+    }
+
+    fn row(&mut self, name: &str, fields: &[(&str, String)]) {
+        let fields: Vec<_> = fields.iter().filter(|(_, value)| !value.is_empty()).collect();
+        if fields.is_empty() {
+            return;
+        }
+        let fields: Vec<_> = fields.iter().map(|(what, value)| format!("{what} {value}")).collect();
+        self.text(&format!("  {name:<10} {}", fields.join("   ")));
+    }
+
+    fn latencies(&mut self, rows: &[(&str, &Option<Summary>)]) {
+        let rows: Vec<_> = rows.iter().filter_map(|(name, row)| Some((name, row.as_ref()?))).collect();
+        if rows.is_empty() {
+            return;
+        }
+        self.text(&format!(
+            "  {:<10} {:>12} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+            "ms", "count", "mean", "p50", "p90", "p99", "p99.9", "max"
+        ));
+        for (name, row) in rows {
+            let _ = write!(self.0, "  {name:<10} {:>12}", number(row.count as f64));
+            for value in [row.mean, row.p50, row.p90, row.p99, row.p999, row.max] {
+                let _ = write!(self.0, " {:>9}", ms(value));
+            }
+            self.0.push('\n');
+        }
+    }
+
+    /// The worst of the measured seconds.
+    fn seconds(&mut self, series: &[Point]) {
+        let acked = series.iter().filter(|point| point.phase == "measuring").map(|point| point.acked);
+        // The first one began before the measuring.
+        let worst = acked.skip(1).reduce(f64::min);
+        if let Some(worst) = worst.filter(|worst| *worst > 0.0) {
+            self.row("worst", &[("second, acked", number(worst))]);
+        }
+    }
+
+    fn figure(&mut self, name: &str, value: f64) {
+        self.text(&format!("  {name:<36} {}", number(value)));
+    }
+
+    fn promises(&mut self, outcome: &Outcome) {
+        let faults = &outcome.faults;
+        let all = [
+            ("lost", faults.lost),
+            ("duplicated", faults.duplicated),
+            ("reordered", faults.reordered),
+            ("falsely receipted", faults.falsely_receipted),
+            ("altered", faults.altered),
+            ("split", faults.split),
+            ("unanswered", faults.unanswered),
+            ("refused", faults.refused),
+            ("disconnected", faults.disconnected),
+        ];
+        let broken: Vec<_> = all.iter().filter(|(_, count)| *count > 0).collect();
+        if broken.is_empty() {
+            self.row("promises", &[("all", "kept".into())]);
+        } else {
+            let broken: Vec<_> = broken.iter().map(|(name, count)| (*name, number(*count as f64))).collect();
+            self.row(if outcome.is_broken() { "BROKEN" } else { "at the end" }, &broken);
+        }
+        if outcome.errors > 0 {
+            self.row("errors", &[("in all", number(outcome.errors as f64))]);
+        }
+        for (what, count) in &outcome.refusals {
+            self.text(&format!("  {:>10} × {what}", number(*count as f64)));
+        }
+        if let Some(problem) = &outcome.problem {
+            self.row("problem", &[("", problem.clone())]);
+        }
+    }
+}
+
+fn cores(value: f64) -> String {
+    format!("{value:.2}")
+}
+
+fn micros(value: f64) -> String {
+    format!("{value:.1} µs")
+}
+
+fn ms(value: f64) -> String {
+    match value {
+        value if value < 10.0 => format!("{value:.2}"),
+        value if value < 100.0 => format!("{value:.1}"),
+        value => number(value.round()),
+    }
+}
+
+fn size(bytes: f64) -> String {
+    match bytes {
+        bytes if bytes.abs() < 1e3 => format!("{bytes:.0} B"),
+        bytes if bytes.abs() < 1e6 => format!("{:.1} kB", bytes / 1e3),
+        bytes if bytes.abs() < 1e9 => format!("{:.1} MB", bytes / 1e6),
+        bytes => format!("{:.2} GB", bytes / 1e9),
+    }
+}
+
+/// With commas, and with decimals only where they say something.
+fn number(value: f64) -> String {
+    let decimals = match value.abs() {
+        value if value.fract() == 0.0 || value >= 1_000.0 => 0,
+        value if value >= 10.0 => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.decimals$}");
+    let (whole, rest) = text.find('.').map_or((text.as_str(), ""), |at| text.split_at(at));
+    let (sign, digits) = whole.strip_prefix('-').map_or(("", whole), |digits| ("-", digits));
+    let mut grouped = String::new();
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    format!("{sign}{grouped}{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_readable() {
+        let cases =
+            [(0.0, "0"), (0.1234, "0.12"), (12.345, "12.3"), (1234567.8, "1,234,568"), (-1000.0, "-1,000")];
+        for (value, text) in cases {
+            assert_eq!(number(value), text);
+        }
+        assert_eq!([size(999.0), size(12_345.0), size(2.5e9)].join(" "), "999 B 12.3 kB 2.50 GB");
+    }
+}

@@ -1,0 +1,478 @@
+//! Clients who talk: each is one member of one conversation, sends by a window or a schedule, marks and checks what it
+//! receives. Used by `send` and `group`.
+
+use std::cell::{Cell, RefCell};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hashbrown::HashMap;
+use tern_client::raw::Received;
+use tern_protocol::error::{ErrorCode, Retry};
+use tern_protocol::event::{ServerBody, ServerMessage, WireError};
+use tern_protocol::ids::{ClientSeq, RequestId};
+use tern_protocol::limits::{HEARTBEAT_MS, IN_FLIGHT_MAX};
+use tern_protocol::model::{Change, Kind, Message, Target};
+use tern_protocol::request::{Request, RequestBody, Send};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::chat::Chat;
+use crate::check;
+use crate::client::Client;
+use crate::clock;
+use crate::fleet::Phase;
+use crate::meter::Meter;
+use crate::pace::{Pace, Schedule};
+use crate::run::DRAIN;
+
+/// Received messages of one client before the others of its thread get their turn.
+const BATCH: usize = 128;
+/// One request in flight is left for asking for what is missing.
+const SENDS_MAX: usize = IN_FLIGHT_MAX - 1;
+/// Everything has arrived and only receipts are missing: these are hints, and have this long.
+const RECEIPTS_TIMEOUT: u64 = 3_000_000_000;
+/// After a refusal without advice.
+const RETRY: u64 = 100_000_000;
+
+/// What the talkers of a thread share.
+#[derive(Debug)]
+pub struct Stage {
+    /// When messages go out.
+    pub pace: Pace,
+    /// Their length.
+    pub payload_bytes: usize,
+    /// What happens is counted here.
+    pub meter: Arc<Meter>,
+    /// All groups exist, or one cannot be created.
+    pub prepared: Notify,
+    phase: Cell<Phase>,
+    since: Cell<u64>,
+    measured_since: Cell<u64>,
+    unprepared: Cell<usize>,
+    failure: RefCell<Option<String>>,
+}
+
+impl Stage {
+    /// With so many groups that have to be created.
+    pub fn new(pace: Pace, payload_bytes: usize, meter: Arc<Meter>, groups: usize) -> Rc<Self> {
+        Rc::new(Self {
+            pace,
+            payload_bytes,
+            meter,
+            prepared: Notify::new(),
+            phase: Cell::new(Phase::Connecting),
+            since: Cell::new(clock::nanos()),
+            measured_since: Cell::new(0),
+            unprepared: Cell::new(groups),
+            failure: RefCell::default(),
+        })
+    }
+
+    /// The next phase; whoever waits has to be woken by the caller.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(clock::nanos());
+        if phase == Phase::Measuring {
+            self.measured_since.set(clock::nanos());
+        }
+    }
+
+    /// Whether all groups exist.
+    pub fn is_prepared(&self) -> bool {
+        self.unprepared.get() == 0
+    }
+
+    /// Why they never will.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    fn created(&self) {
+        self.unprepared.set(self.unprepared.get().saturating_sub(1));
+        if self.is_prepared() {
+            self.prepared.notify_one();
+        }
+    }
+
+    fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+        self.prepared.notify_one();
+    }
+}
+
+/// A client in its conversation.
+pub struct Talker {
+    client: Client,
+    chat: Chat,
+    stage: Rc<Stage>,
+    role: Role,
+    phase: Phase,
+    unanswered: HashMap<RequestId, Sent>,
+    sent: u64,
+    schedule: Option<Schedule>,
+    heartbeat: u64,
+    /// After a refusal: nothing is sent before.
+    resume_at: u64,
+    /// A pull that was refused is tried again.
+    pull_at: Option<u64>,
+    complete_since: Option<u64>,
+}
+
+/// What a talker does in its conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Role {
+    /// Its number among all who send; `None`: it listens.
+    pub sender: Option<usize>,
+    /// It creates the group first.
+    pub creates: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Sent {
+    Create,
+    Message(ClientSeq, u64),
+}
+
+/// The connection has ended.
+struct Ended;
+
+impl Talker {
+    /// Who begins with [`Self::talk`].
+    pub fn new(client: Client, chat: Chat, stage: Rc<Stage>, role: Role) -> Self {
+        Self {
+            client,
+            chat,
+            stage,
+            role,
+            phase: Phase::Connecting,
+            unanswered: HashMap::new(),
+            sent: 0,
+            schedule: None,
+            heartbeat: clock::nanos() + HEARTBEAT_MS * 1_000_000 / 2,
+            resume_at: 0,
+            pull_at: None,
+            complete_since: None,
+        }
+    }
+
+    /// Talks until the run ends.
+    pub async fn talk(mut self) -> Chat {
+        if self.role.creates {
+            self.create();
+        }
+        let meter = self.stage.meter.clone();
+        if self.converse().await.is_err() {
+            meter.disconnected();
+            meter.ended(self.messages_unanswered());
+            self.chat.log.faults().disconnected += 1;
+            self.chat.log.cut();
+            if self.role.creates && self.phase == Phase::Connecting {
+                self.stage.fail("a connection has ended before its group existed".into());
+            }
+            self.mourn().await;
+        } else {
+            meter.disconnected();
+            meter.ended(self.messages_unanswered());
+        }
+        self.chat.log.faults().unanswered += self.messages_unanswered();
+        self.chat.finish();
+        self.client.finish().await;
+        self.chat
+    }
+
+    async fn converse(&mut self) -> Result<(), Ended> {
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let circle = self.chat.circle.clone();
+        loop {
+            for _ in 0..BATCH {
+                match self.client.next_now() {
+                    Some(received) => self.take(received.map_err(|_| Ended)?)?,
+                    None => break,
+                }
+            }
+            self.follow_phase();
+            self.mark();
+            self.send();
+            if self.is_done() {
+                return Ok(());
+            }
+            let alarm = clock::instant(self.alarm());
+            if timer.deadline() != alarm {
+                timer.as_mut().reset(alarm);
+            }
+            tokio::select! {
+                biased;
+                received = self.client.next() => self.take(received.map_err(|_| Ended)?)?,
+                () = circle.wake.notified() => {}
+                () = &mut timer => self.on_alarm(),
+            }
+        }
+    }
+
+    /// Without a connection: what would have been due is counted all the same.
+    async fn mourn(&mut self) {
+        self.chat.finish();
+        let circle = self.chat.circle.clone();
+        loop {
+            self.follow_phase();
+            if self.phase.is_end() {
+                return;
+            }
+            circle.wake.notified().await;
+        }
+    }
+
+    fn follow_phase(&mut self) {
+        let before = std::mem::replace(&mut self.phase, self.stage.phase.get());
+        if before == self.phase {
+            return;
+        }
+        let Pace::Every { period, step } = self.stage.pace else { return };
+        let Some(number) = self.role.sender else { return };
+        let now = clock::nanos();
+        if let Some(schedule) = self.schedule.as_mut().filter(|_| before == Phase::Measuring) {
+            let unsent = schedule.skip(self.stage.measured_since.get(), now);
+            if unsent > 0 {
+                self.stage.meter.count(|interval| interval.unsent += unsent);
+            }
+        }
+        if self.phase.has_load() && !before.has_load() {
+            self.schedule = Some(Schedule::start(period, step, number));
+        }
+    }
+
+    fn take(&mut self, received: Received) -> Result<(), Ended> {
+        match received {
+            Received::Message(message) => self.on_message(message),
+            Received::Heartbeat => {}
+            Received::Closed => return Err(Ended),
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, message: ServerMessage) {
+        let stage = self.stage.clone();
+        let meter = &*stage.meter;
+        match message.body {
+            ServerBody::SendOk(ok) => match self.unanswered.remove(&message.id) {
+                Some(Sent::Message(client_seq, made)) => {
+                    meter.ended(1);
+                    self.chat.on_ack(client_seq, &ok, made);
+                    let took = clock::nanos().saturating_sub(made);
+                    meter.count(|interval| {
+                        interval.acked += 1;
+                        interval.ack.record(took);
+                    });
+                }
+                Some(Sent::Create) => {
+                    meter.count(|interval| interval.count("groups_created", 1));
+                    self.stage.created();
+                }
+                None => self.chat.log.faults().duplicated += 1,
+            },
+            ServerBody::Push { entry, .. } => {
+                let pull = self.chat.on_push(&entry, meter);
+                self.pull(pull);
+            }
+            ServerBody::HeadMoved { head, .. } => {
+                let pull = self.chat.on_head_moved(head, meter);
+                self.pull(pull);
+            }
+            ServerBody::HistoryPage(page) if self.chat.is_pulling(message.id) => {
+                let pull = self.chat.on_page(&page, meter);
+                self.pull(pull);
+            }
+            ServerBody::ReceiptsMoved(moved) => self.chat.on_receipts(&moved, meter),
+            ServerBody::Error(error) => self.on_error(message.id, &error),
+            // What it means shows when the connection ends.
+            ServerBody::GoingAway { .. } => meter.count(|interval| interval.refuse("going away".into())),
+            other => self.refused(format!("{other:?}")),
+        }
+    }
+
+    fn on_error(&mut self, id: RequestId, error: &WireError) {
+        let what = format!("{}: {}", error.code, error.text);
+        let sent = self.unanswered.remove(&id);
+        if matches!(sent, Some(Sent::Message(..))) {
+            self.stage.meter.ended(1);
+        }
+        if id == RequestId(0) {
+            // About the connection, which ends now.
+            return self.stage.meter.count(|interval| interval.refuse(what));
+        }
+        if matches!(sent, Some(Sent::Create)) && !is_passing(error.code) {
+            return self.stage.fail(format!("a group cannot be created: {what}"));
+        }
+        let wait = (u64::from(error.retry_after_ms) * 1_000_000).max(RETRY);
+        let again = clock::nanos() + wait;
+        match sent {
+            Some(Sent::Create) => self.resume_at = again,
+            // By a schedule it is sent what is due, whatever the server says.
+            Some(Sent::Message(..)) if self.schedule.is_none() => self.resume_at = again,
+            Some(Sent::Message(..)) => {}
+            None => self.pull_at = self.chat.is_pulling(id).then_some(again),
+        }
+        if is_passing(error.code) {
+            self.stage.meter.count(|interval| {
+                interval.errors += 1;
+                interval.refuse(what);
+            });
+        } else {
+            self.refused(what);
+        }
+    }
+
+    fn refused(&mut self, what: String) {
+        self.chat.log.faults().refused += 1;
+        self.stage.meter.count(|interval| interval.refuse(what));
+    }
+
+    fn pull(&mut self, request: Option<RequestBody>) {
+        if let Some(request) = request {
+            let id = self.client.request(request);
+            self.chat.pulling(id);
+        }
+    }
+
+    fn mark(&mut self) {
+        let now = if self.phase.is_end() { u64::MAX } else { clock::nanos() };
+        if let Some(mark) = self.chat.mark(now, &self.stage.meter) {
+            // Number 0: nothing has to be answered.
+            self.client.queue(&Request { id: RequestId(0), body: RequestBody::Mark(vec![mark]) });
+        }
+    }
+
+    fn create(&mut self) {
+        let own = self.client.user;
+        let members = self.chat.circle.members.iter().copied().filter(|member| *member != own).collect();
+        let create = Change::Create { title: "load".into(), members };
+        // Again with the same number, when it was refused.
+        self.sent = 1;
+        let id = self.request(create);
+        self.unanswered.insert(id, Sent::Create);
+    }
+
+    fn send(&mut self) {
+        if !self.phase.has_load() || self.role.sender.is_none() {
+            return;
+        }
+        match (self.stage.pace, &mut self.schedule) {
+            (Pace::Window(window), _) => {
+                if self.unanswered.len() < window && self.resume_at > 0 && clock::nanos() < self.resume_at {
+                    return;
+                }
+                while self.unanswered.len() < window {
+                    self.send_one(clock::nanos());
+                }
+            }
+            (Pace::Every { .. }, Some(schedule)) => {
+                let mut due = schedule.due();
+                let now = clock::nanos();
+                while due <= now && self.unanswered.len() < SENDS_MAX {
+                    self.stage.meter.count(|interval| interval.late.record(now - due));
+                    self.send_one(due);
+                    due = match &mut self.schedule {
+                        Some(schedule) => schedule.sent(),
+                        None => break,
+                    };
+                }
+            }
+            (Pace::Every { .. }, None) => {}
+        }
+    }
+
+    fn send_one(&mut self, made: u64) {
+        self.sent += 1;
+        let client_seq = ClientSeq(self.sent);
+        let payload = check::payload(made, client_seq, self.stage.payload_bytes);
+        let message = Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None };
+        let id = self.request(Change::Message(message));
+        self.unanswered.insert(id, Sent::Message(client_seq, made));
+        self.stage.meter.began();
+        self.stage.meter.count(|interval| interval.sent += 1);
+    }
+
+    fn request(&mut self, change: Change) -> RequestId {
+        let circle = &self.chat.circle;
+        let target = match circle.kind {
+            Kind::Group => Target::Conversation(circle.conversation),
+            Kind::Direct => {
+                let own = self.client.user;
+                Target::User(circle.members.iter().copied().find(|member| *member != own).unwrap_or(own))
+            }
+        };
+        self.client.request(RequestBody::Send(Send { target, client_seq: ClientSeq(self.sent), change }))
+    }
+
+    /// The next time at which there is something to do.
+    fn alarm(&self) -> u64 {
+        let mut alarm = self.heartbeat;
+        let mut at = |time: u64| alarm = alarm.min(time);
+        self.chat.mark_at().into_iter().for_each(&mut at);
+        self.pull_at.into_iter().for_each(&mut at);
+        if self.resume_at > 0 {
+            at(self.resume_at);
+        }
+        if self.phase == Phase::Draining {
+            at(self.stage.since.get() + DRAIN.as_nanos() as u64);
+            self.complete_since.iter().for_each(|since| at(since + RECEIPTS_TIMEOUT));
+        }
+        // With all in flight that may be, the next answer is waited for, not the time.
+        if self.phase.has_load() && self.unanswered.len() < SENDS_MAX {
+            self.schedule.iter().for_each(|schedule| at(schedule.due()));
+        }
+        alarm
+    }
+
+    fn on_alarm(&mut self) {
+        let now = clock::nanos();
+        if now >= self.heartbeat {
+            self.client.heartbeat();
+            self.heartbeat = now + HEARTBEAT_MS * 1_000_000 / 2;
+        }
+        if self.pull_at.take_if(|due| *due <= now).is_some() {
+            let pull = self.chat.on_pull_refused(&self.stage.meter);
+            self.pull(pull);
+        }
+        if self.resume_at > 0 && self.resume_at <= now {
+            self.resume_at = 0;
+            if self.role.creates && self.phase == Phase::Connecting {
+                self.create();
+            }
+        }
+    }
+
+    /// Whether this one has its answers, and everybody everything that was acknowledged; or it has taken too long.
+    fn is_done(&mut self) -> bool {
+        match self.phase {
+            Phase::Leaving => {
+                self.chat.log.cut();
+                return true;
+            }
+            Phase::Draining => {}
+            _ => return false,
+        }
+        if self.unanswered.is_empty() {
+            self.chat.finish();
+        }
+        let now = clock::nanos();
+        if now > self.stage.since.get() + DRAIN.as_nanos() as u64 {
+            return true;
+        }
+        if !self.chat.is_complete() {
+            return false;
+        }
+        let since = *self.complete_since.get_or_insert(now);
+        self.chat.unreceipted() == 0 || now > since + RECEIPTS_TIMEOUT
+    }
+
+    fn messages_unanswered(&self) -> u64 {
+        self.unanswered.values().filter(|sent| matches!(sent, Sent::Message(..))).count() as u64
+    }
+}
+
+/// The client may try again later, and nothing was promised.
+fn is_passing(code: ErrorCode) -> bool {
+    code.retry() == Retry::Later && code != ErrorCode::Internal
+}
