@@ -9,7 +9,7 @@ fn everybody_gets_everything() {
         let results = server.bench("group", &[&shape[..], &time, &load].concat());
         above_0(
             &results,
-            &["/acked_per_s", "/delivered_per_s", "/deliver_ms/p50", "/scenario_figures/receipts"],
+            &["/acked_per_s", "/delivered_per_s", "/deliver_ms/p50", "/scenario_figures/marks"],
         );
         for result in &results {
             assert_eq!(result["connections"], 27);
