@@ -84,10 +84,10 @@ impl Chart<'_> {
                             }
                         }
                     }
-                    @for Label { end, y, class, text } in &labels {
-                        @let (end, y) = (coordinate(*end), coordinate(*y));
+                    @for Label { end: (x, end), y, class, text } in &labels {
+                        @let (x, end, y) = (coordinate(across(*x)), coordinate(*end), coordinate(*y));
                         g class=(class) {
-                            path.leader d={ "M" (coordinate(right + 4.0)) " " (end) "l8 " (coordinate(y - end)) } {}
+                            path.leader d={ "M" (x) " " (end) "H" (coordinate(right + 4.0)) "l8 " (coordinate(y - end)) } {}
                             text.label x=(coordinate(right + LEADER_WIDTH)) y=(y) dy="0.35em" { (text) }
                         }
                     }
@@ -116,9 +116,9 @@ impl Chart<'_> {
     /// What is written beside lines' ends, moved apart where ends are close.
     fn labels(&self) -> Vec<Label<'_>> {
         let labelled = self.lines.iter().filter(|line| !line.label.is_empty());
-        let mut ends: Vec<(f64, &Line)> = labelled.filter_map(|line| Some((self.end(line)?, line))).collect();
-        ends.sort_by(|one, other| one.0.total_cmp(&other.0));
-        let places = apart(&ends.iter().map(|(end, _)| *end).collect::<Vec<_>>());
+        let mut ends: Vec<_> = labelled.filter_map(|line| Some((self.end(line)?, line))).collect();
+        ends.sort_by(|((_, one), _), ((_, other), _)| one.total_cmp(other));
+        let places = apart(&ends.iter().map(|((_, end), _)| *end).collect::<Vec<_>>());
         let mut labels = Vec::new();
         for ((end, line), y) in ends.into_iter().zip(places) {
             labels.push(Label { end, y, class: &line.class, text: shortened(&line.label) });
@@ -126,16 +126,16 @@ impl Chart<'_> {
         labels
     }
 
-    /// Height at which a line ends.
-    fn end(&self, line: &Line) -> Option<f64> {
-        line.points.iter().rev().find_map(|(_, y)| *y).map(|y| up(&self.y, y))
+    /// Where a line ends: the figure across, and the height.
+    fn end(&self, line: &Line) -> Option<(f64, f64)> {
+        line.points.iter().rev().find_map(|(x, y)| Some((*x, up(&self.y, (*y)?))))
     }
 }
 
 /// Beside the end of a line.
 struct Label<'a> {
-    /// Height of the line's end, and of the text.
-    end: f64,
+    /// Where the line ends, and the height of the text.
+    end: (f64, f64),
     y: f64,
     class: &'a str,
     text: String,

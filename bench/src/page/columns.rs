@@ -28,7 +28,7 @@ pub(super) const RESULTS: &[Column] = &[
     column("deliver p99", "ms", |run| Cell::number(run.deliver_ms.get("p99"))),
     column("server CPU", "µs/message", |run| Cell::number(run.server.cpu_us_per_message.known())),
     column("floor ratio", "×", |run| Cell::number(run.floor.ratio.known())),
-    column("memory", "KB/connection", |run| kilobytes(run.server.rss_bytes_per_connection)),
+    column("memory", "kB/connection", |run| kilobytes(run.server.rss_bytes_per_connection)),
 ];
 
 /// What it took.
@@ -42,8 +42,8 @@ pub(super) const COSTS: &[Column] = &[
     column("driver CPU", "µs/message", |run| Cell::number(run.driver.cpu_us_per_message.known())),
     column("others", "cores", |run| Cell::number(run.other_cores.known())),
     column("server memory", "MB", |run| Cell::number(run.server.rss_bytes.known().map(|bytes| bytes / 1e6))),
-    column("memory", "KB/connection", |run| kilobytes(run.server.rss_bytes_per_connection)),
-    column("kernel memory", "KB/connection", |run| kilobytes(run.server.kernel_bytes_per_connection)),
+    column("memory", "kB/connection", |run| kilobytes(run.server.rss_bytes_per_connection)),
+    column("kernel memory", "kB/connection", |run| kilobytes(run.server.kernel_bytes_per_connection)),
 ];
 
 /// All latencies and what was offered.
@@ -69,6 +69,7 @@ pub(super) const TIMES: &[Column] = &[
 /// What went wrong without breaking a promise.
 pub(super) const TROUBLE: &[Column] = &[
     column("errors", "", |run| Cell::count(run.errors.known())),
+    column("refused", "", |run| Cell::count(run.refused.known())),
     column("unanswered", "", |run| Cell::count(run.unanswered.known())),
     column("disconnected", "", |run| Cell::count(run.disconnected.known())),
     column("refusals", "", refusals),
@@ -77,7 +78,8 @@ pub(super) const TROUBLE: &[Column] = &[
 /// Whether a run belongs into [`TROUBLE`].
 pub(super) fn troubled(run: &Run) -> bool {
     let some = |figure: Figure| figure.known().is_some_and(|number| number > 0.0);
-    [run.errors, run.unanswered, run.disconnected].into_iter().any(some) || !run.refusals.is_empty()
+    [run.errors, run.refused, run.unanswered, run.disconnected].into_iter().any(some)
+        || !run.refusals.is_empty()
 }
 
 fn kilobytes(bytes: Figure) -> Cell {

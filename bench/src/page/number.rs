@@ -3,10 +3,10 @@
 /// For what is not known.
 pub(super) const UNKNOWN: &str = "–";
 
-/// With as many digits as say something: `62,900`, `23.4`, `1.85`, `0.02`.
+/// With as many digits as say something: `62,900`, `23.4`, `1.85`, `0.02`; whole numbers with none.
 pub(super) fn figure(value: f64) -> String {
     let digits = match value.abs() {
-        size if size >= 99.95 || size == 0.0 => 0,
+        size if size >= 99.95 || size.fract() == 0.0 => 0,
         size if size >= 9.995 => 1,
         size if size >= 0.995 => 2,
         size if size >= 0.0095 => 3,
@@ -52,7 +52,7 @@ pub(super) fn byte_unit(most: f64) -> (f64, &'static str) {
     match most {
         most if most >= 2e9 => (1e9, "GB"),
         most if most >= 2e6 => (1e6, "MB"),
-        most if most >= 2e3 => (1e3, "KB"),
+        most if most >= 2e3 => (1e3, "kB"),
         _ => (1.0, "B"),
     }
 }
@@ -71,6 +71,7 @@ mod tests {
             (99.97, "100"),
             (23.44, "23.4"),
             (1.849, "1.85"),
+            (4.0, "4"),
             (0.5, "0.5"),
             (0.0213, "0.021"),
             (0.00004, "4.0e-5"),

@@ -1,7 +1,5 @@
 //! The page.
 
-use std::time::SystemTime;
-
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use time::OffsetDateTime;
 
@@ -123,9 +121,9 @@ fn verdict(runs: &[Run]) -> Markup {
 
 type Fact = fn(&Run) -> String;
 
-/// Version, machine and time; each once, if it is the same for all.
+/// Version and machine, each once if it is the same for all; time.
 fn about(shown: &[&Shown]) -> Markup {
-    let facts: [(&str, Fact); 3] = [("Version", version), ("Machine", machine), ("When", when)];
+    let facts: [(&str, Fact); 2] = [("Version", version), ("Machine", machine)];
     html! {
         dl {
             @for (name, fact) in facts {
@@ -139,6 +137,8 @@ fn about(shown: &[&Shown]) -> Markup {
                     }
                 }
             }
+            dt { "When" }
+            dd { (when(shown)) }
         }
     }
 }
@@ -181,20 +181,20 @@ fn machine(run: &Run) -> String {
     if parts.is_empty() { "not known".into() } else { parts.join(", ") }
 }
 
-/// To the minute.
-fn when(run: &Run) -> String {
-    if !run.started.0.is_empty() {
-        return run.started.0.clone();
+/// When the files were written: the first and the last.
+fn when(shown: &[&Shown]) -> String {
+    let written = || shown.iter().filter_map(|shown| shown.run.written);
+    match (written().min().map(minute), written().max().map(minute)) {
+        (Some(first), Some(last)) if first == last => format!("{first} UTC"),
+        (Some(first), Some(last)) => format!("{first} to {last} UTC"),
+        _ => "not known".into(),
     }
-    let Some(since) = run.written.and_then(|written| written.duration_since(SystemTime::UNIX_EPOCH).ok())
-    else {
-        return "not known".into();
-    };
-    let at = i64::try_from(since.as_secs()).ok().and_then(|at| OffsetDateTime::from_unix_timestamp(at).ok());
-    at.map_or("not known".into(), |at| {
-        let (date, hour, minute) = (at.date(), at.hour(), at.minute());
-        format!("{}-{:02}-{:02} {hour:02}:{minute:02} UTC", date.year(), u8::from(date.month()), date.day())
-    })
+}
+
+/// `2026-11-22 09:15`.
+fn minute(at: OffsetDateTime) -> String {
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    format!("{year}-{month:02}-{day:02} {:02}:{:02}", at.hour(), at.minute())
 }
 
 fn of_runs(columns: &[Column], shown: &[&Shown]) -> Markup {

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use time::OffsetDateTime;
 
 use super::Error;
 
@@ -77,13 +78,12 @@ pub(super) struct Run {
     pub(super) seed: Text,
     pub(super) command: Text,
     pub(super) version: Text,
-    /// When it began, if the file says so.
-    pub(super) started: Text,
     pub(super) duration_s: Figure,
     pub(super) offered_per_s: Figure,
     pub(super) acked_per_s: Figure,
     pub(super) delivered_per_s: Figure,
     pub(super) errors: Figure,
+    pub(super) refused: Figure,
     pub(super) unanswered: Figure,
     pub(super) disconnected: Figure,
     pub(super) lost: Figure,
@@ -119,7 +119,7 @@ pub(super) struct Run {
     #[serde(skip)]
     pub(super) file: String,
     #[serde(skip)]
-    pub(super) written: Option<SystemTime>,
+    pub(super) written: Option<OffsetDateTime>,
 }
 
 /// What the server used.
@@ -166,14 +166,29 @@ pub(super) struct Machine {
 #[serde(default)]
 pub(super) struct Second {
     pub(super) t_s: Figure,
+    /// What the run was doing; "measuring" is what its results are of.
+    pub(super) phase: Text,
     pub(super) connections: Figure,
     pub(super) offered: Figure,
     pub(super) acked: Figure,
     pub(super) delivered: Figure,
+    pub(super) logins: Figure,
     pub(super) errors: Figure,
     pub(super) ack_p99_ms: Figure,
     pub(super) server_cores: Figure,
     pub(super) server_rss_bytes: Figure,
+}
+
+impl Second {
+    /// Whether the results are of it.
+    pub(super) fn is_measured(&self) -> bool {
+        matches!(self.phase.0.as_str(), "" | "measuring")
+    }
+
+    /// Whether the load has ended and clients only finish and leave.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase.0.as_str(), "draining" | "leaving")
+    }
 }
 
 /// `count`, `mean`, `max`, and percentiles named `p50`, `p99`, `p999` …, in milliseconds.
@@ -208,13 +223,19 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D
 pub(super) fn load(file: &Path) -> Result<Vec<Run>, Error> {
     let failed = |error| Error::Read { file: file.into(), error };
     let text = std::fs::read(file).map_err(failed)?;
-    let written = std::fs::metadata(file).and_then(|about| about.modified()).ok();
+    let written = std::fs::metadata(file).and_then(|about| about.modified()).ok().and_then(utc);
     let mut runs = parse(&text).map_err(|problem| Error::Format { file: file.into(), problem })?;
     for run in &mut runs {
         run.file = clean(&file.display().to_string());
         run.written = written;
     }
     Ok(runs)
+}
+
+/// `None` if a calendar cannot have it.
+fn utc(at: SystemTime) -> Option<OffsetDateTime> {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    OffsetDateTime::from_unix_timestamp(since.as_secs().try_into().ok()?).ok()
 }
 
 /// The same, of a file's text; the error says what is wrong with it.

@@ -5,6 +5,9 @@ use super::number;
 /// From zero, with a figure of more than this many times the median, half of the figures are within two pixels.
 const MEDIANS_MAX: f64 = 100.0;
 
+/// Of an axis that is named by figures that are not round, for each.
+const ROOM: f64 = 0.15;
+
 /// An axis: every figure has a place from 0 to 1 on it; what is beyond an end is shown there.
 #[derive(Debug, Clone)]
 pub(super) struct Scale {
@@ -83,6 +86,34 @@ impl Scale {
         Self { low, high, logarithmic: false, ticks }
     }
 
+    /// From the least of these figures to the most, with the ticks that are within: for an axis along which lines go
+    /// from end to end.
+    pub(super) fn trimmed(self, values: impl Iterator<Item = f64>) -> Self {
+        let (low, high) =
+            values.fold((self.high, self.low), |(low, high), value| (value.min(low), value.max(high)));
+        let (low, high) = (low.max(self.low), high.min(self.high));
+        if low >= high {
+            return self;
+        }
+        let ticks = self.ticks.into_iter().filter(|(value, _)| (low..=high).contains(value)).collect();
+        Self { low, high, ticks, ..self }
+    }
+
+    /// Names these figures, which rise, instead of round ones; the last, and of the others those that have room.
+    pub(super) fn naming(mut self, figures: &[f64]) -> Self {
+        self.ticks.clear();
+        let mut free = f64::INFINITY;
+        for figure in figures.iter().rev() {
+            let place = self.place(*figure);
+            if place <= free - ROOM {
+                self.ticks.push((*figure, number::figure(*figure)));
+                free = place;
+            }
+        }
+        self.ticks.reverse();
+        self
+    }
+
     /// 0 at the low end, 1 at the high one.
     pub(super) fn place(&self, value: f64) -> f64 {
         let along = if self.logarithmic {
@@ -109,6 +140,23 @@ mod tests {
 
     fn names(scale: &Scale) -> Vec<&str> {
         scale.ticks.iter().map(|(_, name)| name.as_str()).collect()
+    }
+
+    #[test]
+    fn a_trimmed_scale_ends_with_the_figures() {
+        let seconds = || [0.0, 2.0, 12.5].into_iter();
+        let scale = Scale::from_zero(seconds(), 6).trimmed(seconds());
+        assert_eq!(names(&scale), ["0", "5", "10"]);
+        assert_eq!((scale.place(0.0), scale.place(12.5)), (0.0, 1.0));
+        let one = Scale::logarithmic([5.0].into_iter(), 6).trimmed([5.0].into_iter());
+        assert_eq!(names(&one), ["5", "10"], "no room to trim");
+    }
+
+    #[test]
+    fn figures_that_have_room_are_named() {
+        let counts = [1_000.0, 1_100.0, 5_000.0, 18_000.0, 19_000.0];
+        let scale = Scale::logarithmic(counts.into_iter(), 6).trimmed(counts.into_iter()).naming(&counts);
+        assert_eq!(names(&scale), ["1,100", "5,000", "19,000"]);
     }
 
     #[test]

@@ -113,7 +113,8 @@ fn latency(kinds: &[Kind], runs: &[Shown], palette: Palette) -> Vec<Chart<'stati
     let line = |(shown, latency): (&Shown, &Latency)| {
         let points = percentiles(latency).into_iter().map(|(share, ms)| (nines(share), Some(ms)));
         let slowest = latency.get("max").map(|ms| (max, Some(ms)));
-        drawn(shown, palette, points.chain(slowest).collect(), true)
+        let (class, title, label) = (shown.class.clone(), shown.title(), label(shown, palette));
+        Line { class, title, label, points: points.chain(slowest).collect(), dots: true }
     };
     let chart = |(title, kind): &Kind| {
         let lines: Vec<Line> = of(*kind).map(line).filter(has_points).collect();
@@ -138,11 +139,13 @@ struct OverTime {
     beside: Option<fn(&Second) -> Figure>,
     logarithmic: bool,
     bytes: bool,
-    /// Not worth a plot while it is the same all the time.
+    /// Not counted below while it is as in the first second.
     dull_if_level: bool,
+    /// Worth a plot if a run has something other than zero in so many seconds.
+    seconds_min: usize,
 }
 
-const OVER_TIME: [OverTime; 7] = {
+const OVER_TIME: [OverTime; 8] = {
     let plain = OverTime {
         title: "",
         unit: "",
@@ -151,6 +154,7 @@ const OVER_TIME: [OverTime; 7] = {
         logarithmic: false,
         bytes: false,
         dull_if_level: false,
+        seconds_min: 1,
     };
     [
         OverTime {
@@ -169,20 +173,23 @@ const OVER_TIME: [OverTime; 7] = {
             ..plain
         },
         OverTime { title: "Connections", of: |second| second.connections, dull_if_level: true, ..plain },
+        OverTime { title: "Logins", unit: "/s", of: |second| second.logins, seconds_min: 3, ..plain },
         OverTime { title: "Errors", unit: "/s", of: |second| second.errors, ..plain },
     ]
 };
 
-fn over_time(runs: &[Shown], palette: Palette) -> Group {
-    let seconds = || runs.iter().flat_map(|shown| &shown.run.series);
-    let x = Scale::from_zero(seconds().filter_map(|second| second.t_s.known()), 6);
+fn over_time<'a>(runs: &[Shown<'a>], palette: Palette) -> Group {
+    let drawn = |shown: &Shown<'a>| shown.run.series.iter().filter(|second| !second.is_over());
+    let seconds = || runs.iter().flat_map(drawn);
+    let times = || seconds().filter_map(|second| second.t_s.known()).chain([0.0]);
+    let x = Scale::from_zero(times(), 6).trimmed(times());
     let chart = |plot: OverTime| {
         let known = |of: fn(&Second) -> Figure| seconds().filter_map(move |second| of(second).known());
         let both = || known(plot.of).chain(plot.beside.into_iter().flat_map(known));
-        let moves = |shown: &Shown| {
-            let values = || shown.run.series.iter().filter_map(|second| (plot.of)(second).known());
+        let moves = |shown: &Shown<'a>| {
+            let values = || drawn(shown).filter_map(|second| (plot.of)(second).known());
             let level = if plot.dull_if_level { values().next().unwrap_or(0.0) } else { 0.0 };
-            values().any(|value| value != level)
+            values().filter(|value| *value != level).count() >= plot.seconds_min
         };
         if !runs.iter().any(moves) {
             return None;
@@ -191,21 +198,31 @@ fn over_time(runs: &[Shown], palette: Palette) -> Group {
             if plot.bytes { number::byte_unit(both().fold(0.0, f64::max)) } else { (1.0, plot.unit) };
         let values = both().map(|value| value / size);
         let y = if plot.logarithmic { Scale::logarithmic(values, 8) } else { Scale::fitting(values, 5) };
-        let points = |shown: &Shown, of: fn(&Second) -> Figure| {
+        let line = |shown: &Shown<'a>, class: &str, of: &dyn Fn(&Second) -> Figure| {
             let point =
                 |second: &Second| Some((second.t_s.known()?, of(second).known().map(|value| value / size)));
-            thinned(shown.run.series.iter().filter_map(point).collect())
+            let points = thinned(drawn(shown).filter_map(point).collect());
+            let (class, title) = (format!("{} {class}", shown.class), shown.title());
+            Line { class, title, label: String::new(), points, dots: false }
         };
-        let beside = runs.iter().filter_map(|shown| {
-            let line = drawn(shown, palette, points(shown, plot.beside?), false);
-            Some(Line { class: format!("{} beside", shown.class), label: String::new(), ..line })
+        let lines = runs.iter().flat_map(|shown| {
+            let measured =
+                |second: &Second| if second.is_measured() { (plot.of)(second) } else { Figure(None) };
+            let beside = plot.beside.map(|beside| line(shown, "beside", &beside));
+            let mut lines: Vec<Line> = beside.into_iter().chain([line(shown, "outside", &plot.of)]).collect();
+            lines.push(line(shown, "", &measured));
+            lines.retain(has_points);
+            // The measured one, if there is one.
+            if let Some(last) = lines.last_mut() {
+                last.label = label(shown, palette);
+            }
+            lines
         });
-        let own = runs.iter().map(|shown| drawn(shown, palette, points(shown, plot.of), false));
-        let lines: Vec<Line> = beside.chain(own).filter(has_points).collect();
+        let lines: Vec<Line> = lines.collect();
         let x = x.clone();
         (!lines.is_empty()).then_some(Chart { title: plot.title, unit, x, x_title: "seconds", y, lines })
     };
-    ("Over time", OVER_TIME.into_iter().filter_map(chart).collect())
+    ("Over time (thin: not measured)", OVER_TIME.into_iter().filter_map(chart).collect())
 }
 
 /// Means of neighbours, where there are more points than a plot can show.
@@ -219,9 +236,9 @@ fn thinned(points: Vec<(f64, Option<f64>)>) -> Vec<(f64, Option<f64>)> {
     if each == 1 { points } else { points.chunks(each).map(mean).collect() }
 }
 
-fn drawn(shown: &Shown, palette: Palette, points: Vec<(f64, Option<f64>)>, dots: bool) -> Line {
-    let label = if palette == Palette::Runs { shown.number.clone() } else { String::new() };
-    Line { class: shown.class.clone(), title: shown.title(), label, points, dots }
+/// The label of a run's lines.
+fn label(shown: &Shown, palette: Palette) -> String {
+    if palette == Palette::Runs { shown.number.clone() } else { String::new() }
 }
 
 fn has_points(line: &Line) -> bool {
@@ -234,8 +251,8 @@ const GROWTH: [Metric; 6] = [
     ("Server CPU per message", "µs", |run| run.server.cpu_us_per_message),
     ("Server CPU per delivery", "µs", |run| run.server.cpu_us_per_delivery),
     ("Server CPU", "cores", |run| run.server.cpu_cores),
-    ("Resident memory per connection", "KB", |run| thousandth(run.server.rss_bytes_per_connection)),
-    ("Kernel memory per connection", "KB", |run| thousandth(run.server.kernel_bytes_per_connection)),
+    ("Resident memory per connection", "kB", |run| thousandth(run.server.rss_bytes_per_connection)),
+    ("Kernel memory per connection", "kB", |run| thousandth(run.server.kernel_bytes_per_connection)),
     ("Acked", "messages/s", |run| run.acked_per_s),
 ];
 
@@ -247,8 +264,10 @@ fn thousandth(figure: Figure) -> Figure {
 fn over_connections(runs: &[Shown]) -> Group {
     let title = "Over connections";
     let connections = |shown: &Shown| shown.run.connections.known().filter(|count| *count > 0.0);
-    let counts: Vec<f64> = runs.iter().filter_map(connections).collect();
-    if counts.iter().all(|count| Some(count) == counts.first()) {
+    let mut counts: Vec<f64> = runs.iter().filter_map(connections).collect();
+    counts.sort_by(f64::total_cmp);
+    counts.dedup();
+    if counts.len() < 2 {
         return (title, Vec::new());
     }
     // The load tells runs apart only if some have the same transport and number of connections, but not the same load.
@@ -263,7 +282,8 @@ fn over_connections(runs: &[Shown]) -> Group {
         format!("{} {load}", transport(shown)).trim().to_owned()
     };
     let kinds: BTreeSet<String> = runs.iter().map(kind).collect();
-    let x = Scale::logarithmic(counts.into_iter(), 6);
+    let each = || counts.iter().copied();
+    let x = Scale::logarithmic(each(), 6).trimmed(each()).naming(&counts);
     let chart = |(title, unit, of): Metric| {
         let lines = |name: &String| {
             let same = || runs.iter().filter(|shown| kind(shown) == *name);
@@ -282,7 +302,8 @@ fn over_connections(runs: &[Shown]) -> Group {
         let y = Scale::fitting(values, 5);
         let x = x.clone();
         let joins = lines.iter().any(|line| !line.dots && line.points.len() > 1);
-        joins.then_some(Chart { title, unit, x, x_title: "connections", y, lines })
+        let any = lines.iter().any(|line| line.points.iter().any(|(_, y)| y.is_some_and(|y| y > 0.0)));
+        (joins && any).then_some(Chart { title, unit, x, x_title: "connections", y, lines })
     };
     (title, GROWTH.into_iter().filter_map(chart).collect())
 }
@@ -301,7 +322,7 @@ const SIDE_BY_SIDE: [Metric; 5] = [
     ("Ack p99", "ms", |run| Figure(run.ack_ms.get("p99"))),
     ("Server CPU", "µs per message", |run| run.server.cpu_us_per_message),
     ("Server CPU", "µs per delivery", |run| run.server.cpu_us_per_delivery),
-    ("Resident memory", "KB per connection", |run| thousandth(run.server.rss_bytes_per_connection)),
+    ("Resident memory", "kB per connection", |run| thousandth(run.server.rss_bytes_per_connection)),
 ];
 
 fn side_by_side(runs: &[Shown]) -> Vec<Markup> {
@@ -311,7 +332,7 @@ fn side_by_side(runs: &[Shown]) -> Vec<Markup> {
             Some(Bar { class: shown.class.clone(), label: shown.title(), value })
         };
         let bars: Vec<Bar> = runs.iter().filter_map(bar).collect();
-        (bars.len() > 1).then(|| bars::draw(title, unit, &bars))
+        (bars.len() > 1 && bars.iter().any(|bar| bar.value > 0.0)).then(|| bars::draw(title, unit, &bars))
     };
     SIDE_BY_SIDE.into_iter().filter_map(figure).collect()
 }

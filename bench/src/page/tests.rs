@@ -144,6 +144,22 @@ fn what_is_broken_is_seen() {
 }
 
 #[test]
+fn what_was_not_measured_is_told_apart() {
+    let mut run = sample("tcp", 2_000, 100.0, 9);
+    for (second, phase) in
+        ["connecting", "warmup", "measuring", "draining", "leaving"].into_iter().enumerate()
+    {
+        run["series"][second]["phase"] = json!(phase);
+        // A plot of connections would be drawn if they changed.
+        run["series"][second]["connections"] = json!(if second < 3 { 2_000 } else { 7 });
+    }
+    let page = page(&[run]);
+    check_form(&page);
+    assert!(page.contains("class=\"s0 outside\""));
+    assert!(!texts(&page).iter().any(|text| text.trim() == "Connections"), "clients that leave are no news");
+}
+
+#[test]
 fn text_from_files_stays_text() {
     let nasty = "<script>alert(1)</script>\" onload='x' & \u{0}\u{1b}\u{ffff}";
     let mut run = sample("tcp", 2_000, 100.0, 4);
