@@ -1,6 +1,7 @@
 //! Threads that drive the clients: each has a runtime and its share of them, and nothing is shared but the phase and
 //! the counters.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tern_client::Transport;
 use tern_client::raw::Connector;
+use tern_client::{ConnectError, Transport};
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
@@ -18,6 +19,7 @@ use crate::args::Handshakes;
 use crate::client::{Account, Client};
 use crate::error::LoginError;
 use crate::meter::Meter;
+use crate::proxy::device_address;
 use crate::random::Random;
 use crate::server::Server;
 
@@ -81,14 +83,15 @@ pub struct Crew {
     pub connected: bool,
     /// Whether TLS tickets are used.
     pub handshakes: Handshakes,
-    /// Where they connect to, `host:port`; `None`: the server itself.
-    pub address: Option<String>,
+    /// A [proxy](crate::proxy) on this machine that they connect through, each as a device of its own: with an address
+    /// and a socket that no other has.
+    pub through: Option<SocketAddr>,
 }
 
 impl Crew {
     /// Single clients who are connected before the work begins, with tickets.
     pub fn new(accounts: Vec<Account>) -> Self {
-        Self { accounts, together: 1, connected: true, handshakes: Handshakes::Resumed, address: None }
+        Self { accounts, together: 1, connected: true, handshakes: Handshakes::Resumed, through: None }
     }
 
     /// The same, with so many neighbours on the same thread.
@@ -134,14 +137,23 @@ pub struct Dialer {
 }
 
 impl Dialer {
+    fn connector(&self, account: &Account) -> &Connector {
+        // Not in a row, so that sockets are used evenly from the start.
+        &self.connectors[account.number % self.connectors.len()]
+    }
+
+    /// The next connection leaves from another port, over QUIC as over TCP. Only for clients who share no socket.
+    pub fn renew_socket(&self, account: &Account) {
+        // Without a new one, the old one has to do.
+        let _ = self.connector(account).rebind();
+    }
+
     /// Connects and logs in, once. Whoever ends the connection says so to the meter.
     ///
     /// # Errors
     /// [`LoginError`], which is counted, too.
     pub async fn login(&self, account: &Account) -> Result<Client, LoginError> {
-        // Not in a row, so that sockets are used evenly from the start.
-        let connector = &self.connectors[account.number % self.connectors.len()];
-        let login = Client::login(connector, self.transport, account).await;
+        let login = Client::login(self.connector(account), self.transport, account).await;
         match &login {
             Ok(client) => {
                 self.meter.connected();
@@ -228,7 +240,7 @@ impl<R: Send + 'static> Fleet<R> {
             let meter = Arc::new(Meter::default());
             let ready = Arc::new(AtomicBool::new(false));
             let dialer = Dialer {
-                connectors: connectors(server, accounts.len(), crew)?,
+                connectors: connectors(server, accounts, crew)?,
                 transport: rig.transport,
                 meter: meter.clone(),
             };
@@ -305,17 +317,28 @@ impl<R: Send + 'static> Fleet<R> {
     }
 }
 
-fn connectors(server: &Server, clients: usize, crew: &Crew) -> Result<Vec<Connector>, Error> {
-    let address = crew.address.as_deref().unwrap_or(&server.address);
-    let count = clients.div_ceil(CLIENTS_PER_CONNECTOR).clamp(1, CONNECTORS_MAX);
-    let connector = |_| {
-        let connector = Connector::new(address, None, &server.ca);
-        connector.and_then(|connector| match crew.handshakes {
-            Handshakes::Full => connector.without_resumption(),
-            Handshakes::Resumed => Ok(connector),
-        })
+fn connectors(server: &Server, accounts: &[Account], crew: &Crew) -> Result<Vec<Connector>, Error> {
+    let tickets = |connector: Connector| match crew.handshakes {
+        Handshakes::Full => connector.without_resumption(),
+        Handshakes::Resumed => Ok(connector),
     };
-    let connectors = (0..count).map(connector).collect::<Result<_, _>>();
+    let shared = || {
+        let count = accounts.len().div_ceil(CLIENTS_PER_CONNECTOR).clamp(1, CONNECTORS_MAX);
+        (0..count).map(|_| Connector::new(&server.address, None, &server.ca).and_then(tickets)).collect()
+    };
+    let own = |proxy: SocketAddr| {
+        let name = server.address.rsplit_once(':').map_or(server.address.as_str(), |(host, _)| host);
+        let name = name.trim_start_matches('[').trim_end_matches(']');
+        // Each at the place where the dialer looks for it.
+        let mut numbers: Vec<_> = accounts.iter().map(|account| account.number).collect();
+        numbers.sort_unstable_by_key(|number| number % accounts.len());
+        let connector = |number| {
+            let connector = Connector::new(&proxy.to_string(), Some(name), &server.ca)?;
+            tickets(connector.source(device_address(number)))
+        };
+        numbers.into_iter().map(connector).collect()
+    };
+    let connectors: Result<Vec<_>, ConnectError> = crew.through.map_or_else(shared, own);
     connectors.map_err(|error| Error::Server(error.to_string()))
 }
 

@@ -47,6 +47,8 @@ pub struct Interval {
     pub refusals: BTreeMap<String, u64>,
     /// What only one scenario counts; it becomes one of its figures, as a sum.
     pub counts: BTreeMap<&'static str, u64>,
+    /// What only one scenario measures; it becomes figures of its, with `_p50_ms` and so on behind the name.
+    pub times: BTreeMap<&'static str, Latencies>,
 }
 
 impl Interval {
@@ -64,6 +66,9 @@ impl Interval {
         for (what, count) in &other.counts {
             *self.counts.entry(what).or_default() += count;
         }
+        for (what, times) in &other.times {
+            self.times.entry(what).or_default().add(times);
+        }
     }
 
     /// Counts a refusal.
@@ -74,6 +79,11 @@ impl Interval {
     /// Counts what only this scenario has.
     pub fn count(&mut self, what: &'static str, times: u64) {
         *self.counts.entry(what).or_default() += times;
+    }
+
+    /// Records what only this scenario measures.
+    pub fn time(&mut self, what: &'static str, nanos: u64) {
+        self.times.entry(what).or_default().record(nanos);
     }
 
     fn refuse_times(&mut self, what: String, times: u64) {

@@ -418,6 +418,12 @@ impl Run<'_> {
         for (name, count) in &measured.counts {
             self.figures.insert((*name).to_owned(), *count as f64);
         }
+        for (name, times) in &measured.times {
+            let Some(times) = times.summary() else { continue };
+            for (quantile, ms) in [("p50", times.p50), ("p99", times.p99), ("max", times.max)] {
+                self.figure(&format!("{name}_{quantile}_ms"), ms);
+            }
+        }
         let per_message = used.server.and_then(|cpu| each(cpu, measured.acked));
         let floor = self.floor.map(|(relay, store)| Floor {
             relay_us_per_message: round(relay, 2),

@@ -104,6 +104,13 @@ impl Drop for Proxy {
     }
 }
 
+/// The loopback address of a device with this number, for clients who are one each.
+pub fn device_address(number: usize) -> IpAddr {
+    // From 127.1.0.0 on, and in the end from the beginning again.
+    let number = u32::try_from(number % 0xf0_0000).unwrap_or(0);
+    IpAddr::V4(Ipv4Addr::from_bits(Ipv4Addr::new(127, 1, 0, 0).to_bits() + number))
+}
+
 /// The same port over both transports.
 fn bind() -> io::Result<(TcpListener, UdpSocket)> {
     let mut tries = 0;
