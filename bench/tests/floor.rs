@@ -60,7 +60,7 @@ fn parts_end_when_nobody_tells_them_anything() {
     let directory = format!("--directory={}", data.path().display());
     let parts = [
         vec!["relay", "--groups=1", "--members=2", "--payload-bytes=16"],
-        vec!["floor-store", &directory, "--conversations=2", "--payload-bytes=16"],
+        vec!["floor-store", &directory, "--conversations=2", "--senders=2", "--payload-bytes=16"],
     ];
     for arguments in parts {
         let mut part = Command::new(PROGRAM)

@@ -3,6 +3,7 @@
 //! none outlives its parent, however that ends.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ impl Process {
         let program = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
         let mut child = Command::new(&program)
             .args(arguments)
+            // Ctrl-C is for the parent, which then closes their input.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

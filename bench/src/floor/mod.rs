@@ -3,7 +3,7 @@
 //!
 //! - [`relay`]: a process that moves frames on the server's own sockets, TLS and QUIC; [`shard`]: one of its threads; [`talk`]: its clients; [`frames`]:
 //!   what they exchange.
-//! - [`store`]: a process that commits the keys of sends, in batches of the shape that the server's have.
+//! - [`store`]: a process that commits the keys of sends, in batches of the [`shape`] that the server's have.
 //! - [`scenario`]: `tern-bench floor`, for itself.
 //! - [`child`]: how processes are started and end.
 //!
@@ -14,6 +14,7 @@ mod child;
 mod frames;
 pub mod relay;
 pub mod scenario;
+pub mod shape;
 mod shard;
 pub mod store;
 mod talk;
@@ -25,7 +26,7 @@ use serde::Serialize;
 use tern_client::Transport;
 
 use self::child::Process;
-pub use self::store::Shape;
+pub use self::shape::Shape;
 use self::store::Store;
 use self::talk::{Counts, Talkers};
 use crate::Error;
@@ -44,6 +45,8 @@ pub struct FloorPlan {
     pub senders: usize,
     /// When they send.
     pub load: Load,
+    /// From a message until its recipient marks it, and all that has come by then.
+    pub mark_interval: Duration,
     /// Of each message, at least [`PAYLOAD_BYTES_MIN`].
     pub payload_bytes: usize,
     /// Threads of the relay; `None`: one per core.
@@ -190,7 +193,7 @@ fn start_relay(plan: &FloorPlan) -> Result<(Process, Talkers), Error> {
 
 fn start_store(plan: &FloorPlan, data: &Path) -> Result<Store, Error> {
     let beside = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Store::start(beside, plan.groups(), plan.payload_bytes)
+    Store::start(beside, plan)
 }
 
 fn relay_slice(talkers: &mut Talkers, relay: &Process, duration: Duration) -> Result<(Cost, Counts), Error> {

@@ -34,6 +34,9 @@ pub struct FloorArgs {
     /// Messages per second of all connections together, instead of a window
     #[arg(long, value_name = "R", conflicts_with = "window")]
     pub rate: Option<f64>,
+    /// A member marks what it has this many seconds after the first message that it has not marked; 0: at once
+    #[arg(long, value_name = "S", default_value_t = 0.0)]
+    pub mark_interval: f64,
     /// Bytes of a message's payload
     #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
     pub payload: u32,
@@ -133,6 +136,7 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
         members,
         senders,
         load,
+        mark_interval: Duration::from_secs_f64(args.mark_interval),
         payload_bytes: args.payload as usize,
         shards: args.shards,
         threads: args.threads,

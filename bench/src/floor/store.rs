@@ -17,20 +17,11 @@ use tern_store::keys::head::HeadKey;
 use tern_store::keys::window::WindowKey;
 use tern_store::{BoxFuture, CommitError, Kv, Version, records};
 
+use super::FloorPlan;
 use super::child::{self, Process};
 use super::frames::Frames;
+use super::shape::Shape;
 use crate::Error;
-
-/// How the server's commits looked.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Shape {
-    /// Messages that share an fsync.
-    pub messages_per_group: f64,
-    /// Messages of one conversation that are committed together.
-    pub messages_per_transaction: f64,
-    /// Devices that they come from.
-    pub senders_per_transaction: f64,
-}
 
 /// What the child is told.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -58,6 +49,9 @@ pub struct StoreArgs {
     /// Conversations that take turns
     #[arg(long)]
     pub conversations: usize,
+    /// Of each conversation
+    #[arg(long)]
+    pub senders: usize,
     /// Of each message
     #[arg(long)]
     pub payload_bytes: usize,
@@ -68,13 +62,14 @@ pub(super) struct Store(Process);
 
 impl Store {
     /// Makes it in a new directory in `directory`.
-    pub(super) fn start(directory: &Path, conversations: usize, payload_bytes: usize) -> Result<Self, Error> {
+    pub(super) fn start(directory: &Path, plan: &FloorPlan) -> Result<Self, Error> {
         let arguments = [
             "floor-store".to_owned(),
             "--directory".to_owned(),
             directory.to_string_lossy().into_owned(),
-            format!("--conversations={conversations}"),
-            format!("--payload-bytes={payload_bytes}"),
+            format!("--conversations={}", plan.groups()),
+            format!("--senders={}", plan.senders),
+            format!("--payload-bytes={}", plan.payload_bytes),
         ];
         Ok(Self(Process::start(&arguments)?))
     }
@@ -101,7 +96,7 @@ pub fn run(args: &StoreArgs) -> Result<(), Error> {
     let store = Arc::new(store.map_err(|error| failed(&error))?);
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
-    let mut writer = Writer::new(store.clone(), args.conversations, args.payload_bytes);
+    let mut writer = Writer::new(store.clone(), args.conversations, args.senders, args.payload_bytes);
     for Task { shape, seconds } in child::told() {
         let (start, before) = (Instant::now(), store.metrics().groups);
         let until = start + Duration::from_secs_f64(seconds);
@@ -132,14 +127,16 @@ struct Writer {
 struct Conversation {
     id: ConversationId,
     last: Seq,
-    users: [UserId; 2],
+    /// Who send.
+    users: Vec<UserId>,
 }
 
 impl Writer {
-    fn new(store: Arc<Embedded>, conversations: usize, payload_bytes: usize) -> Self {
+    fn new(store: Arc<Embedded>, conversations: usize, senders: usize, payload_bytes: usize) -> Self {
         let conversation = |number: usize| {
-            let users = [0, 1].map(|side| UserId::from_sub(&format!("{number} {side}")));
-            Conversation { id: ConversationId::direct(users[0], users[1]), last: Seq(0), users }
+            let user = |place: usize| UserId::from_sub(&format!("{number} {place}"));
+            let id = ConversationId::direct(user(0), user(1));
+            Conversation { id, last: Seq(0), users: (0..senders.max(1)).map(user).collect() }
         };
         let conversations: Vec<_> = (0..conversations.max(1)).map(conversation).collect();
         let Conversation { id, users, .. } = &conversations[0];
@@ -206,7 +203,7 @@ impl Writer {
             transaction.set(&key.encode(), self.entry.clone());
         }
         transaction.set(&head, self.head.clone());
-        for user in &conversation.users[..senders] {
+        for user in &conversation.users[..senders.min(conversation.users.len())] {
             transaction.set(&window_key(id, *user).encode(), self.window.clone());
         }
         self.next = (self.next + 1) % self.conversations.len();
@@ -238,7 +235,7 @@ impl Parts {
         Self {
             transactions: Whole::new(transactions),
             entries: Whole::new((shape.messages_per_group / transactions).max(1.0)),
-            senders: Whole::new(shape.senders_per_transaction.clamp(1.0, 2.0)),
+            senders: Whole::new(shape.senders_per_transaction.max(1.0)),
         }
     }
 }
@@ -300,7 +297,7 @@ mod tests {
             Embedded::open(directory.path(), Options::default(), Box::new(on_fatal)).expect("a store");
         let store = Arc::new(store);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let mut writer = Writer::new(store.clone(), 10, 200);
+        let mut writer = Writer::new(store.clone(), 10, 2, 200);
         let mut messages = 0;
         for (shape, transactions) in [(shape(1.0, 1.0, 1.0), 1), (shape(20.0, 4.0, 2.0), 5)] {
             let before = store.metrics();

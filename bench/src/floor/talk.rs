@@ -206,6 +206,8 @@ struct Shared {
     frames: Frames,
     load: Load,
     members: u64,
+    /// In nanoseconds.
+    mark_interval: u64,
     talking: Cell<bool>,
     /// When it was last told to talk.
     since: Cell<u64>,
@@ -214,6 +216,11 @@ struct Shared {
 }
 
 impl Shared {
+    /// When what comes now is to be marked; 0: at once.
+    fn mark_after(&self) -> u64 {
+        if self.mark_interval == 0 { 0 } else { clock::nanos() + self.mark_interval }
+    }
+
     fn count(&self, count: impl FnOnce(&mut Counts)) {
         let mut counts = self.counts.get();
         count(&mut counts);
@@ -242,6 +249,7 @@ async fn talk_all(
         frames: Frames::new(plan.payload_bytes, plan.members),
         load: plan.load,
         members: plan.members as u64,
+        mark_interval: plan.mark_interval.as_nanos() as u64,
         talking: Cell::new(false),
         since: Cell::new(0),
         counts: Cell::default(),
@@ -293,7 +301,8 @@ struct Talker {
     out: BytesMut,
     unflushed: bool,
     unanswered: usize,
-    mark_due: bool,
+    /// When "delivered" is to be said.
+    mark_at: Option<u64>,
     /// With a rate: when the next is due.
     due: Option<u64>,
     payload: Vec<u8>,
@@ -311,7 +320,7 @@ impl Talker {
             out: BytesMut::new(),
             unflushed: false,
             unanswered: 0,
-            mark_due: false,
+            mark_at: None,
             due: None,
             payload,
         }
@@ -336,7 +345,8 @@ impl Talker {
             self.mark();
             self.send();
             self.unflushed |= !self.out.is_empty();
-            let alarm = self.due.filter(|_| self.shared.talking.get()).map(clock::instant);
+            let due = self.due.filter(|_| self.shared.talking.get() && self.unanswered < IN_FLIGHT_MAX - 1);
+            let alarm = due.into_iter().chain(self.mark_at).min().map(clock::instant);
             if let Some(alarm) = alarm.filter(|alarm| *alarm != timer.deadline()) {
                 timer.as_mut().reset(alarm);
             }
@@ -368,7 +378,9 @@ impl Talker {
         match self.shared.frames.kind(&message) {
             Some(Kind::Push(payload)) => {
                 let own = payload == self.payload;
-                self.mark_due |= !own;
+                if !own {
+                    self.mark_at.get_or_insert_with(|| self.shared.mark_after());
+                }
                 self.shared.count(|counts| {
                     counts.pushes += 1;
                     counts.own_pushes += u64::from(own);
@@ -385,7 +397,7 @@ impl Talker {
     }
 
     fn mark(&mut self) {
-        if std::mem::take(&mut self.mark_due) {
+        if self.mark_at.take_if(|due| *due == 0 || *due <= clock::nanos()).is_some() {
             let mark: &Bytes = &self.shared.frames.mark;
             self.out.extend_from_slice(mark);
             self.shared.count(|counts| counts.marks += 1);
