@@ -5,7 +5,8 @@
 //! A connection says first who it is: its number and its group's. From then on
 //!
 //! - a send gives its sender an ack, and everybody in the group, the sender too, a push;
-//! - a mark gives the other end of a direct chat a receipt; in a group, whoever has sent gets one now and then;
+//! - a mark gives the other end of a direct chat a receipt; in a group, whoever has sent gets one now and then; receipts
+//!   wait a moment for something else to leave with;
 //! - all that a turn of a shard's loop has queued for a connection leaves in one write at the end of the turn, and all
 //!   that it has for another shard goes there in one parcel.
 //!

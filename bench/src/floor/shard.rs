@@ -18,6 +18,7 @@ use tern_server::transport::tcp::Acceptor;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, join};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::{spawn_local, unconstrained};
+use tokio::time::Instant;
 
 use super::frames::{Frames, Kind};
 use super::relay::Introduction;
@@ -26,6 +27,8 @@ use super::relay::Introduction;
 const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection before others get their turn.
 const READS_PER_TURN: usize = 8;
+/// A receipt that nothing else has taken along leaves after so long, as in the server.
+const RECEIPT_WAITS: Duration = Duration::from_millis(50);
 /// What may pile up for a client that does not take it.
 const QUEUED_BYTES_MAX: usize = 16 << 20;
 
@@ -84,6 +87,8 @@ struct Conn {
     listed: Cell<bool>,
     /// A receipt is owed.
     receipt: Cell<bool>,
+    /// In the list of those whose receipts wait for company.
+    waits: Cell<bool>,
     /// Has sent since it was last told who has it.
     sent: Cell<bool>,
     /// The last write was not taken whole: the connection's own task goes on with it.
@@ -100,6 +105,7 @@ impl Conn {
             out: RefCell::default(),
             listed: Cell::new(false),
             receipt: Cell::new(false),
+            waits: Cell::new(false),
             sent: Cell::new(false),
             blocked: Cell::new(false),
             cut_off: Cell::new(false),
@@ -141,6 +147,8 @@ pub(super) struct Shard {
     input: RefCell<BytesMut>,
     /// Connections with something to write.
     listed: RefCell<Vec<Rc<Conn>>>,
+    /// Connections whose receipts wait for company.
+    waiting: RefCell<Vec<Rc<Conn>>>,
     /// For each other shard.
     parcels: RefCell<Vec<Parcel>>,
     /// The end of the turn has something to do.
@@ -157,6 +165,7 @@ impl Shard {
             read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
             input: RefCell::default(),
             listed: RefCell::default(),
+            waiting: RefCell::default(),
             parcels: RefCell::new(node.mailboxes.iter().map(|_| Parcel::default()).collect()),
             turn_ends: Notify::new(),
             turn_end_due: Cell::new(false),
@@ -175,7 +184,7 @@ impl Shard {
         spawn_local(self.clone().accept_quic(quic));
         // It has as much to do as all connections together.
         spawn_local(unconstrained(self.clone().write_all()));
-        spawn_local(self.clone().tell_senders());
+        spawn_local(self.clone().write_receipts());
         self.take_parcels(inbox).await;
     }
 
@@ -304,9 +313,16 @@ impl Shard {
     fn mark(&self, number: u32, group: u32) {
         for conn in &self.groups.borrow()[group as usize] {
             if conn.name.get().is_some_and(|(other, _)| other != number) {
-                conn.receipt.set(true);
-                self.list(conn);
+                self.owe_receipt(conn);
             }
+        }
+    }
+
+    /// It leaves with whatever is written next, and not much later in any case.
+    fn owe_receipt(&self, conn: &Rc<Conn>) {
+        conn.receipt.set(true);
+        if !conn.waits.replace(true) {
+            self.waiting.borrow_mut().push(conn.clone());
         }
     }
 
@@ -373,18 +389,24 @@ impl Shard {
         }
     }
 
-    /// Senders in groups are told at intervals how many have their messages.
-    async fn tell_senders(self: Rc<Self>) {
-        if self.node.direct {
-            return;
-        }
-        let mut interval = tokio::time::interval(Duration::from_millis(RECEIPT_COUNTS_INTERVAL_MS));
+    async fn write_receipts(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(RECEIPT_WAITS);
+        let mut told = Instant::now();
         loop {
-            interval.tick().await;
-            for conn in self.groups.borrow().iter().flatten() {
-                if conn.sent.take() {
-                    conn.receipt.set(true);
-                    self.list(conn);
+            ticks.tick().await;
+            if !self.node.direct && told.elapsed() >= Duration::from_millis(RECEIPT_COUNTS_INTERVAL_MS) {
+                told = Instant::now();
+                let groups = self.groups.borrow();
+                groups
+                    .iter()
+                    .flatten()
+                    .filter(|conn| conn.sent.take())
+                    .for_each(|conn| self.owe_receipt(conn));
+            }
+            for conn in self.waiting.take() {
+                conn.waits.set(false);
+                if conn.receipt.get() {
+                    self.list(&conn);
                 }
             }
         }
