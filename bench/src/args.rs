@@ -148,7 +148,8 @@ impl Load {
 #[derive(Debug, Args)]
 pub struct WithFloor {
     /// Measure in the same run what this machine allows, in slices between the load's: a bare relay on the same stack,
-    /// and the store committing the same keys. Default when the server is started by this program
+    /// and the store committing the same keys. Takes about as long again. Default when the server is started by this
+    /// program
     #[arg(long, conflicts_with = "no_floor")]
     pub floor: bool,
     /// Do not

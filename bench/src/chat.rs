@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::check::{Log, Placed};
 use crate::clock;
+use crate::floor::shape::Transactions;
 use crate::meter::Meter;
 use crate::receipts::Marked;
 
@@ -66,6 +67,8 @@ pub struct Chat {
     mark_at: Option<u64>,
     mark_interval: u64,
     pulling: Option<(RequestId, Seq)>,
+    /// Of the first member: how the conversation is committed.
+    transactions: Option<Transactions>,
     finished: bool,
 }
 
@@ -81,6 +84,7 @@ impl Chat {
             mark_at: None,
             mark_interval,
             pulling: None,
+            transactions: (place == 0).then(Transactions::default),
             finished: false,
         }
     }
@@ -96,7 +100,7 @@ impl Chat {
     /// An entry was pushed. `Some`: what is missing before it has to be asked for.
     pub fn on_push(&mut self, entry: &Entry, meter: &Meter) -> Option<RequestBody> {
         let placed = self.log.on_push(entry);
-        self.count(placed, meter);
+        self.count(entry, placed, meter);
         if placed == Placed::BehindGap { self.pull(entry.seq, meter) } else { None }
     }
 
@@ -123,7 +127,7 @@ impl Chat {
         let (_, target) = self.pulling.take()?;
         for entry in &page.entries {
             let placed = self.log.on_pulled(entry);
-            self.count(placed, meter);
+            self.count(entry, placed, meter);
         }
         if page.entries.is_empty() && page.head <= self.log.cursor() {
             return None;
@@ -151,7 +155,17 @@ impl Chat {
         Some(RequestBody::History(History { conversation: self.circle.conversation, from, limit: 0 }))
     }
 
-    fn count(&mut self, placed: Placed, meter: &Meter) {
+    fn count(&mut self, entry: &Entry, placed: Placed, meter: &Meter) {
+        if let Some(transactions) = &mut self.transactions
+            && matches!(placed, Placed::Received(_) | Placed::Other)
+        {
+            let first = transactions.next(entry);
+            meter.count(|interval| {
+                interval.entries += 1;
+                interval.transactions += u64::from(first.of_transaction);
+                interval.transaction_senders += u64::from(first.of_sender);
+            });
+        }
         if let Placed::Received(made) = placed {
             let now = clock::nanos();
             self.mark_at.get_or_insert(now + self.mark_interval);

@@ -31,6 +31,12 @@ pub struct Interval {
     pub heads_moved: u64,
     /// Pages asked for because of a gap.
     pub pulls: u64,
+    /// Entries of conversations, each counted once.
+    pub entries: u64,
+    /// Transactions that they were committed in.
+    pub transactions: u64,
+    /// Senders of each transaction, added up.
+    pub transaction_senders: u64,
     /// What was refused and may be tried again.
     pub errors: u64,
     /// From when a message was due until its acknowledgement.
@@ -55,6 +61,7 @@ impl Interval {
     /// Takes in another.
     pub fn add(&mut self, other: &Self) {
         add!(self, other, sent, unsent, acked, delivered, marks, receipts, heads_moved, pulls, errors);
+        add!(self, other, entries, transactions, transaction_senders);
         self.ack.add(&other.ack);
         self.deliver.add(&other.deliver);
         self.receipt.add(&other.receipt);

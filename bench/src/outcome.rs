@@ -107,7 +107,7 @@ pub struct Floor {
     /// CPU of the embedded store for committing each message's keys.
     pub store_us_per_message: f64,
     /// The server's CPU for each message, divided by the sum of the two.
-    pub ratio: f64,
+    pub ratio: Option<f64>,
 }
 
 /// One second of a run. Rates are those of this second.

@@ -14,8 +14,10 @@ use crate::args::{Common, TransportArg, transport_name};
 use crate::check::Faults;
 use crate::clock;
 use crate::fleet::{Crew, Fleet, Phase, Rig, Share};
+use crate::floor::Shape;
 use crate::interrupt;
 use crate::machine::{Machine, Span, Used};
+use crate::meter::Interval;
 use crate::outcome::{self, DriverUse, Floor, Outcome, ServerUse};
 use crate::process;
 use crate::progress::Sampler;
@@ -88,6 +90,37 @@ pub struct Round {
     pub time: Duration,
     /// Messages acknowledged.
     pub acked: u64,
+    /// How they were committed; `None` when that cannot be seen from here.
+    pub shape: Option<Shape>,
+}
+
+/// What was measured until some moment.
+#[derive(Debug, Clone, Copy, Default)]
+struct Course {
+    time: Duration,
+    acked: u64,
+    groups: Option<u64>,
+    entries: u64,
+    transactions: u64,
+    transaction_senders: u64,
+}
+
+impl Course {
+    fn round_to(&self, later: &Self) -> Round {
+        let acked = later.acked - self.acked;
+        let groups = later.groups.map(|groups| groups - self.groups.unwrap_or(0));
+        let transactions = later.transactions - self.transactions;
+        let per_transaction = |count: u64| count as f64 / transactions as f64;
+        let shape =
+            groups.filter(|groups| *groups > 0 && transactions > 0 && acked > 0).map(|groups| Shape {
+                messages_per_group: acked as f64 / groups as f64,
+                messages_per_transaction: per_transaction(later.entries - self.entries),
+                senders_per_transaction: per_transaction(
+                    later.transaction_senders - self.transaction_senders,
+                ),
+            });
+        Round { time: later.time - self.time, acked, shape }
+    }
 }
 
 /// Runs a scenario over each transport that its arguments name; prints and writes what comes out.
@@ -142,6 +175,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         after: None,
         connections: 0,
         used: Used::default(),
+        groups: None,
         ended: None,
         all_may_leave: false,
         faults: Faults::default(),
@@ -178,6 +212,8 @@ pub struct Run<'a> {
     after: Option<Memory>,
     connections: u64,
     used: Used,
+    /// Groups that the server's store has written in the measured time.
+    groups: Option<u64>,
     ended: Option<Error>,
     floor: Option<(f64, f64)>,
 }
@@ -312,12 +348,12 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let length = self.duration() / ROUNDS;
         for number in 0..ROUNDS {
-            let (acked, time) = (self.sampler.measured().acked, self.used.time);
+            let before = self.course();
             // Later rounds find everything warm, but nothing under way.
             let warmup = if number == 0 { self.warmup() } else { self.warmup().min(length / 4) };
             self.round(fleet, warmup, length)?;
             self.enter(fleet, Phase::Paused);
-            let round = Round { time: self.used.time - time, acked: self.sampler.measured().acked - acked };
+            let round = before.round_to(&self.course());
             if !self.hold_until(PAUSE_TIMEOUT, |run| run.sampler.in_flight() == 0)? {
                 return Err(Error::Server(format!(
                     "{} sends have not been answered within {} s of the last one",
@@ -342,6 +378,17 @@ impl Run<'_> {
         self.measure_while(fleet, |run| run.hold(length))
     }
 
+    fn course(&mut self) -> Course {
+        let Interval { acked, entries, transactions, transaction_senders, .. } = *self.sampler.measured();
+        let (time, groups) = (self.used.time, self.groups);
+        Course { time, acked, groups, entries, transactions, transaction_senders }
+    }
+
+    /// How the measured messages were committed; `None` when that cannot be seen from here.
+    pub fn shape(&mut self) -> Option<Shape> {
+        Course::default().round_to(&self.course()).shape
+    }
+
     /// Measures while this goes on.
     ///
     /// # Errors
@@ -351,10 +398,14 @@ impl Run<'_> {
         fleet: &Fleet<R>,
         goes_on: impl FnOnce(&mut Self) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        let groups = self.server()?.groups_written();
         let span = Span::start(self.server()?)?;
         self.enter(fleet, Phase::Measuring);
         let result = goes_on(self);
         self.used = self.used.and(span.end(self.server()?)?);
+        let written = groups.zip(self.server()?.groups_written());
+        let written = written.map(|(before, after)| after.saturating_sub(before));
+        self.groups = written.map(|written| self.groups.unwrap_or(0) + written);
         self.after = Some(Memory::now(self.server()?));
         // What is acknowledged from here on is not measured, whatever comes next.
         self.sampler.enter(Phase::Draining);
@@ -428,7 +479,7 @@ impl Run<'_> {
         let floor = self.floor.map(|(relay, store)| Floor {
             relay_us_per_message: round(relay, 2),
             store_us_per_message: round(store, 2),
-            ratio: round(per_message.unwrap_or(0.0) / (relay + store), 3),
+            ratio: per_message.map(|server| round(server / (relay + store), 3)),
         });
         let offered = scenario.rate().filter(|_| seconds > 0.0).unwrap_or(per_second(measured.sent));
         // The store's memory is none of the connections' business.
@@ -491,7 +542,7 @@ impl Run<'_> {
 }
 
 /// As it was called, with the program's name alone.
-fn command() -> String {
+pub(crate) fn command() -> String {
     let arguments = std::env::args().skip(1);
     std::iter::once("tern-bench".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }

@@ -31,6 +31,8 @@ pub struct Server {
     pub address: String,
     /// The authority of its certificate, PEM.
     pub ca: Vec<u8>,
+    /// Its data directory, or one with a copy of its token key.
+    data: PathBuf,
     minter: Minter,
     pid: Option<u32>,
     child: Option<RefCell<Child>>,
@@ -66,6 +68,7 @@ impl Server {
                     address: address.clone(),
                     ca,
                     minter: minter(data)?,
+                    data: data.clone(),
                     pid: args.pid,
                     child: None,
                     last_usage: Cell::default(),
@@ -115,6 +118,7 @@ impl Server {
             address: greeting.tcp.to_string(),
             ca,
             minter: minter(&greeting.data)?,
+            data: greeting.data,
             pid: Some(child.id()),
             child: Some(RefCell::new(child)),
             last_usage: Cell::default(),
@@ -146,6 +150,16 @@ impl Server {
             self.last_usage.set(Some(usage));
         }
         self.last_usage.get()
+    }
+
+    /// Its data directory, when it is on this machine.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// Groups of commits that its store has written, each with one fsync; `None` when its data is not here.
+    pub fn groups_written(&self) -> Option<u64> {
+        tern_store::embedded::commit_number(&self.data.join("store"))
     }
 
     /// Its process, when it is known and on this machine.

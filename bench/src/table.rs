@@ -64,7 +64,7 @@ pub fn table(outcome: &Outcome) -> String {
             &[
                 ("relay", micros(floor.relay_us_per_message)),
                 ("store", micros(floor.store_us_per_message)),
-                ("server / floor", format!("{:.2}", floor.ratio)),
+                ("server / floor", floor.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default()),
             ],
         );
     }
@@ -158,11 +158,11 @@ impl Lines {
     }
 }
 
-fn cores(value: f64) -> String {
+pub(crate) fn cores(value: f64) -> String {
     format!("{value:.2}")
 }
 
-fn micros(value: f64) -> String {
+pub(crate) fn micros(value: f64) -> String {
     format!("{value:.1} µs")
 }
 
@@ -184,7 +184,7 @@ fn size(bytes: f64) -> String {
 }
 
 /// With commas, and with decimals only where they say something.
-fn number(value: f64) -> String {
+pub(crate) fn number(value: f64) -> String {
     let decimals = match value.abs() {
         value if value.fract() == 0.0 || value >= 1_000.0 => 0,
         value if value >= 10.0 => 1,

@@ -1,14 +1,14 @@
 //! What this machine allows: what a message costs when nothing but its frames are moved and nothing but its keys are
 //! stored. The server is judged by how near it comes.
 //!
-//! - [`relay`]: a process that moves frames on the server's own sockets, TLS and QUIC; [`shard`]: one of its threads; [`talk`]: its clients; [`frames`]:
-//!   what they exchange.
+//! - [`relay`]: a process that moves frames on the server's own sockets, TLS and QUIC; [`shard`]: one of its threads;
+//!   [`talk`]: its clients; [`frames`]: what they exchange.
 //! - [`store`]: a process that commits the keys of sends, in batches of the [`shape`] that the server's have.
 //! - [`scenario`]: `tern-bench floor`, for itself.
 //! - [`child`]: how processes are started and end.
 //!
-//! A scenario starts a [`Floor`] beside its server and runs slices of it between its own rounds, so that both meet the
-//! same machine.
+//! `send` and `group` have a [`Floor`] beside their server and run slices of it between their own rounds, so that both
+//! meet the same machine.
 
 mod child;
 mod frames;
@@ -19,10 +19,9 @@ mod shard;
 pub mod store;
 mod talk;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
 use tern_client::Transport;
 
 use self::child::Process;
@@ -30,7 +29,9 @@ pub use self::shape::Shape;
 use self::store::Store;
 use self::talk::{Counts, Talkers};
 use crate::Error;
-use crate::stats::round;
+use crate::args::WithFloor;
+use crate::pace::Pace;
+use crate::run::{Between, Round, Run};
 
 /// What the floor is measured with: the load of the scenario that it is compared with.
 #[derive(Debug, Clone, Copy)]
@@ -44,10 +45,10 @@ pub struct FloorPlan {
     /// Of the members of each group, this many send.
     pub senders: usize,
     /// When they send.
-    pub load: Load,
+    pub pace: Pace,
     /// From a message until its recipient marks it, and all that has come by then.
     pub mark_interval: Duration,
-    /// Of each message, at least [`PAYLOAD_BYTES_MIN`].
+    /// Of each message, at least 16.
     pub payload_bytes: usize,
     /// Threads of the relay; `None`: one per core.
     pub shards: Option<usize>,
@@ -57,59 +58,48 @@ pub struct FloorPlan {
     pub ramp: usize,
 }
 
-/// Room for the number of the sender.
-pub const PAYLOAD_BYTES_MIN: usize = 4;
-
-/// When a client sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Load {
-    /// As soon as fewer than this many sends are unanswered.
-    Window(usize),
-    /// At fixed times, `period` nanoseconds apart; each client's begin `step` nanoseconds after those of the one before.
-    Every {
-        /// Between two sends of a client.
-        period: u64,
-        /// Between two clients.
-        step: u64,
-    },
-}
+/// The first messages are not counted.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Files that this program has open beside its connections: its own, and QUIC's sockets.
+const OTHER_FILES: u64 = 600;
 
 impl FloorPlan {
+    /// Why this cannot be measured along with a load of as many connections.
+    fn problem(&self) -> Option<String> {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current?;
+        let wanted = 2 * self.connections as u64 + OTHER_FILES;
+        (self.transport == Transport::Tcp && wanted > files).then(|| {
+            format!(
+                "it needs as many connections again, and this process may open {files} files (`ulimit -n`), not {wanted}"
+            )
+        })
+    }
+
     /// Groups of `members`, at least one.
     fn groups(&self) -> usize {
         (self.connections / self.members).max(1)
     }
 
-    /// The place of a client among those who send, if it does.
-    fn place_of_sender(&self, number: usize) -> Option<u64> {
+    /// The place of a client among all who send, if it does.
+    fn place_of_sender(&self, number: usize) -> Option<usize> {
         let (group, member) = (number / self.members, number % self.members);
-        (member < self.senders).then_some((group * self.senders + member) as u64)
+        (member < self.senders).then_some(group * self.senders + member)
     }
-}
-
-/// A relay with its clients and a store, at rest until a slice is asked for.
-pub struct Floor {
-    talkers: Talkers,
-    relay: Process,
-    store: Store,
-    relayed: Cost,
-    stored: Cost,
 }
 
 /// What was spent, and on how many messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Cost {
-    /// Messages.
-    pub messages: u64,
+struct Cost {
+    messages: u64,
     /// CPU time of the process.
-    pub cpu: Duration,
+    cpu: Duration,
     /// While it ran.
-    pub seconds: f64,
+    seconds: f64,
 }
 
 impl Cost {
     /// CPU time of one message in microseconds; `None` when there was none.
-    pub fn us_per_message(&self) -> Option<f64> {
+    fn us_per_message(&self) -> Option<f64> {
         (self.messages > 0).then(|| self.cpu.as_secs_f64() * 1e6 / self.messages as f64)
     }
 
@@ -120,64 +110,86 @@ impl Cost {
     }
 }
 
-/// What a message costs at best.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Figures {
-    /// CPU time of moving it, in microseconds.
-    pub relay_us_per_message: f64,
-    /// CPU time of storing it, in microseconds.
-    pub store_us_per_message: f64,
-    /// How often the server's CPU time of a message holds the sum of both; `None` when that is not known.
-    pub ratio: Option<f64>,
+/// The floor of a scenario's load, measured between its rounds.
+pub struct Floor {
+    plan: FloorPlan,
+    /// The server's data directory.
+    data: PathBuf,
+    /// Started with the first slice, so that the scenario has connected in peace.
+    parts: Option<Parts>,
+    relayed: Cost,
+    stored: Cost,
+}
+
+struct Parts {
+    talkers: Talkers,
+    relay: Process,
+    store: Store,
 }
 
 impl Floor {
-    /// Starts everything and connects the clients. The store is made in a new directory beside `data`, the server's, so that
-    /// it is on the same disk.
+    /// The floor of this load, if these arguments want it.
     ///
     /// # Errors
-    /// When a process cannot be started, or a client not connected.
-    pub fn start(plan: &FloorPlan, data: &Path) -> Result<Self, Error> {
-        let (relay, talkers) = start_relay(plan)?;
-        let store = start_store(plan, data)?;
-        Ok(Self { talkers, relay, store, relayed: Cost::default(), stored: Cost::default() })
+    /// When they say so, and it cannot be measured here.
+    pub fn along(plan: FloorPlan, wanted: &WithFloor, run: &Run<'_>) -> Result<Option<Self>, Error> {
+        if !wanted.wanted(run.common) {
+            return Ok(None);
+        }
+        let server = run.server()?;
+        let problem = if server.groups_written().is_none() {
+            Some(format!("there is no store in {}: --data has to be the server's", server.data().display()))
+        } else {
+            plan.problem()
+        };
+        match problem {
+            Some(problem) if wanted.floor => Err(Error::Arguments(format!("--floor: {problem}"))),
+            Some(problem) => {
+                eprintln!("tern-bench: the floor is not measured: {problem}");
+                Ok(None)
+            }
+            None => {
+                let data = server.data().to_owned();
+                Ok(Some(Self { plan, data, parts: None, relayed: Cost::default(), stored: Cost::default() }))
+            }
+        }
     }
 
-    /// Moves messages for a while, and waits until all have arrived.
-    ///
-    /// # Errors
-    /// When the relay has failed.
-    pub fn relay_slice(&mut self, duration: Duration) -> Result<(), Error> {
-        let (cost, _) = relay_slice(&mut self.talkers, &self.relay, duration)?;
-        self.relayed.add(cost);
+    fn parts(&mut self) -> Result<&mut Parts, Error> {
+        if self.parts.is_none() {
+            let (relay, talkers) = start_relay(&self.plan)?;
+            // Beside the server's, so that it is on the same disk.
+            let beside = self.data.parent().filter(|parent| !parent.as_os_str().is_empty());
+            let store = Store::start(beside.unwrap_or(Path::new(".")), &self.plan)?;
+            let mut parts = Parts { talkers, relay, store };
+            // Connections find their size first.
+            relay_slice(&mut parts.talkers, &parts.relay, SETTLE)?;
+            self.parts = Some(parts);
+        }
+        self.parts.as_mut().ok_or(Error::Driver)
+    }
+}
+
+/// Half of a slice for the relay, half for the store.
+impl Between for Floor {
+    fn slice(&mut self, length: Duration, round: Round) -> Result<(), Error> {
+        let parts = self.parts()?;
+        let (relayed, _) = relay_slice(&mut parts.talkers, &parts.relay, length / 2)?;
+        let mut stored = Cost::default();
+        if let Some(shape) = round.shape {
+            stored = parts.store.commit(shape, length / 2)?;
+        }
+        self.relayed.add(relayed);
+        self.stored.add(stored);
         Ok(())
     }
 
-    /// Stores messages for a while, in groups of the shape that the server's have.
-    ///
-    /// # Errors
-    /// When the store has failed.
-    pub fn store_slice(&mut self, duration: Duration, shape: Shape) -> Result<(), Error> {
-        let (done, cpu) = self.store.commit(shape, duration)?;
-        self.stored.add(Cost { messages: done.messages, cpu, seconds: done.seconds });
-        Ok(())
-    }
-
-    /// Of all slices so far; `None` before there was one of each.
-    pub fn figures(&self, server_us_per_message: Option<f64>) -> Option<Figures> {
-        let (relay, store) = (self.relayed.us_per_message()?, self.stored.us_per_message()?);
-        Some(Figures {
-            relay_us_per_message: round(relay, 2),
-            store_us_per_message: round(store, 2),
-            ratio: server_us_per_message.map(|server| round(server / (relay + store), 2)),
-        })
+    fn result(&self) -> Option<(f64, f64)> {
+        self.relayed.us_per_message().zip(self.stored.us_per_message())
     }
 }
 
 fn start_relay(plan: &FloorPlan) -> Result<(Process, Talkers), Error> {
-    if plan.payload_bytes < PAYLOAD_BYTES_MIN || plan.members < 2 {
-        return Err(Error::Arguments("the floor needs payloads of 4 bytes and groups of 2".into()));
-    }
     let mut arguments = vec![
         "relay".to_owned(),
         format!("--groups={}", plan.groups()),
@@ -189,11 +201,6 @@ fn start_relay(plan: &FloorPlan) -> Result<(Process, Talkers), Error> {
     let greeting = relay.hear()?;
     let talkers = Talkers::connect(plan, &greeting)?;
     Ok((relay, talkers))
-}
-
-fn start_store(plan: &FloorPlan, data: &Path) -> Result<Store, Error> {
-    let beside = data.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    Store::start(beside, plan)
 }
 
 fn relay_slice(talkers: &mut Talkers, relay: &Process, duration: Duration) -> Result<(Cost, Counts), Error> {

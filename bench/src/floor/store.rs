@@ -17,10 +17,10 @@ use tern_store::keys::head::HeadKey;
 use tern_store::keys::window::WindowKey;
 use tern_store::{BoxFuture, CommitError, Kv, Version, records};
 
-use super::FloorPlan;
 use super::child::{self, Process};
 use super::frames::Frames;
 use super::shape::Shape;
+use super::{Cost, FloorPlan};
 use crate::Error;
 
 /// What the child is told.
@@ -32,12 +32,10 @@ struct Task {
 
 /// What it has done.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Done {
+struct Done {
     /// Committed durably.
-    pub(super) messages: u64,
-    /// Fsyncs.
-    pub(super) groups: u64,
-    pub(super) seconds: f64,
+    messages: u64,
+    seconds: f64,
 }
 
 /// What the store's process is told at its start.
@@ -74,12 +72,12 @@ impl Store {
         Ok(Self(Process::start(&arguments)?))
     }
 
-    /// Commits for a while; what it did and the CPU time that it took.
-    pub(super) fn commit(&mut self, shape: Shape, duration: Duration) -> Result<(Done, Duration), Error> {
+    /// Commits for a while.
+    pub(super) fn commit(&mut self, shape: Shape, duration: Duration) -> Result<Cost, Error> {
         let before = self.0.cpu()?;
         self.0.tell(&Task { shape, seconds: duration.as_secs_f64() })?;
-        let done = self.0.hear()?;
-        Ok((done, self.0.cpu()?.saturating_sub(before)))
+        let Done { messages, seconds } = self.0.hear()?;
+        Ok(Cost { messages, cpu: self.0.cpu()?.saturating_sub(before), seconds })
     }
 }
 
@@ -98,11 +96,10 @@ pub fn run(args: &StoreArgs) -> Result<(), Error> {
     let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
     let mut writer = Writer::new(store.clone(), args.conversations, args.senders, args.payload_bytes);
     for Task { shape, seconds } in child::told() {
-        let (start, before) = (Instant::now(), store.metrics().groups);
+        let start = Instant::now();
         let until = start + Duration::from_secs_f64(seconds);
         let messages = runtime.block_on(writer.write(shape, until)).map_err(|error| failed(&error))?;
-        let groups = store.metrics().groups - before;
-        child::say(&Done { messages, groups, seconds: start.elapsed().as_secs_f64() })?;
+        child::say(&Done { messages, seconds: start.elapsed().as_secs_f64() })?;
     }
     Ok(())
 }

@@ -20,16 +20,19 @@ use tokio::sync::{Notify, watch};
 use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep_until};
 
+use super::FloorPlan;
 use super::frames::{Frames, Kind};
 use super::relay::{Greeting, Introduction};
-use super::{FloorPlan, Load};
 use crate::Error;
 use crate::clock;
+use crate::pace::{Pace, Schedule};
 
 /// Clients that share a UDP socket and TLS session tickets.
 const CLIENTS_PER_CONNECTOR: usize = 50;
 /// Received frames of one client before the others of its thread get their turn.
 const BATCH: usize = 128;
+/// One request in flight is left for other things, as in the scenarios.
+const SENDS_MAX: usize = IN_FLIGHT_MAX - 1;
 /// What is under way at the end of a slice has this long.
 const DRAIN: Duration = Duration::from_secs(20);
 
@@ -204,13 +207,11 @@ async fn connect(connector: &Connector, transport: Transport, name: Introduction
 /// One thread's clients.
 struct Shared {
     frames: Frames,
-    load: Load,
+    pace: Pace,
     members: u64,
     /// In nanoseconds.
     mark_interval: u64,
     talking: Cell<bool>,
-    /// When it was last told to talk.
-    since: Cell<u64>,
     counts: Cell<Counts>,
     changed: Notify,
 }
@@ -247,11 +248,10 @@ async fn talk_all(
 ) -> Result<(), Error> {
     let shared = Rc::new(Shared {
         frames: Frames::new(plan.payload_bytes, plan.members),
-        load: plan.load,
+        pace: plan.pace,
         members: plan.members as u64,
         mark_interval: plan.mark_interval.as_nanos() as u64,
         talking: Cell::new(false),
-        since: Cell::new(0),
         counts: Cell::default(),
         changed: Notify::new(),
     });
@@ -272,7 +272,6 @@ async fn talk_all(
                 let talking = *phases.borrow_and_update() == Phase::Talking;
                 waits = !talking;
                 shared.talking.set(talking);
-                shared.since.set(clock::nanos());
                 if talking {
                     shared.counts.take();
                 }
@@ -297,19 +296,19 @@ struct Talker {
     shared: Rc<Shared>,
     wake: Rc<Notify>,
     /// Among those who send, if it does.
-    place: Option<u64>,
+    place: Option<usize>,
     out: BytesMut,
     unflushed: bool,
     unanswered: usize,
     /// When "delivered" is to be said.
     mark_at: Option<u64>,
-    /// With a rate: when the next is due.
-    due: Option<u64>,
+    /// With a rate, while it talks.
+    schedule: Option<Schedule>,
     payload: Vec<u8>,
 }
 
 impl Talker {
-    fn new(client: Client, place: Option<u64>, wake: Rc<Notify>, shared: Rc<Shared>) -> Self {
+    fn new(client: Client, place: Option<usize>, wake: Rc<Notify>, shared: Rc<Shared>) -> Self {
         let mut payload = vec![0; shared.frames.payload_bytes];
         (&mut payload[..]).put_u32(client.name.number);
         Self {
@@ -321,7 +320,7 @@ impl Talker {
             unflushed: false,
             unanswered: 0,
             mark_at: None,
-            due: None,
+            schedule: None,
             payload,
         }
     }
@@ -345,8 +344,9 @@ impl Talker {
             self.mark();
             self.send();
             self.unflushed |= !self.out.is_empty();
-            let due = self.due.filter(|_| self.shared.talking.get() && self.unanswered < IN_FLIGHT_MAX - 1);
-            let alarm = due.into_iter().chain(self.mark_at).min().map(clock::instant);
+            let due = self.schedule.filter(|_| self.shared.talking.get() && self.unanswered < SENDS_MAX);
+            let alarm = due.map(|schedule| schedule.due()).into_iter().chain(self.mark_at).min();
+            let alarm = alarm.map(clock::instant);
             if let Some(alarm) = alarm.filter(|alarm| *alarm != timer.deadline()) {
                 timer.as_mut().reset(alarm);
             }
@@ -362,7 +362,7 @@ impl Talker {
                         return end;
                     }
                 }
-                () = wake.notified() => self.due = None,
+                () = wake.notified() => self.schedule = None,
                 () = &mut timer, if alarm.is_some() => {}
             }
         }
@@ -406,21 +406,20 @@ impl Talker {
 
     fn send(&mut self) {
         let Some(place) = self.place.filter(|_| self.shared.talking.get()) else { return };
-        match self.shared.load {
-            Load::Window(window) => {
+        match self.shared.pace {
+            Pace::Window(window) => {
                 while self.unanswered < window {
                     self.send_one();
                 }
             }
-            Load::Every { period, step } => {
-                let first = || self.shared.since.get() + step * place;
-                let mut due = self.due.unwrap_or_else(first);
+            Pace::Every { period, step } => {
+                let mut schedule = self.schedule.unwrap_or_else(|| Schedule::start(period, step, place));
                 let now = clock::nanos();
-                while due <= now && self.unanswered < IN_FLIGHT_MAX - 1 {
+                while schedule.due() <= now && self.unanswered < SENDS_MAX {
                     self.send_one();
-                    due += period;
+                    schedule.sent();
                 }
-                self.due = Some(due);
+                self.schedule = Some(schedule);
             }
         }
     }

@@ -11,7 +11,7 @@ use crate::Error;
 use crate::args::{Common, GroupArgs};
 use crate::fleet::Crew;
 use crate::pace::Pace;
-use crate::run::{Run, Scenario};
+use crate::run::{Between, Run, Scenario};
 use crate::scenario::party::Party;
 
 impl GroupArgs {
@@ -62,10 +62,13 @@ impl Scenario for GroupArgs {
     }
 
     fn run(&self, run: &mut Run<'_>) -> Result<(), Error> {
-        let accounts = run.server()?.accounts(self.groups() * self.members as usize)?;
+        let connections = self.groups() * self.members as usize;
+        let accounts = run.server()?.accounts(connections)?;
+        let party = self.party()?;
+        let mut floor = party.floor(run, connections, &self.floor)?;
         run.figure("groups", self.groups() as f64);
         run.figure("members", f64::from(self.members));
         let crew = Crew::new(accounts).together(self.members as usize);
-        self.party()?.run_with(run, crew, None)
+        party.run_with(run, crew, floor.as_mut().map(|floor| floor as &mut dyn Between))
     }
 }

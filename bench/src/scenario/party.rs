@@ -8,10 +8,12 @@ use tern_protocol::model::Kind;
 use tokio::task::JoinSet;
 
 use crate::Error;
+use crate::args::WithFloor;
 use crate::chat::{Chat, Circle};
 use crate::check::{Faults, judge};
 use crate::client::Client;
 use crate::fleet::{Crew, Phase, Share};
+use crate::floor::{Floor, FloorPlan};
 use crate::pace::Pace;
 use crate::random::Random;
 use crate::run::{Between, Run};
@@ -78,6 +80,10 @@ impl Party {
         run.figure("heads_moved", measured.heads_moved as f64);
         run.figure("pulls", measured.pulls as f64);
         run.figure("acked_without_receipt", unreceipted as f64);
+        if let Some(shape) = run.shape() {
+            run.figure("messages_per_fsync", shape.messages_per_group);
+            run.figure("messages_per_transaction", shape.messages_per_transaction);
+        }
         if let (Pace::Every { .. }, Some(late)) = (self.pace, measured.late.summary()) {
             run.figure("unsent", unsent as f64);
             run.figure("sent_late_p50_ms", late.p50);
@@ -85,6 +91,31 @@ impl Party {
             run.figure("sent_late_max_ms", late.max);
         }
         Ok(())
+    }
+
+    /// What the machine allows with the same load, to be measured in between, if these arguments want that.
+    ///
+    /// # Errors
+    /// When they do, and it cannot be.
+    pub fn floor(
+        &self,
+        run: &Run<'_>,
+        connections: usize,
+        wanted: &WithFloor,
+    ) -> Result<Option<Floor>, Error> {
+        let plan = FloorPlan {
+            transport: run.transport,
+            connections,
+            members: self.members,
+            senders: self.senders,
+            pace: self.pace,
+            mark_interval: self.mark_interval,
+            payload_bytes: self.payload_bytes,
+            shards: run.common.shards,
+            threads: run.common.threads,
+            ramp: run.common.ramp,
+        };
+        Floor::along(plan, wanted, run)
     }
 
     async fn drive(self, mut share: Share) -> Result<Findings, Error> {

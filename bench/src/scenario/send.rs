@@ -10,7 +10,7 @@ use tern_protocol::model::Kind;
 use crate::Error;
 use crate::args::{Common, SendArgs};
 use crate::pace::Pace;
-use crate::run::{Run, Scenario};
+use crate::run::{Between, Run, Scenario};
 use crate::scenario::party::Party;
 
 impl SendArgs {
@@ -52,6 +52,8 @@ impl Scenario for SendArgs {
     }
 
     fn run(&self, run: &mut Run<'_>) -> Result<(), Error> {
-        self.party()?.run(run, None)
+        let party = self.party()?;
+        let mut floor = party.floor(run, self.common.connections, &self.floor)?;
+        party.run(run, floor.as_mut().map(|floor| floor as &mut dyn Between))
     }
 }

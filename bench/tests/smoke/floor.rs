@@ -1,0 +1,82 @@
+//! The floor: everything that is sent arrives, over each transport; a scenario has it beside its load; its processes end
+//! with the one that started them.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use crate::support::{Server, above_0, bench};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_tern-bench");
+
+#[track_caller]
+fn check(arguments: &[&str], pushes_per_message: f64) {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let directory = data.path().display().to_string();
+    let common = ["--duration", "0.4", "--shards", "2", "--threads", "2", "--data", &directory];
+    let (output, results) = bench("floor", &[&common[..], arguments].concat());
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(std::fs::read_dir(data.path()).expect("it is there").count(), 0, "the store is put away");
+    let results = results.as_array().expect("two results");
+    assert_eq!(["tcp", "quic"].map(Value::from).to_vec(), crate::support::field(results, "transport"));
+    above_0(results, &["/acked_per_s", "/delivered_per_s", "/scenario_figures/marks_per_message"]);
+    for result in results {
+        assert_eq!(result["scenario_figures"]["pushes_per_message"], pushes_per_message, "{result:#}");
+    }
+}
+
+#[test]
+fn direct_chats() {
+    check(&["--connections", "20", "--window", "4", "--groups-of", "1,10"], 2.0);
+}
+
+#[test]
+fn groups_at_a_rate() {
+    let groups = ["--connections", "21", "--members", "7", "--senders", "3", "--payload", "16"];
+    let load = ["--rate", "500", "--groups-of", "3,6", "--together", "2", "--mark-interval", "0.05"];
+    check(&[groups, load].concat(), 7.0);
+}
+
+#[test]
+fn a_load_has_its_floor_beside_it() {
+    let server = Server::start();
+    let time = ["--floor", "--duration", "1", "--warmup", "0.2", "--connections", "20"];
+    let direct = server.bench("send", &[&time[..], &["--window", "4"]].concat());
+    let groups = server.bench("group", &[&time[..], &["--members", "5", "--rate", "200"]].concat());
+    let figures = ["/acked_per_s", "/scenario_figures/messages_per_fsync"];
+    for results in [direct, groups] {
+        above_0(&results, &figures);
+        above_0(&results, &["/scenario_figures/messages_per_transaction"]);
+        for result in results {
+            let floor = result["floor"].as_object().unwrap_or_else(|| panic!("no floor: {result:#}"));
+            assert!(floor.values().all(Value::is_number), "{result:#}");
+        }
+    }
+}
+
+#[test]
+fn parts_end_when_nobody_tells_them_anything() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let directory = format!("--directory={}", data.path().display());
+    let parts = [
+        vec!["relay", "--groups=1", "--members=2", "--payload-bytes=16"],
+        vec!["floor-store", &directory, "--conversations=2", "--senders=2", "--payload-bytes=16"],
+    ];
+    for arguments in parts {
+        let mut part = Command::new(PROGRAM)
+            .args(&arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        if arguments[0] == "relay" {
+            let mut greeting = String::new();
+            let mut output = BufReader::new(part.stdout.take().expect("its output"));
+            output.read_line(&mut greeting).expect("it says something");
+            assert!(greeting.contains("BEGIN CERTIFICATE"), "{greeting}");
+        }
+        drop(part.stdin.take());
+        assert!(part.wait().expect("it ends").success(), "{arguments:?}");
+    }
+}
