@@ -21,7 +21,7 @@ pub(super) const RESULTS: &[Column] = &[
     column("load", "", |run| Cell::text(&run.load.0)),
     column("acked", "/s", |run| Cell::number(run.acked_per_s.known())),
     column("delivered", "/s", |run| Cell::number(run.delivered_per_s.known())),
-    column("errors", "", errors),
+    column("errors", "", |run| Cell::count(run.errors.known())),
     column("promises", "", promises),
     column("ack p50", "ms", |run| Cell::number(run.ack_ms.get("p50"))),
     column("ack p99", "ms", |run| Cell::number(run.ack_ms.get("p99"))),
@@ -66,31 +66,24 @@ pub(super) const TIMES: &[Column] = &[
     column("login max", "ms", |run| Cell::number(run.login_ms.get("max"))),
 ];
 
-/// What went wrong without breaking a promise.
+/// What went wrong, beside broken promises.
 pub(super) const TROUBLE: &[Column] = &[
     column("errors", "", |run| Cell::count(run.errors.known())),
-    column("refused", "", |run| Cell::count(run.refused.known())),
+    column("refused with", "", refusals),
     column("unanswered", "", |run| Cell::count(run.unanswered.known())),
     column("disconnected", "", |run| Cell::count(run.disconnected.known())),
-    column("refusals", "", refusals),
+    column("ended early because", "", |run| Cell::text(&run.problem.0)),
 ];
 
 /// Whether a run belongs into [`TROUBLE`].
 pub(super) fn troubled(run: &Run) -> bool {
     let some = |figure: Figure| figure.known().is_some_and(|number| number > 0.0);
-    [run.errors, run.refused, run.unanswered, run.disconnected].into_iter().any(some)
-        || !run.refusals.is_empty()
+    let counted = [run.errors, run.unanswered, run.disconnected].into_iter().any(some);
+    counted || !run.refusals.is_empty() || !run.problem.0.is_empty()
 }
 
 fn kilobytes(bytes: Figure) -> Cell {
     Cell::number(bytes.known().map(|bytes| bytes / 1e3))
-}
-
-fn errors(run: &Run) -> Cell {
-    match run.errors.known() {
-        Some(errors) if errors > 0.0 => Cell::Bad(number::count(errors)),
-        errors => Cell::count(errors),
-    }
 }
 
 fn refusals(run: &Run) -> Cell {
@@ -104,8 +97,10 @@ fn refusals(run: &Run) -> Cell {
     Cell::text(&run.refusals.iter().map(refusal).collect::<Vec<_>>().join("; "))
 }
 
-/// What a run has found broken, in words; `None` if it has not looked.
+/// What a run has found broken, in words; `None` if it has not looked. Connections that ended and sends without an
+/// answer are no fault of a run that ended early: they are what ended it.
 pub(super) fn broken(run: &Run) -> Option<Vec<String>> {
+    let to_the_end = |figure| if run.complete == Some(false) { Figure(None) } else { figure };
     let promises = [
         (run.lost, "lost"),
         (run.duplicated, "duplicated"),
@@ -113,6 +108,9 @@ pub(super) fn broken(run: &Run) -> Option<Vec<String>> {
         (run.falsely_receipted, "falsely receipted"),
         (run.altered, "altered"),
         (run.split, "split"),
+        (run.refused, "refused"),
+        (to_the_end(run.unanswered), "unanswered"),
+        (to_the_end(run.disconnected), "disconnected"),
     ];
     let known: Vec<(f64, &str)> =
         promises.into_iter().filter_map(|(figure, name)| Some((figure.known()?, name))).collect();

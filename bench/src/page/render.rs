@@ -42,8 +42,8 @@ pub(super) fn page(runs: &[Run]) -> Markup {
                     h2 { "Runs" }
                     (of_runs(columns::RESULTS, &shown))
                     p.unit {
-                        "Promises: nothing lost, duplicated, reordered or altered, no receipt for what was not \
-                         delivered, by the load generator's own records. " (number::UNKNOWN) ": not measured."
+                        "Promises: nothing lost, duplicated, reordered or altered, everything answered, no receipt for what \
+                         was not delivered; by the load generator's own records. " (number::UNKNOWN) ": not measured."
                     }
                     @for section in &sections { (scenario::draw(section.scenario, &section.runs, section.palette)) }
                     h2 { "All figures" }

@@ -75,6 +75,8 @@ pub(super) struct Run {
     pub(super) connections: Figure,
     pub(super) load: Text,
     pub(super) complete: Option<bool>,
+    /// Why not.
+    pub(super) problem: Text,
     pub(super) seed: Text,
     pub(super) command: Text,
     pub(super) version: Text,

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{Args, Error, render, run};
+use crate::outcome::Outcome;
 
 /// What a run of `send` writes, with these figures and this many seconds of series.
 fn sample(transport: &str, connections: u32, acked: f64, seconds: u32) -> Value {
@@ -12,23 +13,24 @@ fn sample(transport: &str, connections: u32, acked: f64, seconds: u32) -> Value 
             "p999": 20.0 * factor, "max": 70.0 * factor })
     };
     let second = |t: u32| {
-        json!({ "t_s": t, "connections": connections, "offered": acked * 1.1, "acked": acked, "delivered": acked,
-            "errors": 0, "ack_p50_ms": 2.0, "ack_p99_ms": 9.0 + f64::from(t), "server_cores": 1.4,
+        json!({ "t_s": f64::from(t), "phase": "measuring", "connections": connections, "logins": 0.0, "offered": acked * 1.1, "acked": acked, "delivered": acked,
+            "errors": 0, "ack_p50_ms": 2.0, "ack_p99_ms": 9.0 + f64::from(t), "deliver_p50_ms": 2.0, "deliver_p99_ms": 9.5, "server_cores": 1.4,
             "server_rss_bytes": 90_000_000 + 1_000 * t, "driver_cores": 0.5 })
     };
     json!({
         "scenario": "send", "transport": transport, "connections": connections, "duration_s": 10.0, "complete": true,
         "seed": 1, "command": format!("tern-bench send --transport {transport}"), "load": "window 8",
         "offered_per_s": acked * 1.1, "acked_per_s": acked, "delivered_per_s": acked, "errors": 0,
-        "lost": 0, "duplicated": 0, "reordered": 0, "refusals": {},
+        "lost": 0, "duplicated": 0, "reordered": 0, "falsely_receipted": 0, "altered": 0, "split": 0,
+        "unanswered": 0, "refused": 0, "disconnected": 0, "refusals": {},
         "ack_ms": latency(1.0), "deliver_ms": latency(1.1), "receipt_ms": latency(2.0), "login_ms": null,
         "server": { "cpu_us_per_message": 21.8, "cpu_us_per_delivery": 10.9, "rss_bytes": 90_000_000,
-            "rss_bytes_per_connection": 20_400, "kernel_bytes_per_connection": 4_100, "cpu_cores": 1.37 },
+            "rss_bytes_per_connection": 20_400.0, "kernel_bytes_per_connection": 4_100.0, "cpu_cores": 1.37 },
         "driver": { "cpu_us_per_message": 8.0, "cpu_cores": 0.5 }, "other_cores": 0.07,
         "floor": { "relay_us_per_message": 9.0, "store_us_per_message": 6.0, "ratio": 1.45 },
         "machine": { "cores": 2, "cpu": "Some CPU", "kernel": "6.18", "load_before": 0.1 }, "version": "0.1.0",
         "series": (1..=seconds).map(second).collect::<Vec<_>>(),
-        "scenario_figures": { "batch_mean": 41.5, "fsyncs_per_s": 812 },
+        "scenario_figures": { "batch_mean": 41.5, "fsyncs_per_s": 812.0 },
     })
 }
 
@@ -85,6 +87,53 @@ fn count(page: &str, part: &str) -> usize {
 }
 
 #[test]
+fn samples_are_what_runs_write() {
+    let sample = sample("tcp", 2_000, 60_000.0, 2);
+    let outcome: Outcome = serde_json::from_value(sample.clone()).expect("every field of a result");
+    assert_eq!(serde_json::to_value(outcome).expect("JSON"), sample);
+}
+
+#[test]
+fn every_figure_is_there() {
+    let page = page(&[sample("tcp", 2_000, 60_000.0, 2)]);
+    let texts = texts(&page);
+    for figure in [
+        "2,000",
+        "window 8",
+        "60,000",
+        "66,000",
+        "2",
+        "4",
+        "9",
+        "20",
+        "70",
+        "2.20",
+        "9.90",
+        "77",
+        "18",
+        "140",
+        "21.8",
+        "10.9",
+        "6",
+        "1.45",
+        "1.37",
+        "0.5",
+        "8",
+        "0.07",
+        "90",
+        "20.4",
+        "4.10",
+        "41.5",
+        "812",
+        "tern-bench send --transport tcp",
+        "2 cores, Some CPU, kernel 6.18",
+        "0.1.0",
+    ] {
+        assert!(texts.iter().any(|text| text == figure), "{figure}");
+    }
+}
+
+#[test]
 fn every_run_is_there() {
     let runs: Vec<Value> = (1..=12)
         .map(|index| sample(if index % 2 == 0 { "quic" } else { "tcp" }, 500 * index, 60_000.0, 10))
@@ -125,9 +174,21 @@ fn what_is_broken_is_seen() {
     broken["lost"] = json!(3);
     broken["duplicated"] = json!(1_200);
     broken["complete"] = json!(false);
+    broken["problem"] = json!("the server has ended");
+    broken["disconnected"] = json!(2_000);
     broken["refusals"] = json!({ "overloaded": 12 });
     let mut unchecked = sample("quic", 2_000, 100.0, 4);
-    for promise in ["lost", "duplicated", "reordered"] {
+    for promise in [
+        "lost",
+        "duplicated",
+        "reordered",
+        "falsely_receipted",
+        "altered",
+        "split",
+        "unanswered",
+        "refused",
+        "disconnected",
+    ] {
         unchecked[promise] = Value::Null;
     }
     let page = page(&[broken, unchecked, sample("tcp", 2_000, 100.0, 4)]);
@@ -136,6 +197,7 @@ fn what_is_broken_is_seen() {
         "✗ 1 run ended early.",
         "✗ 3 lost, 1,200 duplicated",
         "12 × overloaded",
+        "the server has ended",
     ] {
         assert_eq!(count(&page, part), 1, "{part}");
     }
