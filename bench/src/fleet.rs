@@ -1,7 +1,7 @@
 //! Threads that drive the clients: each has a runtime and its share of them, and nothing is shared but the phase and
 //! the counters.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,9 @@ use crate::server::Server;
 const CLIENTS_PER_CONNECTOR: usize = 50;
 /// .. this many sockets in a thread.
 const CONNECTORS_MAX: usize = 200;
+/// Connections to a server on this machine that come from one address: beyond about 14,000, half of its ports, the
+/// kernel searches long for a free one, and those of closed connections stay taken for a minute.
+const CLIENTS_PER_ADDRESS: usize = 5_000;
 /// A login that fails for a passing reason is tried again so often, while others succeed.
 const LOGIN_ATTEMPTS: u32 = 6;
 /// Before the second attempt; doubles.
@@ -322,9 +325,18 @@ fn connectors(server: &Server, accounts: &[Account], crew: &Crew) -> Result<Vec<
         Handshakes::Full => connector.without_resumption(),
         Handshakes::Resumed => Ok(connector),
     };
+    let first = accounts.first().map_or(0, |account| account.number);
     let shared = || {
         let count = accounts.len().div_ceil(CLIENTS_PER_CONNECTOR).clamp(1, CONNECTORS_MAX);
-        (0..count).map(|_| Connector::new(&server.address, None, &server.ca).and_then(tickets)).collect()
+        let connector = |place: usize| {
+            let connector = Connector::new(&server.address, None, &server.ca)?;
+            let source = source(&server.address, first + place * accounts.len() / count);
+            tickets(match source {
+                Some(source) => connector.source(source),
+                None => connector,
+            })
+        };
+        (0..count).map(connector).collect()
     };
     let own = |proxy: SocketAddr| {
         let name = server.address.rsplit_once(':').map_or(server.address.as_str(), |(host, _)| host);
@@ -340,6 +352,14 @@ fn connectors(server: &Server, accounts: &[Account], crew: &Crew) -> Result<Vec<
     };
     let connectors: Result<Vec<_>, ConnectError> = crew.through.map_or_else(shared, own);
     connectors.map_err(|error| Error::Server(error.to_string()))
+}
+
+/// Where the client with this number comes from: 127.0.0.1, 127.0.0.2 and so on for a server on this machine.
+fn source(server: &str, number: usize) -> Option<IpAddr> {
+    let server: SocketAddr = server.parse().ok()?;
+    let further = u8::try_from(number / CLIENTS_PER_ADDRESS).ok().filter(|further| *further > 0)?;
+    let here = server.is_ipv4() && server.ip().is_loopback();
+    here.then(|| Ipv4Addr::new(127, 0, 0, further.saturating_add(1)).into())
 }
 
 /// Waits until the phase is one of these.

@@ -45,6 +45,7 @@ pub struct Span {
     server: Option<Usage>,
     driver: Usage,
     machine: Duration,
+    datagrams_dropped: Option<u64>,
 }
 
 /// What was used in one stretch of time, or in several together.
@@ -59,6 +60,8 @@ pub struct Used {
     /// CPU time of everything else on this machine, the kernel's own threads included: what makes figures worse than
     /// they are. Without the server's process id it is in here, too.
     pub others: Duration,
+    /// Datagrams that this machine dropped because a socket's buffer was full.
+    pub datagrams_dropped: Option<u64>,
 }
 
 impl Span {
@@ -69,7 +72,8 @@ impl Span {
     pub fn start(server: &Server) -> Result<Self, Error> {
         let driver = process::usage(std::process::id())?;
         let machine = process::machine_busy()?;
-        Ok(Self { start: clock::nanos(), server: server.usage(), driver, machine })
+        let datagrams_dropped = process::datagrams_dropped();
+        Ok(Self { start: clock::nanos(), server: server.usage(), driver, machine, datagrams_dropped })
     }
 
     /// Ends now.
@@ -83,27 +87,33 @@ impl Span {
         let server = server.map(|(before, after)| after.cpu.saturating_sub(before.cpu));
         let machine = process::machine_busy()?.saturating_sub(self.machine);
         let others = machine.saturating_sub(driver).saturating_sub(server.unwrap_or_default());
-        Ok(Used { time, server, driver, others })
+        let dropped = self.datagrams_dropped.zip(process::datagrams_dropped());
+        let datagrams_dropped = dropped.map(|(before, after)| after.saturating_sub(before));
+        Ok(Used { time, server, driver, others, datagrams_dropped })
     }
 }
 
 impl Used {
     /// This and another stretch.
     pub fn and(self, other: Self) -> Self {
-        let server = match (self.server, other.server) {
-            (Some(one), Some(other)) => Some(one + other),
-            (one, other) => one.or(other),
-        };
         Self {
             time: self.time + other.time,
-            server,
+            server: sum(self.server, other.server),
             driver: self.driver + other.driver,
             others: self.others + other.others,
+            datagrams_dropped: sum(self.datagrams_dropped, other.datagrams_dropped),
         }
     }
 
     /// CPU time in cores: 1.0 is one core all the time.
     pub fn cores(&self, cpu: Duration) -> f64 {
         if self.time.is_zero() { 0.0 } else { cpu.as_secs_f64() / self.time.as_secs_f64() }
+    }
+}
+
+fn sum<T: std::ops::Add<Output = T>>(one: Option<T>, other: Option<T>) -> Option<T> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        (one, other) => one.or(other),
     }
 }

@@ -45,6 +45,18 @@ pub fn kernel_memory_bytes() -> Option<u64> {
     Some(tcp_pages(&sockets)? * PAGE_BYTES + kilobytes(&memory, "Slab:")? * 1024)
 }
 
+/// Datagrams that arrived on this machine and were dropped because a socket's buffer was full, so far. `None` where the
+/// kernel does not say.
+pub fn datagrams_dropped() -> Option<u64> {
+    udp_drops(&std::fs::read_to_string("/proc/net/snmp").ok()?)
+}
+
+fn udp_drops(snmp: &str) -> Option<u64> {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp:"));
+    let place = lines.next()?.split_whitespace().position(|name| name == "RcvbufErrors")?;
+    lines.next()?.split_whitespace().nth(place)?.parse().ok()
+}
+
 fn tcp_pages(sockstat: &str) -> Option<u64> {
     let mut words = sockstat.lines().find_map(|line| line.strip_prefix("TCP:"))?.split_whitespace();
     words.find(|word| *word == "mem")?;
@@ -94,6 +106,8 @@ mod tests {
         assert_eq!(kilobytes("Name:\tx\nVmRSS:\t    5132 kB\nThreads:\t1\n", "VmRSS:"), Some(5132));
         let sockets = "sockets: used 9\nTCP: inuse 3 orphan 0 tw 1 alloc 4 mem 17\nUDP: inuse 0 mem 2\n";
         assert_eq!(tcp_pages(sockets), Some(17));
+        let snmp = "Tcp: x\nTcp: 1\nUdp: InErrors RcvbufErrors\nUdp: 7 5\nUdpLite: InErrors\nUdpLite: 0\n";
+        assert_eq!(udp_drops(snmp), Some(5));
     }
 
     #[test]

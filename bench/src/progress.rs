@@ -26,6 +26,11 @@ pub struct Sampler {
     last: u64,
     server_cpu: Option<Duration>,
     driver_cpu: Duration,
+    /// At the last look at whether the run gets on ..
+    pulse: u64,
+    /// .. and when it last did.
+    alive: u64,
+    phase_since: u64,
     rate: Option<f64>,
     quiet: bool,
 }
@@ -45,6 +50,9 @@ impl Sampler {
             last: now,
             server_cpu: None,
             driver_cpu: process::usage(std::process::id()).map(|usage| usage.cpu).unwrap_or_default(),
+            pulse: 0,
+            alive: now,
+            phase_since: now,
             rate,
             quiet,
         }
@@ -59,6 +67,7 @@ impl Sampler {
     pub fn enter(&mut self, phase: Phase) {
         self.collect();
         self.phase = phase;
+        self.phase_since = clock::nanos();
     }
 
     /// What was counted while it was measured.
@@ -90,6 +99,13 @@ impl Sampler {
         whole.acked + whole.delivered + whole.login.count() + whole.errors + counts
     }
 
+    /// How long sends have waited while nothing at all was answered. In the end, when few are left, one of them alone may
+    /// be in trouble: then only what was silent before counts.
+    pub fn silence(&self) -> Duration {
+        let gets_on = self.in_flight() == 0 || (!self.phase.has_load() && self.alive > self.phase_since);
+        if gets_on { Duration::ZERO } else { Duration::from_nanos(clock::nanos() - self.alive) }
+    }
+
     /// The points of the series.
     pub fn into_series(self) -> Vec<Point> {
         self.series
@@ -113,7 +129,10 @@ impl Sampler {
         if now < next {
             return Duration::from_nanos(next - now);
         }
-        self.collect();
+        let pulse = self.pulse();
+        if pulse != self.pulse || self.in_flight() == 0 {
+            (self.pulse, self.alive) = (pulse, now);
+        }
         let seconds = (now - self.last) as f64 / 1e9;
         self.last = now;
         let point = self.point(now, seconds, server);

@@ -3,6 +3,9 @@
 //! A scenario says in [`Scenario::run`] what happens, with the steps that [`Run`] offers; whatever happens, what was
 //! measured until then becomes the [`Outcome`].
 
+mod result;
+mod rounds;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,20 +13,21 @@ use std::time::Duration;
 use tern_client::Transport;
 
 use crate::Error;
-use crate::args::{Common, TransportArg, transport_name};
+use crate::args::{Common, TransportArg};
 use crate::check::Faults;
 use crate::clock;
 use crate::fleet::{Crew, Fleet, Phase, Rig, Share};
-use crate::floor::Shape;
 use crate::interrupt;
 use crate::machine::{Machine, Span, Used};
-use crate::meter::Interval;
-use crate::outcome::{self, DriverUse, Floor, Outcome, ServerUse};
+use crate::outcome::{self, Outcome};
 use crate::process;
 use crate::progress::Sampler;
 use crate::server::Server;
 use crate::stats::round;
 use crate::table::table;
+
+pub(crate) use self::result::command;
+pub use self::rounds::{Between, Round};
 
 /// Exit status when a promise was broken. 1 says that the run itself went wrong, 2 is clap's.
 const BROKEN: u8 = 3;
@@ -31,16 +35,12 @@ const BROKEN: u8 = 3;
 const GLANCE: Duration = Duration::from_millis(20);
 /// A preparation in which nothing is logged in, acknowledged or counted for so long is given up.
 const STALL: Duration = Duration::from_secs(60);
-/// What is under way when the load pauses has this long.
-const PAUSE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pushes of what was acknowledged last are on their way when a pause begins.
-const PAUSE_SETTLES: Duration = Duration::from_millis(200);
+/// A server that answers nothing at all for so long, while it is asked for something, is gone.
+const SILENCE: Duration = Duration::from_secs(20);
 /// What is under way at the end has this long before it counts as lost; scenarios use it as the limit of their own.
 pub const DRAIN: Duration = Duration::from_secs(30);
 /// Threads that were told to leave have this long.
 const LEAVE: Duration = Duration::from_secs(10);
-/// Rounds of the load when something else is measured in between.
-const ROUNDS: u32 = 3;
 
 /// What tern-bench can do.
 pub trait Scenario {
@@ -69,58 +69,6 @@ pub trait Scenario {
     /// # Errors
     /// When it cannot go on; what was counted until then is the result.
     fn run(&self, run: &mut Run<'_>) -> Result<(), Error>;
-}
-
-/// Something that is measured in slices between rounds of the load, on the same machine in the same state.
-pub trait Between {
-    /// The load has paused: measures for about this long. `round` is what the load did since the last slice.
-    ///
-    /// # Errors
-    /// When it cannot; the run ends then.
-    fn slice(&mut self, length: Duration, round: Round) -> Result<(), Error>;
-
-    /// CPU for each message, in microseconds, of all slices: of the relay, and of the store.
-    fn result(&self) -> Option<(f64, f64)>;
-}
-
-/// What the load did in one round.
-#[derive(Debug, Clone, Copy)]
-pub struct Round {
-    /// Its length.
-    pub time: Duration,
-    /// Messages acknowledged.
-    pub acked: u64,
-    /// How they were committed; `None` when that cannot be seen from here.
-    pub shape: Option<Shape>,
-}
-
-/// What was measured until some moment.
-#[derive(Debug, Clone, Copy, Default)]
-struct Course {
-    time: Duration,
-    acked: u64,
-    groups: Option<u64>,
-    entries: u64,
-    transactions: u64,
-    transaction_senders: u64,
-}
-
-impl Course {
-    fn round_to(&self, later: &Self) -> Round {
-        let acked = later.acked - self.acked;
-        let groups = later.groups.map(|groups| groups - self.groups.unwrap_or(0));
-        let transactions = later.transactions - self.transactions;
-        let per_transaction = |count: u64| count as f64 / transactions as f64;
-        let shape =
-            groups.filter(|groups| *groups > 0 && transactions > 0 && acked > 0).map(|groups| Shape {
-                messages_per_group: acked as f64 / groups as f64,
-                messages_per_transaction: per_transaction(later.entries - self.entries),
-                senders_per_transaction: per_transaction(
-                    later.transaction_senders - self.transaction_senders,
-                ),
-            });
-        Round { time: later.time - self.time, acked, shape }
-    }
 }
 
 /// Runs a scenario over each transport that its arguments name; prints and writes what comes out.
@@ -178,6 +126,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         groups: None,
         ended: None,
         all_may_leave: false,
+        finishing: false,
         faults: Faults::default(),
         figures: BTreeMap::new(),
         floor: None,
@@ -200,7 +149,7 @@ pub struct Run<'a> {
     pub faults: Faults,
     /// What only this scenario has.
     pub figures: BTreeMap<String, f64>,
-    /// It is no failure when all connections end: the scenario cuts them.
+    /// It is no failure when all connections end or nobody answers: the scenario cuts them.
     pub all_may_leave: bool,
     machine: Machine,
     sampler: Sampler,
@@ -215,6 +164,7 @@ pub struct Run<'a> {
     /// Groups that the server's store has written in the measured time.
     groups: Option<u64>,
     ended: Option<Error>,
+    finishing: bool,
     floor: Option<(f64, f64)>,
 }
 
@@ -257,6 +207,7 @@ impl Run<'_> {
         W: AsyncFnOnce(Share) -> Result<R, Error> + Clone + Send + 'static,
     {
         let Common { threads, ramp, seed, .. } = *self.common;
+        self.before = Memory::now(self.server()?);
         let rig = Rig { transport: self.transport, threads, ramp, seed };
         let fleet = Fleet::start(self.server()?, rig, crew, work)?;
         self.sampler.watch(fleet.meters());
@@ -318,53 +269,36 @@ impl Run<'_> {
                 return Err(Error::Interrupted);
             }
             self.server()?.check()?;
-            if self.connections > 0 && !self.all_may_leave && self.sampler.connections() == 0 {
-                let address = &self.server()?.address;
-                return Err(Error::Server(format!(
-                    "all connections have ended in mid-run: the server at {address} is gone, or cannot be reached any \
-                     more"
-                )));
-            }
+            self.check_connections()?;
             std::thread::sleep(next.min(left).min(GLANCE));
         }
+    }
+
+    fn check_connections(&self) -> Result<(), Error> {
+        if self.all_may_leave {
+            return Ok(());
+        }
+        let address = &self.server()?.address;
+        if self.connections > 0 && !self.finishing && self.sampler.connections() == 0 {
+            return Err(Error::Server(format!(
+                "all connections have ended in mid-run: the server at {address} is gone, or cannot be reached any more"
+            )));
+        }
+        if self.sampler.silence() > SILENCE {
+            return Err(Error::Server(format!(
+                "the server at {address} has answered nothing for {} s, while {} sends wait: it hangs, or cannot be \
+                 reached any more",
+                SILENCE.as_secs(),
+                self.sampler.in_flight()
+            )));
+        }
+        Ok(())
     }
 
     /// The usual course: the load, unmeasured, then measured. When that ends early, [`Self::finish`] has what there is.
     pub fn measure<R: Send + 'static>(&mut self, fleet: &Fleet<R>) {
         let result = self.round(fleet, self.warmup(), self.duration());
         self.ended = result.err();
-    }
-
-    /// The same in rounds, with something else in between that is measured, too.
-    pub fn measure_with<R: Send + 'static>(&mut self, fleet: &Fleet<R>, between: &mut dyn Between) {
-        self.ended = self.rounds(fleet, between).err();
-        self.floor = between.result();
-    }
-
-    fn rounds<R: Send + 'static>(
-        &mut self,
-        fleet: &Fleet<R>,
-        between: &mut dyn Between,
-    ) -> Result<(), Error> {
-        let length = self.duration() / ROUNDS;
-        for number in 0..ROUNDS {
-            let before = self.course();
-            // Later rounds find everything warm, but nothing under way.
-            let warmup = if number == 0 { self.warmup() } else { self.warmup().min(length / 4) };
-            self.round(fleet, warmup, length)?;
-            self.enter(fleet, Phase::Paused);
-            let round = before.round_to(&self.course());
-            if !self.hold_until(PAUSE_TIMEOUT, |run| run.sampler.in_flight() == 0)? {
-                return Err(Error::Server(format!(
-                    "{} sends have not been answered within {} s of the last one",
-                    self.sampler.in_flight(),
-                    PAUSE_TIMEOUT.as_secs()
-                )));
-            }
-            self.hold(PAUSE_SETTLES)?;
-            between.slice(length, round)?;
-        }
-        Ok(())
     }
 
     fn round<R: Send + 'static>(
@@ -376,17 +310,6 @@ impl Run<'_> {
         self.enter(fleet, Phase::Warmup);
         self.hold(warmup)?;
         self.measure_while(fleet, |run| run.hold(length))
-    }
-
-    fn course(&mut self) -> Course {
-        let Interval { acked, entries, transactions, transaction_senders, .. } = *self.sampler.measured();
-        let (time, groups) = (self.used.time, self.groups);
-        Course { time, acked, groups, entries, transactions, transaction_senders }
-    }
-
-    /// How the measured messages were committed; `None` when that cannot be seen from here.
-    pub fn shape(&mut self) -> Option<Shape> {
-        Course::default().round_to(&self.course()).shape
     }
 
     /// Measures while this goes on.
@@ -416,7 +339,7 @@ impl Run<'_> {
     /// end, the run has ended early.
     pub fn finish<R: Send + 'static>(&mut self, fleet: Fleet<R>) -> Vec<R> {
         let phase = if self.ended.is_some() { Phase::Leaving } else { Phase::Draining };
-        self.all_may_leave = true;
+        self.finishing = true;
         self.enter(&fleet, phase);
         // Clients have a limit of their own, and a moment to say good-bye.
         let at_most = if self.ended.is_some() { LEAVE } else { DRAIN + LEAVE };
@@ -457,92 +380,4 @@ impl Run<'_> {
     fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.common.duration)
     }
-
-    fn outcome<S: Scenario>(mut self, scenario: &S, problem: Option<Error>) -> Outcome {
-        let measured = self.sampler.measured().clone();
-        let whole = self.sampler.whole().clone();
-        let used = self.used;
-        let seconds = used.time.as_secs_f64();
-        let per_second = |count: u64| if seconds > 0.0 { round(count as f64 / seconds, 1) } else { 0.0 };
-        let each =
-            |cpu: Duration, count: u64| (count > 0).then(|| round(cpu.as_secs_f64() * 1e6 / count as f64, 2));
-        for (name, count) in &measured.counts {
-            self.figures.insert((*name).to_owned(), *count as f64);
-        }
-        for (name, times) in &measured.times {
-            let Some(times) = times.summary() else { continue };
-            for (quantile, ms) in [("p50", times.p50), ("p99", times.p99), ("max", times.max)] {
-                self.figure(&format!("{name}_{quantile}_ms"), ms);
-            }
-        }
-        let per_message = used.server.and_then(|cpu| each(cpu, measured.acked));
-        let floor = self.floor.map(|(relay, store)| Floor {
-            relay_us_per_message: round(relay, 2),
-            store_us_per_message: round(store, 2),
-            ratio: per_message.map(|server| round(server / (relay + store), 3)),
-        });
-        let offered = scenario.rate().filter(|_| seconds > 0.0).unwrap_or(per_second(measured.sent));
-        // The store's memory is none of the connections' business.
-        let with = if measured.sent > 0 { self.connected } else { self.after.or(self.connected) };
-        let login = if measured.login.count() > 0 { &measured.login } else { &whole.login };
-        Outcome {
-            scenario: S::NAME.into(),
-            transport: transport_name(self.transport).into(),
-            connections: self.connections,
-            duration_s: round(seconds, 3),
-            complete: problem.is_none(),
-            problem: problem.map(|problem| problem.to_string()),
-            seed: self.common.seed,
-            command: command(),
-            load: scenario.load(),
-            offered_per_s: offered,
-            acked_per_s: per_second(measured.acked),
-            delivered_per_s: per_second(measured.delivered),
-            errors: whole.errors,
-            faults: self.faults,
-            refusals: whole.refusals,
-            ack_ms: measured.ack.summary(),
-            deliver_ms: measured.deliver.summary(),
-            receipt_ms: measured.receipt.summary(),
-            login_ms: login.summary(),
-            server: ServerUse {
-                cpu_us_per_message: per_message,
-                cpu_us_per_delivery: used.server.and_then(|cpu| each(cpu, measured.delivered)),
-                rss_bytes: self.after.and_then(|after| after.server),
-                rss_bytes_per_connection: self.rise_per(self.connections, with, |memory| memory.server),
-                kernel_bytes_per_connection: self
-                    .rise_per(self.connection_ends(), with, |memory| memory.kernel),
-                cpu_cores: used.server.map(|cpu| round(used.cores(cpu), 3)),
-            },
-            driver: DriverUse {
-                cpu_us_per_message: each(used.driver, measured.acked),
-                cpu_cores: round(used.cores(used.driver), 3),
-            },
-            other_cores: round(used.cores(used.others), 3),
-            floor,
-            machine: self.machine,
-            version: env!("CARGO_PKG_VERSION").into(),
-            series: self.sampler.into_series(),
-            scenario_figures: self.figures,
-        }
-    }
-}
-
-impl Run<'_> {
-    /// Ends of connections that are on this machine.
-    fn connection_ends(&self) -> u64 {
-        let server_is_here = self.server.as_ref().is_some_and(|server| server.pid().is_some());
-        if server_is_here { 2 * self.connections } else { self.connections }
-    }
-
-    fn rise_per(&self, count: u64, with: Option<Memory>, of: impl Fn(&Memory) -> Option<u64>) -> Option<f64> {
-        let (before, with) = of(&self.before).zip(of(&with?))?;
-        (count > 0).then(|| round((with as f64 - before as f64) / count as f64, 1))
-    }
-}
-
-/// As it was called, with the program's name alone.
-pub(crate) fn command() -> String {
-    let arguments = std::env::args().skip(1);
-    std::iter::once("tern-bench".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }
