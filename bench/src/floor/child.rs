@@ -5,6 +5,9 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -70,14 +73,33 @@ pub(super) fn say(what: &impl Serialize) -> Result<(), Error> {
     write_line(&mut std::io::stdout().lock(), what).map_err(Error::io("nobody listens"))
 }
 
-/// In a child: what the parent tells it, until it closes standard input or says what is not understood.
-pub(super) fn told<T: DeserializeOwned>() -> impl Iterator<Item = T> {
-    std::io::stdin().lines().map_while(|line| serde_json::from_str(&line.ok()?).ok())
+/// In a child: what the parent tells it.
+pub(super) struct Told<T> {
+    /// In order; ends when the parent closes standard input, or says what is not understood.
+    pub(super) lines: mpsc::Receiver<T>,
+    /// True from then on, whatever the child is doing.
+    pub(super) ended: Arc<AtomicBool>,
+}
+
+impl<T: DeserializeOwned + Send + 'static> Told<T> {
+    /// Listens from now on.
+    pub(super) fn listen() -> Self {
+        let (line, lines) = mpsc::sync_channel(1);
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = ended.clone();
+        thread::spawn(move || {
+            let told = std::io::stdin().lines().map_while(|line| serde_json::from_str(&line.ok()?).ok());
+            // Nobody takes them any more when the child has failed.
+            let _ = told.map(|told| line.send(told)).take_while(Result::is_ok).count();
+            end.store(true, Ordering::Relaxed);
+        });
+        Self { lines, ended }
+    }
 }
 
 /// In a child: waits for the parent to close standard input.
 pub(super) fn until_input_ends() {
-    told::<serde::de::IgnoredAny>().for_each(drop);
+    Told::<serde::de::IgnoredAny>::listen().lines.iter().for_each(drop);
 }
 
 fn write_line(to: &mut impl Write, what: &impl Serialize) -> std::io::Result<()> {

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use tern_store::keys::head::HeadKey;
 use tern_store::keys::window::WindowKey;
 use tern_store::{BoxFuture, CommitError, Kv, Version, records};
 
-use super::child::{self, Process};
+use super::child::{self, Process, Told};
 use super::frames::Frames;
 use super::shape::Shape;
 use super::{Cost, FloorPlan};
@@ -95,10 +96,15 @@ pub fn run(args: &StoreArgs) -> Result<(), Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
     let mut writer = Writer::new(store.clone(), args.conversations, args.senders, args.payload_bytes);
-    for Task { shape, seconds } in child::told() {
+    let told = Told::listen();
+    for Task { shape, seconds } in told.lines {
         let start = Instant::now();
         let until = start + Duration::from_secs_f64(seconds);
-        let messages = runtime.block_on(writer.write(shape, until)).map_err(|error| failed(&error))?;
+        let goes_on = || Instant::now() < until && !told.ended.load(Ordering::Relaxed);
+        let messages = runtime.block_on(writer.write(shape, goes_on)).map_err(|error| failed(&error))?;
+        if told.ended.load(Ordering::Relaxed) {
+            break;
+        }
         child::say(&Done { messages, seconds: start.elapsed().as_secs_f64() })?;
     }
     Ok(())
@@ -154,13 +160,14 @@ impl Writer {
         }
     }
 
-    async fn write(&mut self, shape: Shape, until: Instant) -> Result<u64, CommitError> {
+    /// At least one group; returns how many messages.
+    async fn write(&mut self, shape: Shape, goes_on: impl Fn() -> bool) -> Result<u64, CommitError> {
         let mut parts = Parts::of(shape, self.conversations.len());
         let mut messages = 0;
         let mut ahead = self.submit_group(&mut parts, &mut messages);
         loop {
             let written = ahead;
-            let end = Instant::now() >= until;
+            let end = !goes_on();
             ahead = if end { Vec::new() } else { self.submit_group(&mut parts, &mut messages) };
             // The last is answered last: this thread is woken once for a group.
             for commit in written.into_iter().rev() {
@@ -298,7 +305,7 @@ mod tests {
         let mut messages = 0;
         for (shape, transactions) in [(shape(1.0, 1.0, 1.0), 1), (shape(20.0, 4.0, 2.0), 5)] {
             let before = store.metrics();
-            let written = runtime.block_on(writer.write(shape, Instant::now())).expect("committed");
+            let written = runtime.block_on(writer.write(shape, || false)).expect("committed");
             let after = store.metrics();
             assert_eq!(written as f64, shape.messages_per_group);
             assert_eq!(after.commits - before.commits, transactions);

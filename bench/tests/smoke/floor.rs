@@ -1,7 +1,7 @@
 //! The floor: everything that is sent arrives, over each transport; a scenario has it beside its load; its processes end
 //! with the one that started them.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -76,7 +76,13 @@ fn parts_end_when_nobody_tells_them_anything() {
             output.read_line(&mut greeting).expect("it says something");
             assert!(greeting.contains("BEGIN CERTIFICATE"), "{greeting}");
         }
-        drop(part.stdin.take());
+        let mut input = part.stdin.take().expect("its input");
+        if arguments[0] == "floor-store" {
+            let shape =
+                r#"{"messages_per_group":9,"messages_per_transaction":3,"senders_per_transaction":1}"#;
+            writeln!(input, r#"{{"shape":{shape},"seconds":1000}}"#).expect("it listens");
+        }
+        drop(input);
         assert!(part.wait().expect("it ends").success(), "{arguments:?}");
     }
 }
