@@ -17,6 +17,8 @@ use super::Error;
 const TEXT_CHARS_MAX: usize = 2_000;
 /// Above it a number is no figure of a run; below it, no sum or scale here can overflow.
 const FIGURE_MAX: f64 = 1e15;
+/// A point of a series that stands for more than so many times the usual time spans a break.
+const BREAK_LENGTHS: f64 = 1.5;
 
 /// A number, if it is known: finite and not absurd.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
@@ -114,6 +116,7 @@ pub(super) struct Run {
     #[serde(deserialize_with = "or_default")]
     pub(super) machine: Machine,
     #[serde(deserialize_with = "or_default")]
+    /// While there was load.
     pub(super) series: Vec<Second>,
     #[serde(deserialize_with = "or_default")]
     pub(super) scenario_figures: BTreeMap<String, Value>,
@@ -188,7 +191,7 @@ impl Second {
     }
 
     /// Whether the load has ended and clients only finish and leave.
-    pub(super) fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         matches!(self.phase.0.as_str(), "draining" | "leaving")
     }
 }
@@ -251,10 +254,28 @@ pub(super) fn parse(text: &[u8]) -> Result<Vec<Run>, String> {
     values.into_iter().map(one).collect()
 }
 
+/// Without what comes after the load. A point that stands for much more time than others is a mean over a break in
+/// which something else was measured, and says nothing of the load: of it, only the time stays.
+fn under_load(mut series: Vec<Second>) -> Vec<Second> {
+    series.retain(|second| !second.is_over());
+    let length = |pair: &[Second]| Some(pair[1].t_s.known()? - pair[0].t_s.known()?);
+    let lengths: Vec<Option<f64>> = series.windows(2).map(length).collect();
+    let mut known: Vec<f64> = lengths.iter().flatten().copied().collect();
+    known.sort_by(f64::total_cmp);
+    let usual = known.get(known.len() / 2).copied().unwrap_or(f64::MAX);
+    for (second, length) in series.iter_mut().skip(1).zip(lengths) {
+        if length.is_some_and(|length| length > usual * BREAK_LENGTHS) {
+            *second = Second { t_s: second.t_s, ..Second::default() };
+        }
+    }
+    series
+}
+
 fn one(value: Value) -> Result<Run, String> {
     if !value.is_object() {
         return Err("neither an object nor an array of objects".into());
     }
-    let run = Run::deserialize(value).map_err(|error| error.to_string())?;
+    let mut run = Run::deserialize(value).map_err(|error| error.to_string())?;
+    run.series = under_load(run.series);
     if run.scenario.0.is_empty() { Err("it has no \"scenario\"".into()) } else { Ok(run) }
 }

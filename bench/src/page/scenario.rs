@@ -178,16 +178,15 @@ const OVER_TIME: [OverTime; 8] = {
     ]
 };
 
-fn over_time<'a>(runs: &[Shown<'a>], palette: Palette) -> Group {
-    let drawn = |shown: &Shown<'a>| shown.run.series.iter().filter(|second| !second.is_over());
-    let seconds = || runs.iter().flat_map(drawn);
+fn over_time(runs: &[Shown], palette: Palette) -> Group {
+    let seconds = || runs.iter().flat_map(|shown| &shown.run.series);
     let times = || seconds().filter_map(|second| second.t_s.known()).chain([0.0]);
     let x = Scale::from_zero(times(), 6).trimmed(times());
     let chart = |plot: OverTime| {
         let known = |of: fn(&Second) -> Figure| seconds().filter_map(move |second| of(second).known());
         let both = || known(plot.of).chain(plot.beside.into_iter().flat_map(known));
-        let moves = |shown: &Shown<'a>| {
-            let values = || drawn(shown).filter_map(|second| (plot.of)(second).known());
+        let moves = |shown: &Shown| {
+            let values = || shown.run.series.iter().filter_map(|second| (plot.of)(second).known());
             let level = if plot.dull_if_level { values().next().unwrap_or(0.0) } else { 0.0 };
             values().filter(|value| *value != level).count() >= plot.seconds_min
         };
@@ -198,10 +197,10 @@ fn over_time<'a>(runs: &[Shown<'a>], palette: Palette) -> Group {
             if plot.bytes { number::byte_unit(both().fold(0.0, f64::max)) } else { (1.0, plot.unit) };
         let values = both().map(|value| value / size);
         let y = if plot.logarithmic { Scale::logarithmic(values, 8) } else { Scale::fitting(values, 5) };
-        let line = |shown: &Shown<'a>, class: &str, of: &dyn Fn(&Second) -> Figure| {
+        let line = |shown: &Shown, class: &str, of: &dyn Fn(&Second) -> Figure| {
             let point =
                 |second: &Second| Some((second.t_s.known()?, of(second).known().map(|value| value / size)));
-            let points = thinned(drawn(shown).filter_map(point).collect());
+            let points = thinned(shown.run.series.iter().filter_map(point).collect());
             let (class, title) = (format!("{} {class}", shown.class), shown.title());
             Line { class, title, label: String::new(), points, dots: false }
         };
@@ -222,7 +221,7 @@ fn over_time<'a>(runs: &[Shown<'a>], palette: Palette) -> Group {
         let x = x.clone();
         (!lines.is_empty()).then_some(Chart { title: plot.title, unit, x, x_title: "seconds", y, lines })
     };
-    ("Over time (thin: not measured)", OVER_TIME.into_iter().filter_map(chart).collect())
+    ("Over time (thin: not measured; gaps: pauses)", OVER_TIME.into_iter().filter_map(chart).collect())
 }
 
 /// Means of neighbours, where there are more points than a plot can show.

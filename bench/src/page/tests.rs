@@ -222,6 +222,19 @@ fn what_was_not_measured_is_told_apart() {
 }
 
 #[test]
+fn a_mean_over_a_break_is_not_drawn() {
+    let mut run = sample("tcp", 2_000, 100.0, 9);
+    for second in 5..9 {
+        run["series"][second]["t_s"] = json!(second + 4);
+    }
+    run["series"][5]["acked"] = json!(1e6);
+    let runs = run::parse(run.to_string().as_bytes()).expect("a run");
+    let acked: Vec<_> = runs[0].series.iter().map(|second| second.acked.known()).collect();
+    let expected: Vec<_> = (0..9).map(|second| (second != 5).then_some(100.0)).collect();
+    assert_eq!(acked, expected);
+}
+
+#[test]
 fn text_from_files_stays_text() {
     let nasty = "<script>alert(1)</script>\" onload='x' & \u{0}\u{1b}\u{ffff}";
     let mut run = sample("tcp", 2_000, 100.0, 4);
