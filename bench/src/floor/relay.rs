@@ -21,7 +21,7 @@ use std::thread;
 use serde::{Deserialize, Serialize};
 use tern_server::clock;
 use tern_server::tls::{self, CurrentIdentity, DevIdentity, Secrets};
-use tern_server::transport::quic::QuicOptions;
+use tern_server::transport::quic::{QuicAcceptor, QuicOptions};
 use tern_server::transport::tcp::{Acceptor, TcpOptions};
 use tern_server::transport::{self, ShardCount, ShardSockets, Steering};
 use tokio::sync::mpsc;
@@ -121,7 +121,8 @@ fn run_shard(
             .build_local(Default::default())?;
         let acceptors = runtime.block_on(async {
             let tcp = Acceptor::new(sockets.tcp, tls.clone(), TcpOptions::default())?;
-            io::Result::Ok((tcp, sockets.quic.acceptor(tls, secrets, QuicOptions::default())?))
+            let quic = sockets.quic.listener(tls, secrets, QuicOptions::default())?;
+            io::Result::Ok((tcp, QuicAcceptor::new(quic)))
         })?;
         Ok((runtime, acceptors))
     };

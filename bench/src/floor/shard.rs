@@ -196,10 +196,10 @@ impl Shard {
     }
 
     async fn accept_quic(self: Rc<Self>, mut acceptor: QuicAcceptor) {
-        while let Some(connection) = acceptor.accept().await {
+        while let Ok(connection) = acceptor.accept().await {
             let shard = self.clone();
             spawn_local(async move {
-                if let Ok((send, recv)) = connection.accept_bi().await {
+                if let Some((send, recv)) = connection.accept_bi().await {
                     shard.serve(Conn::new(join(recv, send))).await;
                 }
             });

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tern_core::session::Effect;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::frame;
@@ -17,7 +16,8 @@ use tracing::debug;
 use crate::connection::Conn;
 use crate::reply;
 use crate::shard::Shard;
-use crate::transport::{quic::QuicAcceptor, tcp::Acceptor};
+use crate::transport::quic::{Connection, QuicAcceptor, RecvStream, SendStream};
+use crate::transport::tcp::Acceptor;
 
 /// After our last byte: how long the client may take to see it and to close its side.
 const LINGER: Duration = Duration::from_secs(2);
@@ -73,36 +73,35 @@ pub async fn quic(shard: Rc<Shard>, mut acceptor: QuicAcceptor) {
                 continue;
             }
         };
-        let Some(connection) = accepted else {
-            // Its socket has failed for good: this shard would never hear of a QUIC client again.
-            assert!(draining, "the QUIC endpoint of shard {} has ended", shard.id.get());
-            return;
+        let connection = match accepted {
+            Ok(connection) => connection,
+            // This shard would never hear of a QUIC client again.
+            Err(error) => panic!("the QUIC socket of shard {} has failed: {error}", shard.id.get()),
         };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
             let _counted = shard.count_connection();
-            serve_quic(&shard, &connection).await;
-            connection.close(VarInt::from_u32(0), b"");
+            serve_quic(&shard, connection).await;
         });
     }
 }
 
-async fn serve_quic(shard: &Rc<Shard>, connection: &Connection) {
+async fn serve_quic(shard: &Rc<Shard>, connection: Connection) {
     let opened = tokio::time::timeout(Duration::from_millis(LOGIN_TIMEOUT_MS), connection.accept_bi()).await;
-    let Ok(Ok((send, recv))) = opened else { return };
+    let Ok(Some((send, recv))) = opened else { return };
     let from = connection.remote_address();
-    let bulk = |conn| serve_bulk_streams(shard.clone(), connection.clone(), conn);
+    let bulk = |conn| serve_bulk_streams(shard, &connection, conn);
     if let Some(stream) = shard.serve(join(recv, send), from, bulk).await {
         let mut send = stream.into_inner().1;
-        let _ = send.finish();
+        send.finish();
         // Closing the connection at once would drop what the client has not acknowledged.
-        let _ = tokio::time::timeout(LINGER, send.stopped()).await;
+        let _ = tokio::time::timeout(LINGER, send.done()).await;
     }
 }
 
-async fn serve_bulk_streams(shard: Rc<Shard>, connection: Connection, conn: Rc<Conn>) {
+async fn serve_bulk_streams(shard: &Rc<Shard>, connection: &Connection, conn: Rc<Conn>) {
     // The transport allows a few streams at once, so this spawns no more than that.
-    while let Ok((send, recv)) = connection.accept_bi().await {
+    while let Some((send, recv)) = connection.accept_bi().await {
         let (shard, conn) = (shard.clone(), conn.clone());
         tokio::task::spawn_local(async move { serve_bulk(&shard, &conn, send, recv).await });
     }
@@ -118,7 +117,7 @@ async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mu
             Err(error) => {
                 let answer = reply::error(RequestId(0), error.code(), &error.to_string());
                 write_bulk(&mut send, &answer).await;
-                let _ = recv.stop(VarInt::from_u32(0));
+                recv.stop();
                 return;
             }
             Ok(None) => match tokio::time::timeout(BULK_STALL_TIMEOUT, recv.read_buf(&mut input)).await {

@@ -21,8 +21,9 @@ use crate::mailbox::{Inbox, mailbox};
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
 use crate::tls::{self, CurrentIdentity, Secrets, TlsError};
+use crate::transport::quic::{QuicAcceptor, QuicListener, QuicOptions};
 use crate::transport::tcp::{Acceptor, TcpOptions};
-use crate::transport::{self, BindError, ShardCount, Steering, quic::QuicOptions};
+use crate::transport::{self, BindError, ShardCount, Steering};
 
 /// The exit status after the store has failed, `EX_IOERR` of sysexits.h.
 pub const EXIT_STORE_FAILED: i32 = 74;
@@ -99,13 +100,13 @@ impl Server {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let shard = ShardThread { id, node: node.clone(), phase: phase.subscribe() };
             // The sockets join the runtime here, so that what is wrong with them is an error of the start.
-            let acceptors = {
+            let listeners = {
                 let _entered = runtime.enter();
                 let tcp = Acceptor::new(sockets.tcp, tls.clone(), TcpOptions::default())?;
-                let quic = sockets.quic.acceptor(tls.clone(), &secrets, QuicOptions::default())?;
+                let quic = sockets.quic.listener(tls.clone(), &secrets, QuicOptions::default())?;
                 (tcp, quic)
             };
-            let run = move || runtime.block_on(LocalSet::new().run_until(shard.run(inbox, acceptors)));
+            let run = move || runtime.block_on(LocalSet::new().run_until(shard.run(inbox, listeners)));
             threads.push(thread::Builder::new().name(format!("{SHARD_THREAD}{}", id.0)).spawn(run)?);
         }
         info!(tcp = %bound.tcp, quic = %bound.quic, shards, "serving");
@@ -144,10 +145,10 @@ struct ShardThread {
 }
 
 impl ShardThread {
-    async fn run(self, inbox: Inbox, (tcp, quic): (Acceptor, transport::quic::QuicAcceptor)) {
+    async fn run(self, inbox: Inbox, (tcp, quic): (Acceptor, QuicListener)) {
         let shard = Shard::new(self.id, self.node, self.phase);
         tokio::task::spawn_local(accept::tcp(shard.clone(), tcp));
-        tokio::task::spawn_local(accept::quic(shard.clone(), quic));
+        tokio::task::spawn_local(accept::quic(shard.clone(), QuicAcceptor::new(quic)));
         shard.run(inbox).await;
     }
 }

@@ -4,6 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -18,12 +19,13 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use tern_protocol::limits;
 use tern_protocol::model::WallMillis;
 use tern_server::tls::{self, CurrentIdentity, DevIdentity, Secrets};
-use tern_server::transport::quic::{QuicOptions, QuicStats};
+use tern_server::transport::quic::{Connection, QuicAcceptor, QuicOptions, QuicStats};
 use tern_server::transport::tcp::{Acceptor, TcpOptions, TcpStats};
 use tern_server::transport::{ShardCount, ShardSockets, Steering, bind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::task::{LocalSet, spawn_local};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -124,15 +126,16 @@ impl Shard {
         let (started, start) = mpsc::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
+            LocalSet::new().block_on(&runtime, async move {
                 let shard = sockets.shard.get() as u8;
                 let mut tcp = Acceptor::new(sockets.tcp, tls.clone(), options.tcp).unwrap();
-                let mut quic = sockets.quic.acceptor(tls, &secrets, options.quic).unwrap();
+                let quic = sockets.quic.listener(tls, &secrets, options.quic).unwrap();
+                let mut quic = QuicAcceptor::new(quic);
                 started.send((tcp.stats().clone(), quic.stats().clone())).unwrap();
                 loop {
                     tokio::select! {
                         (stream, from) = tcp.accept() => drop(tokio::spawn(echo_tcp(stream, from, shard))),
-                        connection = quic.accept() => drop(tokio::spawn(echo_quic(connection.unwrap(), shard))),
+                        connection = quic.accept() => drop(spawn_local(echo_quic(connection.unwrap(), shard))),
                         _ = &mut stopped => return,
                     }
                 }
@@ -159,10 +162,11 @@ async fn echo_tcp(
     Ok(())
 }
 
-async fn echo_quic(connection: quinn::Connection, shard: u8) {
-    while let Ok((mut send, mut receive)) = connection.accept_bi().await {
+async fn echo_quic(connection: Connection, shard: u8) {
+    let connection = Rc::new(connection);
+    while let Some((mut send, mut receive)) = connection.accept_bi().await {
         let connection = connection.clone();
-        tokio::spawn(async move {
+        spawn_local(async move {
             let mut question = [0; QUESTION_BYTES];
             while receive.read_exact(&mut question).await.is_ok() {
                 let answer = answer(shard, connection.remote_address(), question);
