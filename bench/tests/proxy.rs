@@ -166,12 +166,12 @@ async fn the_same_packets_are_lost_over_both_transports() {
     const PACKETS: u32 = 300;
     let plan = FaultPlan { loss_share: 0.1, rto_ms: 1, ..no_faults() };
 
-    let (arrived, counters) = numbers_that_arrive(plan.clone(), 5, PACKETS).await;
+    let (arrived, counters) = numbers_that_arrive(plan, 5, PACKETS).await;
     assert!(arrived.is_sorted());
     assert_eq!(counters.lost, u64::from(PACKETS) - arrived.len() as u64);
-    let (again, _) = numbers_that_arrive(plan.clone(), 5, PACKETS).await;
+    let (again, _) = numbers_that_arrive(plan, 5, PACKETS).await;
     assert_eq!(again, arrived);
-    let (other, _) = numbers_that_arrive(plan.clone(), 6, PACKETS).await;
+    let (other, _) = numbers_that_arrive(plan, 6, PACKETS).await;
     assert_ne!(other, arrived);
 
     let (address, mut streams) = tcp_server().await;
@@ -197,7 +197,7 @@ async fn the_same_packets_are_lost_over_both_transports() {
 #[tokio::test]
 async fn datagrams_overtake_each_other() {
     let plan = FaultPlan { reorder_share: 0.1, ..no_faults() };
-    let (arrived, counters) = numbers_that_arrive(plan.clone(), 1, 1000).await;
+    let (arrived, counters) = numbers_that_arrive(plan, 1, 1000).await;
     let mut sorted = arrived.clone();
     sorted.sort_unstable();
     assert_eq!(sorted, (0..1000).collect::<Vec<_>>(), "none is lost or doubled");
@@ -262,7 +262,7 @@ async fn a_flow_goes_on_from_another_port() {
 async fn the_dead_say_nothing_and_others_live() {
     let plan = FaultPlan { silent_death_every_ms: Some(500), ..no_faults() };
     let (server, _) = udp_echo().await;
-    let proxy = Proxy::start(server, plan.clone(), 1).expect("a proxy");
+    let proxy = Proxy::start(server, plan, 1).expect("a proxy");
     let dead = udp_client(&proxy).await;
     while proxy.counters().died == 0 {
         is_answered(&dead, 1).await;
@@ -407,7 +407,7 @@ async fn a_quic_connection_lives_through_address_changes_and_a_tcp_one_does_not(
     let server = Ternd::start();
     let plan = FaultPlan { address_change_every_ms: Some(500), ..no_faults() };
 
-    let proxy = Proxy::start(server.running.server.quic, plan.clone(), 1).expect("a proxy");
+    let proxy = Proxy::start(server.running.server.quic, plan, 1).expect("a proxy");
     let mut connection = server.login(&proxy, Transport::Quic).await.expect("it follows");
     let talked = timeout(PATIENCE, talk(&mut connection, || proxy.counters().moved >= 4)).await;
     assert!(talked.expect("in time").expect("the connection lives") > 0);

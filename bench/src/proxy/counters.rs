@@ -1,5 +1,9 @@
 //! What a proxy has done.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
 use serde::Serialize;
 
 /// What a proxy has done so far. A packet is a datagram, or a chunk of a TCP stream of up to a segment's length.
@@ -32,4 +36,37 @@ pub struct Counters {
     pub astray: u64,
     /// Flows that died without a word.
     pub died: u64,
+}
+
+/// What the proxy's thread and its owner share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    counters: Mutex<Counters>,
+    /// Nanoseconds from the start of the proxy until there are no more faults.
+    calm_from: AtomicU64,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { counters: Mutex::default(), calm_from: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl Shared {
+    pub(super) fn counters(&self) -> Counters {
+        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn count(&self, count: impl FnOnce(&mut Counters)) {
+        count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn calm_from(&self) -> Duration {
+        Duration::from_nanos(self.calm_from.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn calm_down(&self, now: Duration) {
+        let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+        self.calm_from.fetch_min(nanos, Ordering::Relaxed);
+    }
 }

@@ -21,18 +21,17 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
-use tokio::time::Instant;
 
-use counters::Counters;
+use crate::clock;
+use counters::{Counters, Shared};
 use plan::FaultPlan;
-use schedule::Path;
+use schedule::{Path, Timetable};
 
 pub mod counters;
 mod dice;
@@ -53,7 +52,8 @@ const PORT_TRIES: usize = 16;
 pub struct Proxy {
     /// Where it listens, over TCP and UDP.
     pub address: SocketAddr,
-    counters: Arc<Mutex<Counters>>,
+    forecast: Forecast,
+    shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -67,13 +67,12 @@ impl Proxy {
         plan.check().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let (listener, socket) = bind()?;
         let address = listener.local_addr()?;
-        let counters = Arc::default();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
-        let link = (server, plan, seed, Arc::clone(&counters));
+        let forecast = Forecast { plan, seed, start: clock::nanos() };
+        let shared = Arc::new(Shared::default());
+        let link = Link { server, forecast, shared: shared.clone() };
         let thread = std::thread::Builder::new().name("proxy".into()).spawn(move || {
-            let (server, plan, seed, counters) = link;
-            let link = Link { server, plan: Rc::new(plan), seed, counters, start: Instant::now() };
             let forward = async {
                 tokio::select! {
                     _ = stopped => Ok(()),
@@ -85,12 +84,22 @@ impl Proxy {
                 eprintln!("tern-bench: the proxy has ended: {error}");
             }
         })?;
-        Ok(Self { address, counters, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, forecast, shared, stop: Some(stop), thread: Some(thread) })
     }
 
     /// What it has done so far.
     pub fn counters(&self) -> Counters {
-        *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.counters()
+    }
+
+    /// From now on there is only delay and the rate, so that what is under way can finish. Flows that are dead stay so.
+    pub fn calm_down(&self) {
+        self.shared.calm_down(self.forecast.now());
+    }
+
+    /// What is going to happen.
+    pub fn forecast(&self) -> Forecast {
+        self.forecast
     }
 }
 
@@ -128,35 +137,81 @@ fn bind() -> io::Result<(TcpListener, UdpSocket)> {
     }
 }
 
+/// What is going to happen to whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Forecast {
+    plan: FaultPlan,
+    seed: u64,
+    /// On [`clock`].
+    start: u64,
+}
+
+impl Forecast {
+    /// The times at which a device has a network again.
+    pub fn recoveries(&self, device: IpAddr) -> Recoveries {
+        let way = Duration::from_millis(self.plan.delay_ms + self.plan.jitter_ms);
+        let times = Timetable::new(&self.plan, self.seed, device);
+        Recoveries { times, start: self.start, way, seen: Duration::ZERO, waiting: None }
+    }
+
+    fn now(&self) -> Duration {
+        Duration::from_nanos(clock::nanos().saturating_sub(self.start))
+    }
+}
+
+/// Measures how long it takes, each time when a device has a network again, until something is answered.
+#[derive(Debug, Clone)]
+pub struct Recoveries {
+    times: Timetable,
+    start: u64,
+    /// What was on its way by then does not count.
+    way: Duration,
+    seen: Duration,
+    waiting: Option<u64>,
+}
+
+impl Recoveries {
+    /// What was due at `made` is answered now (both on [`clock`]). `Some`: the first answer since there is a network
+    /// again, or since it was due if that was later, and after so many nanoseconds.
+    pub fn answered(&mut self, made: u64, now: u64) -> Option<u64> {
+        let until = Duration::from_nanos(now.saturating_sub(self.start)).saturating_sub(self.way);
+        while let Some(at) = self.times.next_recovery(self.seen).filter(|at| *at <= until) {
+            self.seen = at;
+            self.waiting.get_or_insert(self.start.saturating_add(at.as_nanos() as u64));
+        }
+        self.waiting.take().map(|since| now.saturating_sub(since.max(made)))
+    }
+}
+
 /// What all flows share.
 #[derive(Debug, Clone)]
 struct Link {
     server: SocketAddr,
-    plan: Rc<FaultPlan>,
-    seed: u64,
-    counters: Arc<Mutex<Counters>>,
-    start: Instant,
+    forecast: Forecast,
+    shared: Arc<Shared>,
 }
 
 impl Link {
     fn now(&self) -> Duration {
-        self.start.elapsed()
+        self.forecast.now()
     }
 
     fn path(&self, device: IpAddr, flow: u64) -> Path {
-        Path::new(self.plan.clone(), self.seed, device, flow, self.counters.clone())
+        let Forecast { plan, seed, .. } = &self.forecast;
+        Path::new(plan, *seed, device, flow, self.shared.clone())
     }
 
     fn count(&self, count: impl FnOnce(&mut Counters)) {
-        count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.count(count);
     }
 
     /// Waits until then; for ever, if there is no time.
     fn wait_until(&self, time: Option<Duration>) -> impl Future<Output = ()> + use<> {
-        let time = time.and_then(|time| self.start.checked_add(time));
+        let start = self.forecast.start;
+        let time = time.map(|time| start.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)));
         async move {
             match time {
-                Some(time) => tokio::time::sleep_until(time).await,
+                Some(time) => tokio::time::sleep_until(clock::instant(time)).await,
                 None => std::future::pending().await,
             }
         }

@@ -3,7 +3,7 @@
 use clap::{Args, ValueEnum};
 
 /// The faults of a network, the same in both directions.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultPlan {
     /// Packets that get lost, 0 to 0.9. TCP: chunks that come later by a retransmission, and all behind them.
     pub loss_share: f64,

@@ -7,11 +7,10 @@
 //! at once, and to each device at its own times.
 
 use std::net::IpAddr;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::counters::Counters;
+use super::counters::{Counters, Shared};
 use super::dice::Dice;
 use super::plan::FaultPlan;
 
@@ -100,7 +99,8 @@ pub(super) enum Blow {
 }
 
 impl Timetable {
-    fn new(plan: &FaultPlan, device: Dice) -> Self {
+    pub(super) fn new(plan: &FaultPlan, seed: u64, device: IpAddr) -> Self {
+        let device = device_dice(seed, device);
         let beat = |every_ms: Option<u64>, which| every_ms.map(|ms| Beat::new(ms, device.of(which)));
         let length = |beat| plan.blackout.map(|blackout| (beat, Duration::from_millis(blackout.for_ms)));
         Self {
@@ -128,15 +128,24 @@ impl Timetable {
         self.deaths.as_ref().map_or(0, |beat| beat.count(at))
     }
 
+    /// When, after this time, a network is there again for the first time: a blackout ends, or the device has another
+    /// address.
+    pub(super) fn next_recovery(&self, after: Duration) -> Option<Duration> {
+        let change = self.address_changes.as_ref().map(|beat| beat.time(beat.count(after) + 1));
+        self.next_blackout_end(after).into_iter().chain(change).min()
+    }
+
+    fn next_blackout_end(&self, after: Duration) -> Option<Duration> {
+        let (beat, length) = self.blackouts.as_ref()?;
+        // That of the one before may be still to come.
+        let before = beat.count(after.saturating_sub(*length)).max(1);
+        [before, before + 1].into_iter().map(|n| beat.time(n) + *length).find(|end| *end > after)
+    }
+
     /// What comes next after this time, and when.
     pub(super) fn next_blow(&self, after: Duration) -> Option<(Duration, Blow)> {
         let next = |beat: &Option<Beat>| beat.as_ref().map(|beat| beat.time(beat.count(after) + 1));
-        let end = self.blackouts.as_ref().filter(|_| self.cuts).map(|(beat, length)| {
-            // That of the one before may be still to come.
-            let before = beat.count(after.saturating_sub(*length));
-            let ends = [before, before + 1].into_iter().filter(|n| *n > 0).map(|n| beat.time(n) + *length);
-            ends.filter(|end| *end > after).min().unwrap_or(Duration::MAX)
-        });
+        let end = self.next_blackout_end(after).filter(|_| self.cuts);
         let blows =
             [(end, Blow::Cut), (next(&self.address_changes), Blow::Moved), (next(&self.deaths), Blow::Died)];
         let blows = blows.into_iter().filter_map(|(at, blow)| at.map(|at| (at, blow)));
@@ -158,43 +167,50 @@ struct Lane {
 /// A flow between a client and the server.
 #[derive(Debug)]
 pub(super) struct Path {
-    plan: Rc<FaultPlan>,
+    plan: FaultPlan,
     lanes: [Lane; 2],
-    /// When its device has which fault.
-    pub(super) times: Timetable,
+    times: Timetable,
     /// The last blackout that it ran into.
     blackout: u64,
-    counters: Arc<Mutex<Counters>>,
+    shared: Arc<Shared>,
 }
 
 impl Path {
     /// The nth flow of a device.
-    pub(super) fn new(
-        plan: Rc<FaultPlan>,
-        seed: u64,
-        device: IpAddr,
-        flow: u64,
-        counters: Arc<Mutex<Counters>>,
-    ) -> Self {
-        let device = device_dice(seed, device);
+    pub(super) fn new(plan: &FaultPlan, seed: u64, device: IpAddr, flow: u64, shared: Arc<Shared>) -> Self {
+        let times = Timetable::new(plan, seed, device);
+        let dice = device_dice(seed, device).of(4).of(flow);
         let lane = |direction| {
-            let dice = device.of(4).of(flow).of(direction);
+            let dice = dice.of(direction);
             Lane { dice, packets: 0, free_at: Duration::ZERO, due: Duration::ZERO }
         };
-        let path = Self {
-            lanes: [lane(0), lane(1)],
-            times: Timetable::new(&plan, device),
-            plan,
-            blackout: 0,
-            counters,
-        };
-        path.count(|counters| counters.flows += 1);
-        path
+        shared.count(|counters| counters.flows += 1);
+        Self { plan: *plan, lanes: [lane(0), lane(1)], times, blackout: 0, shared }
     }
 
     /// Counts something that happened to the flow.
     pub(super) fn count(&self, count: impl FnOnce(&mut Counters)) {
-        count(&mut self.counters.lock().unwrap_or_else(PoisonError::into_inner));
+        self.shared.count(count);
+    }
+
+    /// How often the device's address has changed.
+    pub(super) fn address_changes(&self, now: Duration) -> u64 {
+        self.times.address_changes(now.min(self.shared.calm_from()))
+    }
+
+    /// How often the device's flows have died.
+    pub(super) fn deaths(&self, now: Duration) -> u64 {
+        self.times.deaths(now.min(self.shared.calm_from()))
+    }
+
+    /// What happens to the flow next, and when.
+    pub(super) fn next_blow(&self, now: Duration) -> Option<(Duration, Blow)> {
+        self.times.next_blow(now)
+    }
+
+    /// Whether there are no more faults at this time.
+    pub(super) fn is_calm(&self, now: Duration) -> bool {
+        now >= self.shared.calm_from()
     }
 
     /// A datagram of this length comes in now.
@@ -204,7 +220,7 @@ impl Path {
             self.count(|counters| counters.blacked_out += 1);
             return Fate::Dropped;
         }
-        if decision.lost {
+        if decision.lost && !self.is_calm(now) {
             self.count(|counters| counters.lost += 1);
             return Fate::Dropped;
         }
@@ -240,7 +256,7 @@ impl Path {
         let decision = self.decide(direction);
         let mut sent = now;
         let mut wait = rto.min(RTO_MAX);
-        let mut lost = decision.lost;
+        let mut lost = decision.lost && !self.is_calm(now);
         if lost {
             self.count(|counters| counters.lost += 1);
         }
@@ -302,7 +318,7 @@ impl Path {
     }
 
     fn is_blacked_out(&mut self, at: Duration) -> bool {
-        let Some(number) = self.times.blackout(at) else { return false };
+        let Some(number) = self.times.blackout(at).filter(|_| !self.is_calm(at)) else { return false };
         if number > self.blackout {
             self.blackout = number;
             self.count(|counters| counters.blackouts += 1);
@@ -330,11 +346,11 @@ mod tests {
     const TO_SERVER: Direction = Direction::ToServer;
 
     fn path(plan: &FaultPlan, seed: u64) -> Path {
-        Path::new(Rc::new(plan.clone()), seed, PHONE, 0, Arc::default())
+        Path::new(plan, seed, PHONE, 0, Arc::default())
     }
 
     fn counters(path: &Path) -> Counters {
-        *path.counters.lock().unwrap()
+        path.shared.counters()
     }
 
     /// Which of 10,000 packets are lost.
@@ -466,7 +482,7 @@ mod tests {
         assert!((59..=60).contains(&cuts) && (85..=86).contains(&moves) && deaths == 12);
         assert_eq!(times.next_blow(now), path(&plan, 7).times.next_blow(now));
         let others = [IpAddr::from([127, 0, 0, 2]), IpAddr::from([127, 0, 0, 3])];
-        let others = others.map(|device| Timetable::new(&plan, device_dice(7, device)).next_blow(now));
+        let others = others.map(|device| Timetable::new(&plan, 7, device).next_blow(now));
         assert!(others[0] != others[1] && others[0] != times.next_blow(now));
     }
 }

@@ -52,7 +52,6 @@ pub(super) async fn run(listener: std::net::TcpListener, link: Link) -> io::Resu
 
 async fn connection(mut client: TcpStream, path: Path, link: &Link) {
     let mut server = None;
-    let blow = next_blow(&path, link);
     let path = RefCell::new(path);
     let blow = tokio::select! {
         ended = forward(&mut client, &mut server, &path, link) => match ended {
@@ -60,7 +59,7 @@ async fn connection(mut client: TcpStream, path: Path, link: &Link) {
             // One of the two ends is gone, and the other has to hear of it.
             Err(_) => Blow::Cut,
         },
-        blow = blow => {
+        blow = next_blow(&path, link) => {
             path.borrow().count(|counters| match blow {
                 Blow::Cut | Blow::Moved => counters.cut += 1,
                 Blow::Died => counters.died += 1,
@@ -82,13 +81,14 @@ async fn connection(mut client: TcpStream, path: Path, link: &Link) {
 }
 
 /// Waits until something happens to the connection.
-fn next_blow(path: &Path, link: &Link) -> impl Future<Output = Blow> + use<> {
-    let (at, blow) = path.times.next_blow(link.now()).unzip();
-    let wait = link.wait_until(at);
-    async move {
-        wait.await;
-        blow.unwrap_or(Blow::Cut)
+async fn next_blow(path: &RefCell<Path>, link: &Link) -> Blow {
+    let next = path.borrow().next_blow(link.now());
+    let Some((at, blow)) = next else { return std::future::pending().await };
+    link.wait_until(Some(at)).await;
+    if path.borrow().is_calm(at) {
+        return std::future::pending().await;
     }
+    blow
 }
 
 /// Until both ends have said that nothing more comes.

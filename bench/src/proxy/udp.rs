@@ -137,7 +137,7 @@ impl Udp {
         if flow.is_dead(now) {
             return;
         }
-        let address_changes = flow.path.times.address_changes(now);
+        let address_changes = flow.path.address_changes(now);
         if flow.address_changes != address_changes {
             match self.upstream(client) {
                 Ok(upstream) => flow.upstream = upstream,
@@ -161,8 +161,8 @@ impl Udp {
         let path = self.link.path(client.ip(), state.numbers.next(client.ip()));
         let flow = Flow {
             upstream,
-            address_changes: path.times.address_changes(now),
-            deaths: path.times.deaths(now),
+            address_changes: path.address_changes(now),
+            deaths: path.deaths(now),
             dead: false,
             last_heard: now,
             delayed: 0,
@@ -210,7 +210,7 @@ impl Udp {
         if flow.is_dead(now) {
             return;
         }
-        if flow.address_changes != flow.path.times.address_changes(now) {
+        if flow.address_changes != flow.path.address_changes(now) {
             flow.path.count(|counters| counters.astray += 1);
             return;
         }
@@ -304,7 +304,7 @@ impl State {
 
 impl Flow {
     fn is_dead(&mut self, now: Duration) -> bool {
-        if !self.dead && self.path.times.deaths(now) != self.deaths {
+        if !self.dead && self.path.deaths(now) != self.deaths {
             self.dead = true;
             self.path.count(|counters| counters.died += 1);
         }
