@@ -4,7 +4,8 @@
 //! - [`scenario`]: what can be done, one file each; [`run`]: how each is run: server, clients, phases, result.
 //! - [`server`]: the server under load: a process of its own, or one that runs already.
 //! - [`fleet`]: threads, each with its share of the clients; [`client`]: one of them; [`returning`]: who comes back.
-//! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it.
+//! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it;
+//!   [`stage`]: what all of a thread share.
 //! - [`check`]: what is wrong with what members see; [`receipts`]: and with what they are told of each other.
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
 //! - [`machine`], [`process`]: what was used meanwhile.
@@ -35,6 +36,7 @@ pub mod returning;
 pub mod run;
 pub mod scenario;
 pub mod server;
+pub mod stage;
 pub mod stats;
 pub mod table;
 pub mod talk;

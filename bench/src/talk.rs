@@ -1,10 +1,8 @@
 //! Clients who talk: each is one member of one conversation, sends by a window or a schedule, marks and checks what it
 //! receives. Used by `send` and `group`.
 
-use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use hashbrown::HashMap;
 use tern_client::raw::Received;
@@ -14,7 +12,6 @@ use tern_protocol::ids::{ClientSeq, RequestId};
 use tern_protocol::limits::{HEARTBEAT_MS, IN_FLIGHT_MAX};
 use tern_protocol::model::{Change, Kind, Message, Target};
 use tern_protocol::request::{Request, RequestBody, Send};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use crate::chat::Chat;
@@ -22,9 +19,9 @@ use crate::check;
 use crate::client::Client;
 use crate::clock;
 use crate::fleet::Phase;
-use crate::meter::Meter;
 use crate::pace::{Pace, Schedule};
 use crate::run::DRAIN;
+use crate::stage::{Role, Stage};
 
 /// Received messages of one client before the others of its thread get their turn.
 const BATCH: usize = 128;
@@ -34,72 +31,6 @@ const SENDS_MAX: usize = IN_FLIGHT_MAX - 1;
 const RECEIPTS_TIMEOUT: u64 = 3_000_000_000;
 /// After a refusal without advice.
 const RETRY: u64 = 100_000_000;
-
-/// What the talkers of a thread share.
-#[derive(Debug)]
-pub struct Stage {
-    /// When messages go out.
-    pub pace: Pace,
-    /// Their length.
-    pub payload_bytes: usize,
-    /// What happens is counted here.
-    pub meter: Arc<Meter>,
-    /// All groups exist, or one cannot be created.
-    pub prepared: Notify,
-    phase: Cell<Phase>,
-    since: Cell<u64>,
-    measured_since: Cell<u64>,
-    unprepared: Cell<usize>,
-    failure: RefCell<Option<String>>,
-}
-
-impl Stage {
-    /// With so many groups that have to be created.
-    pub fn new(pace: Pace, payload_bytes: usize, meter: Arc<Meter>, groups: usize) -> Rc<Self> {
-        Rc::new(Self {
-            pace,
-            payload_bytes,
-            meter,
-            prepared: Notify::new(),
-            phase: Cell::new(Phase::Connecting),
-            since: Cell::new(clock::nanos()),
-            measured_since: Cell::new(0),
-            unprepared: Cell::new(groups),
-            failure: RefCell::default(),
-        })
-    }
-
-    /// The next phase; whoever waits has to be woken by the caller.
-    pub fn enter(&self, phase: Phase) {
-        self.phase.set(phase);
-        self.since.set(clock::nanos());
-        if phase == Phase::Measuring {
-            self.measured_since.set(clock::nanos());
-        }
-    }
-
-    /// Whether all groups exist.
-    pub fn is_prepared(&self) -> bool {
-        self.unprepared.get() == 0
-    }
-
-    /// Why they never will.
-    pub fn failure(&self) -> Option<String> {
-        self.failure.borrow().clone()
-    }
-
-    fn created(&self) {
-        self.unprepared.set(self.unprepared.get().saturating_sub(1));
-        if self.is_prepared() {
-            self.prepared.notify_one();
-        }
-    }
-
-    fn fail(&self, why: String) {
-        self.failure.borrow_mut().get_or_insert(why);
-        self.prepared.notify_one();
-    }
-}
 
 /// A client in its conversation.
 pub struct Talker {
@@ -117,15 +48,6 @@ pub struct Talker {
     /// A pull that was refused is tried again.
     pull_at: Option<u64>,
     complete_since: Option<u64>,
-}
-
-/// What a talker does in its conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Role {
-    /// Its number among all who send; `None`: it listens.
-    pub sender: Option<usize>,
-    /// It creates the group first.
-    pub creates: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -224,7 +146,7 @@ impl Talker {
     }
 
     fn follow_phase(&mut self) {
-        let before = std::mem::replace(&mut self.phase, self.stage.phase.get());
+        let before = std::mem::replace(&mut self.phase, self.stage.phase());
         if before == self.phase {
             return;
         }
@@ -232,7 +154,7 @@ impl Talker {
         let Some(number) = self.role.sender else { return };
         let now = clock::nanos();
         if let Some(schedule) = self.schedule.as_mut().filter(|_| before == Phase::Measuring) {
-            let unsent = schedule.skip(self.stage.measured_since.get(), now);
+            let unsent = schedule.skip(self.stage.measured_since(), now);
             if unsent > 0 {
                 self.stage.meter.count(|interval| interval.unsent += unsent);
             }
@@ -415,7 +337,7 @@ impl Talker {
             at(self.resume_at);
         }
         if self.phase == Phase::Draining {
-            at(self.stage.since.get() + DRAIN.as_nanos() as u64);
+            at(self.stage.since() + DRAIN.as_nanos() as u64);
             self.complete_since.iter().for_each(|since| at(since + RECEIPTS_TIMEOUT));
         }
         // With all in flight that may be, the next answer is waited for, not the time.
@@ -457,7 +379,7 @@ impl Talker {
             self.chat.finish();
         }
         let now = clock::nanos();
-        if now > self.stage.since.get() + DRAIN.as_nanos() as u64 {
+        if now > self.stage.since() + DRAIN.as_nanos() as u64 {
             return true;
         }
         if !self.chat.is_complete() {

@@ -17,7 +17,8 @@ use crate::floor::{Floor, FloorPlan};
 use crate::pace::Pace;
 use crate::random::Random;
 use crate::run::{Between, Run};
-use crate::talk::{Role, Stage, Talker};
+use crate::stage::{Role, Stage};
+use crate::talk::Talker;
 
 /// Conversations of the same shape.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,104 @@
+//! What the talkers of a thread share: the load, the phase, the counters.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::fleet::Phase;
+use crate::meter::Meter;
+use crate::pace::Pace;
+
+/// What the talkers of a thread share.
+#[derive(Debug)]
+pub struct Stage {
+    /// When messages go out.
+    pub pace: Pace,
+    /// Their length.
+    pub payload_bytes: usize,
+    /// What happens is counted here.
+    pub meter: Arc<Meter>,
+    /// All groups exist, or one cannot be created.
+    pub prepared: Notify,
+    phase: Cell<Phase>,
+    since: Cell<u64>,
+    measured_since: Cell<u64>,
+    unprepared: Cell<usize>,
+    failure: RefCell<Option<String>>,
+}
+
+impl Stage {
+    /// With so many groups that have to be created.
+    pub fn new(pace: Pace, payload_bytes: usize, meter: Arc<Meter>, groups: usize) -> Rc<Self> {
+        Rc::new(Self {
+            pace,
+            payload_bytes,
+            meter,
+            prepared: Notify::new(),
+            phase: Cell::new(Phase::Connecting),
+            since: Cell::new(clock::nanos()),
+            measured_since: Cell::new(0),
+            unprepared: Cell::new(groups),
+            failure: RefCell::default(),
+        })
+    }
+
+    /// The next phase; whoever waits has to be woken by the caller.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.set(phase);
+        self.since.set(clock::nanos());
+        if phase == Phase::Measuring {
+            self.measured_since.set(clock::nanos());
+        }
+    }
+
+    /// What to do.
+    pub fn phase(&self) -> Phase {
+        self.phase.get()
+    }
+
+    /// When that began.
+    pub fn since(&self) -> u64 {
+        self.since.get()
+    }
+
+    /// When the measured time, or the last piece of it, began; 0: not yet.
+    pub fn measured_since(&self) -> u64 {
+        self.measured_since.get()
+    }
+
+    /// Whether all groups exist.
+    pub fn is_prepared(&self) -> bool {
+        self.unprepared.get() == 0
+    }
+
+    /// Why they never will.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
+    /// One more exists.
+    pub fn created(&self) {
+        self.unprepared.set(self.unprepared.get().saturating_sub(1));
+        if self.is_prepared() {
+            self.prepared.notify_one();
+        }
+    }
+
+    /// They cannot be created.
+    pub fn fail(&self, why: String) {
+        self.failure.borrow_mut().get_or_insert(why);
+        self.prepared.notify_one();
+    }
+}
+
+/// What a talker does in its conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Role {
+    /// Its number among all who send; `None`: it listens.
+    pub sender: Option<usize>,
+    /// It creates the group first.
+    pub creates: bool,
+}
