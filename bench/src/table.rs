@@ -1,5 +1,6 @@
 //! The result of a run for people.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 
 use crate::outcome::{Outcome, Point};
@@ -74,6 +75,45 @@ pub fn table(outcome: &Outcome) -> String {
     }
     lines.promises(outcome);
     lines.0
+}
+
+/// Two runs side by side, several lines: latencies, and the scenario's own figures where one of them is not 0.
+pub fn comparison(one: &Outcome, other: &Outcome) -> String {
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let mut row = |name: &str, values: [String; 2]| {
+        let _ = writeln!(text, "  {name:<36} {:>14} {:>14}", values[0], values[1]);
+    };
+    row(&one.scenario, [&one.transport, &other.transport].map(|transport| transport.to_uppercase()));
+    type Latency = fn(&Outcome) -> &Option<Summary>;
+    let latencies: [(&str, Latency); 4] = [
+        ("ack", |outcome| &outcome.ack_ms),
+        ("deliver", |outcome| &outcome.deliver_ms),
+        ("receipt", |outcome| &outcome.receipt_ms),
+        ("login", |outcome| &outcome.login_ms),
+    ];
+    for (name, of) in latencies {
+        let both = [one, other].map(|outcome| of(outcome).as_ref());
+        if both.iter().all(Option::is_none) {
+            continue;
+        }
+        let of = |value: fn(&Summary) -> f64| {
+            both.map(|summary| summary.map_or("-".into(), |summary| ms(value(summary))))
+        };
+        row(&format!("{name} p50, ms"), of(|summary| summary.p50));
+        row(&format!("{name} p99, ms"), of(|summary| summary.p99));
+        row(&format!("{name} max, ms"), of(|summary| summary.max));
+    }
+    let cpu = [one, other].map(|outcome| outcome.server.cpu_us_per_message.map_or("-".into(), number));
+    row("server per message, µs", cpu);
+    let names: BTreeSet<_> = one.scenario_figures.keys().chain(other.scenario_figures.keys()).collect();
+    for name in names {
+        let both = [one, other].map(|outcome| outcome.scenario_figures.get(name).copied());
+        if both.iter().flatten().any(|value| *value != 0.0) {
+            row(name, both.map(|value| value.map_or("-".into(), number)));
+        }
+    }
+    text
 }
 
 #[derive(Default)]

@@ -24,7 +24,7 @@ use crate::process;
 use crate::progress::Sampler;
 use crate::server::Server;
 use crate::stats::round;
-use crate::table::table;
+use crate::table::{comparison, table};
 
 pub(crate) use self::result::command;
 pub use self::rounds::{Between, Round};
@@ -92,6 +92,9 @@ pub fn execute<S: Scenario>(scenario: &S) -> ExitCode {
         if ended_early {
             break;
         }
+    }
+    if let [one, other] = &outcomes[..] {
+        println!("{}", comparison(one, other));
     }
     let mut failed = outcomes.iter().any(|outcome| !outcome.complete);
     if let Some(file) = &common.json
@@ -220,7 +223,11 @@ impl Run<'_> {
             let stands_still = clock::nanos() - stalled.1 > STALL.as_nanos() as u64;
             fleet.is_ready() || fleet.has_ended() || stands_still
         });
-        self.connections = self.sampler.connections();
+        // Through a proxy, some are cut off at any time.
+        self.connections = match crew.through {
+            Some(_) => crew.accounts.len() as u64,
+            None => self.sampler.connections(),
+        };
         ready?;
         if fleet.is_ready() {
             self.connected = Some(Memory::now(self.server()?));
