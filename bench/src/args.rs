@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tern_client::Transport;
 
+use crate::proxy::plan::FaultArgs;
+
 use crate::floor::relay::RelayArgs;
 use crate::floor::scenario::FloorArgs;
 use crate::floor::store::StoreArgs;
@@ -41,6 +43,15 @@ pub enum Command {
     #[command(after_help = "Examples:\n  tern-bench group --connections 1000 --members 100 --max\n  \
         tern-bench group --groups 2 --members 1000 --senders 10 --rate 20")]
     Group(GroupArgs),
+    /// Pairs of clients talk through a bad network: latencies, reconnects, time to recover
+    #[command(
+        after_help = "Examples:\n  tern-bench flaky --transport both --network train --duration 60\n  \
+        tern-bench flaky --transport both --loss 0.05 --delay-ms 50 --jitter-ms 20 --seed 7\n  \
+        tern-bench flaky --transport quic --blackout 10000:2000 --address-change 15000\n\n\
+        The network is a proxy in this program. A seed gives TCP and QUIC the same losses and the same times without a \
+        network. TCP gets its losses as the delay of a retransmission, since a proxy cannot tear a stream."
+    )]
+    Flaky(FlakyArgs),
     /// Clients log in and are silent: logins per second, memory and CPU per connection
     #[command(after_help = "Examples:\n  tern-bench idle --connections 10000\n  \
         tern-bench idle --transport quic --connections 100000 --ramp 256 --duration 60\n\n\
@@ -99,6 +110,24 @@ pub struct GroupArgs {
     /// that have come by then; 0: at once
     #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
     pub mark_interval: f64,
+}
+
+/// `flaky`.
+#[derive(Debug, Args)]
+pub struct FlakyArgs {
+    /// What all scenarios share.
+    #[command(flatten)]
+    pub common: Common,
+    /// Messages per second of all clients together, at fixed times whatever happens; latency counts from when a message
+    /// was due [default: one for each client]
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Bytes of a message's payload, at least 16
+    #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub payload: u32,
+    /// The network.
+    #[command(flatten)]
+    pub faults: FaultArgs,
 }
 
 /// `idle`.

@@ -5,10 +5,10 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use tern_protocol::event::{HistoryPage, ReceiptsMoved, SendOk};
+use tern_protocol::event::{ConversationState, HistoryPage, ReceiptsMoved, SendOk, UserReceipt};
 use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
 use tern_protocol::model::{Entry, Kind};
-use tern_protocol::request::{History, HistoryFrom, Mark, RequestBody};
+use tern_protocol::request::{History, HistoryFrom, Known, Mark, RequestBody, Sync};
 use tokio::sync::Notify;
 
 use crate::check::{Log, Placed};
@@ -89,9 +89,9 @@ impl Chat {
         }
     }
 
-    /// A send is acknowledged that was due at `made`.
-    pub fn on_ack(&mut self, client_seq: ClientSeq, ok: &SendOk, made: u64) {
-        self.log.on_ack(client_seq, ok);
+    /// A send is acknowledged that was due at `made`, and was sent once or `again`.
+    pub fn on_ack(&mut self, client_seq: ClientSeq, ok: &SendOk, made: u64, again: bool) {
+        self.log.on_ack(client_seq, ok, again);
         self.circle.highest_acked.set(self.circle.highest_acked.get().max(ok.seq));
         let behind = self.unreceipted.iter().rev().take_while(|(seq, _)| *seq > ok.seq).count();
         self.unreceipted.insert(self.unreceipted.len() - behind, (ok.seq, made));
@@ -122,6 +122,11 @@ impl Chat {
         self.pulling.is_some_and(|(pulling, _)| pulling == id)
     }
 
+    /// Whether an answer to a pull is waited for.
+    pub fn waits(&self) -> bool {
+        self.pulling.is_some()
+    }
+
     /// The answer to a pull. `Some`: there is more.
     pub fn on_page(&mut self, page: &HistoryPage, meter: &Meter) -> Option<RequestBody> {
         let (_, target) = self.pulling.take()?;
@@ -139,6 +144,40 @@ impl Chat {
     pub fn on_pull_refused(&mut self, meter: &Meter) -> Option<RequestBody> {
         let (_, target) = self.pulling.take()?;
         self.pull(target, meter)
+    }
+
+    /// The member is on another connection: what was asked for will not be answered, and what was marked may be lost.
+    pub fn resume(&mut self, now: u64) {
+        self.pulling = None;
+        self.log.reconnected();
+        if self.log.cursor() > Seq(0) {
+            self.mark_at = Some(now);
+        }
+    }
+
+    /// Asks for what was missed.
+    pub fn sync(&self) -> Sync {
+        let known = Known::entries(self.circle.conversation, self.log.cursor());
+        let peer_delivered = if self.circle.kind == Kind::Direct { self.receipted } else { Seq(0) };
+        Sync { known: vec![Known { peer_delivered, ..known }], after: None, until: None, latest: None }
+    }
+
+    /// What [`Self::sync`] has found. `Some`: there is more.
+    pub fn on_state(&mut self, state: &ConversationState, meter: &Meter) -> Option<RequestBody> {
+        for entry in &state.entries {
+            let placed = self.log.on_pulled(entry);
+            self.count(entry, placed, meter);
+        }
+        if let Some(peer) = state.peer {
+            let receipt = UserReceipt { user: peer, delivered: state.peer_delivered, read: state.peer_read };
+            let moved = ReceiptsMoved {
+                conversation: self.circle.conversation,
+                users: vec![receipt],
+                counts: Vec::new(),
+            };
+            self.on_receipts(&moved, meter);
+        }
+        self.pull(state.head, meter)
     }
 
     fn pull(&mut self, target: Seq, meter: &Meter) -> Option<RequestBody> {

@@ -159,10 +159,15 @@ impl Log {
         self.is_complete = false;
     }
 
-    /// A send was acknowledged.
-    pub fn on_ack(&mut self, client_seq: ClientSeq, ok: &SendOk) {
+    /// It goes on over another connection: what was pushed on the last one may be pushed on this one, too.
+    pub fn reconnected(&mut self) {
+        self.pulled = self.pulled.max(self.cursor);
+    }
+
+    /// A send was acknowledged, which was sent once or `again`.
+    pub fn on_ack(&mut self, client_seq: ClientSeq, ok: &SendOk, again: bool) {
         self.highest_acked = self.highest_acked.max(ok.seq);
-        self.faults.duplicated += u64::from(ok.duplicate);
+        self.faults.duplicated += u64::from(ok.duplicate && !again);
         self.confirm(client_seq, ok.seq, Source::Ack);
     }
 
@@ -314,7 +319,7 @@ mod tests {
     #[track_caller]
     fn check(a_sees: &[Entry], b_sees: &[Entry], acks: &[(u64, u64)], expected: Faults) {
         let (mut a, mut b) = (log("a"), log("b"));
-        acks.iter().for_each(|(client_seq, seq)| a.on_ack(ClientSeq(*client_seq), &ok(*seq)));
+        acks.iter().for_each(|(client_seq, seq)| a.on_ack(ClientSeq(*client_seq), &ok(*seq), false));
         a_sees.iter().for_each(|entry| _ = a.on_push(entry));
         b_sees.iter().for_each(|entry| _ = b.on_push(entry));
         assert_eq!(judge([&a, &b].into_iter()), expected);
@@ -359,7 +364,7 @@ mod tests {
     #[test]
     fn who_was_cut_off_has_lost_nothing() {
         let (mut a, mut b) = (log("a"), log("b"));
-        a.on_ack(ClientSeq(1), &ok(1));
+        a.on_ack(ClientSeq(1), &ok(1), false);
         a.on_push(&entry("a", 1, 1));
         assert_eq!(judge([&a, &b].into_iter()).lost, 1);
         b.cut();
@@ -380,6 +385,22 @@ mod tests {
             }
         }
         assert!(judge(logs.iter()).is_none());
+    }
+
+    #[test]
+    fn another_connection_may_repeat_what_the_last_one_brought() {
+        let mut log = log("a");
+        let stored_before = SendOk { duplicate: true, ..ok(1) };
+        log.on_push(&entry("a", 1, 1));
+        log.reconnected();
+        log.on_push(&entry("a", 1, 1));
+        log.on_ack(ClientSeq(1), &stored_before, true);
+        assert!(log.faults().is_none());
+        log.on_push(&entry("b", 2, 1));
+        log.on_push(&entry("b", 2, 1));
+        assert_eq!(log.faults().duplicated, 1, "twice on the same connection");
+        log.on_ack(ClientSeq(2), &stored_before, false);
+        assert_eq!(log.faults().duplicated, 2, "it was sent once");
     }
 
     #[test]

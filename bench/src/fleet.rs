@@ -156,18 +156,30 @@ impl Dialer {
     /// # Errors
     /// [`LoginError`], which is counted, too.
     pub async fn login(&self, account: &Account) -> Result<Client, LoginError> {
-        let login = Client::login(self.connector(account), self.transport, account).await;
-        match &login {
-            Ok(client) => {
-                self.meter.connected();
-                self.meter.count(|interval| interval.login.record(client.login_nanos));
-            }
-            Err(error) => self.meter.count(|interval| {
+        self.attempt(account).await.inspect_err(|error| {
+            self.meter.count(|interval| {
                 interval.errors += 1;
                 interval.refuse(error.label());
-            }),
+            });
+        })
+    }
+
+    /// The same for whom it is no error when the network fails: only refusals are.
+    ///
+    /// # Errors
+    /// [`LoginError`].
+    pub async fn attempt(&self, account: &Account) -> Result<Client, LoginError> {
+        let login = Client::login(self.connector(account), self.transport, account).await;
+        if let Ok(client) = &login {
+            self.meter.connected();
+            self.meter.count(|interval| interval.login.record(client.login_nanos));
         }
         login
+    }
+
+    /// What happens is counted here.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
     }
 
     /// As [`Self::login`], and again while it fails for passing reasons and others succeed.

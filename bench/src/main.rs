@@ -14,6 +14,7 @@ fn main() -> ExitCode {
     match Cli::parse().scenario {
         Command::Send(scenario) => execute(&scenario),
         Command::Group(scenario) => execute(&scenario),
+        Command::Flaky(scenario) => execute(&scenario),
         Command::Idle(scenario) => execute(&scenario),
         Command::Floor(args) => said(floor::scenario::run(&args)),
         Command::Report(args) => said(page::run(&args)),

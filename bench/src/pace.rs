@@ -26,13 +26,22 @@ impl Pace {
     pub fn of(load: &Load, senders: usize) -> Result<Self, Error> {
         match load.rate {
             None => Ok(Self::Window(load.window as usize)),
-            Some(rate) if rate > 0.0 && rate <= 1e9 => {
-                Ok(Self::Every { period: (1e9 * senders as f64 / rate) as u64, step: (1e9 / rate) as u64 })
-            }
-            Some(_) => Err(Error::Arguments(
-                "--rate is messages per second, above 0: for example --rate 5000".into(),
-            )),
+            Some(rate) => Self::at_rate(rate, senders),
         }
+    }
+
+    /// So many messages a second of all senders together.
+    ///
+    /// # Errors
+    /// A rate that is none.
+    pub fn at_rate(rate: f64, senders: usize) -> Result<Self, Error> {
+        if rate > 0.0 && rate <= 1e9 {
+            return Ok(Self::Every {
+                period: (1e9 * senders as f64 / rate) as u64,
+                step: (1e9 / rate) as u64,
+            });
+        }
+        Err(Error::Arguments("--rate is messages per second, above 0: for example --rate 5000".into()))
     }
 }
 

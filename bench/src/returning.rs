@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tern_protocol::error::ErrorCode;
+use tern_protocol::error::{ErrorCode, Retry};
 
 use crate::client::{Account, Client};
 use crate::error::LoginError;
@@ -138,15 +138,23 @@ impl Returning {
     }
 
     async fn try_once(&mut self) -> Result<Option<Client>, LoginError> {
-        let login = self.dialer.login(&self.account);
-        match tokio::time::timeout(self.patience.try_timeout, login).await {
+        let attempt = self.dialer.attempt(&self.account);
+        let meter = self.dialer.meter();
+        match tokio::time::timeout(self.patience.try_timeout, attempt).await {
             Ok(Ok(client)) => return Ok(Some(client)),
-            Ok(Err(LoginError::Refused(error))) if error.code == ErrorCode::TakenOver => {}
-            Ok(Err(error)) if !error.is_passing() => return Err(error),
             Ok(Err(LoginError::Refused(error))) => {
+                meter.count(|interval| {
+                    interval.errors += 1;
+                    interval.refuse(format!("login: {}", error.code));
+                });
+                // By a login of our own, which we had given up.
+                if error.code.retry() == Retry::Never && error.code != ErrorCode::TakenOver {
+                    return Err(LoginError::Refused(error));
+                }
                 self.advice = Duration::from_millis(error.retry_after_ms.into());
             }
-            Ok(Err(_)) | Err(_) => {}
+            Ok(Err(error)) if !error.is_passing() => return Err(error),
+            Ok(Err(_)) | Err(_) => meter.count(|interval| interval.count("failed_tries", 1)),
         }
         if self.own_socket {
             self.dialer.renew_socket(&self.account);

@@ -1,5 +1,8 @@
 //! Clients who talk: each is one member of one conversation, sends by a window or a schedule, marks and checks what it
-//! receives. Used by `send` and `group`.
+//! receives.
+//!
+//! One whose connection ends is out, unless it [returns](Talker::returning): then it says what it has, is told what it
+//! missed, and sends again what was not answered.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -23,10 +26,14 @@ use crate::pace::{Pace, Schedule};
 use crate::run::DRAIN;
 use crate::stage::{Role, Stage};
 
+mod journey;
+
+use journey::Journey;
+
 /// Received messages of one client before the others of its thread get their turn.
 const BATCH: usize = 128;
-/// One request in flight is left for asking for what is missing.
-const SENDS_MAX: usize = IN_FLIGHT_MAX - 1;
+/// Two requests in flight are left for asking for what is missing.
+const SENDS_MAX: usize = IN_FLIGHT_MAX - 2;
 /// Everything has arrived and only receipts are missing: these are hints, and have this long.
 const RECEIPTS_TIMEOUT: u64 = 3_000_000_000;
 /// After a refusal without advice.
@@ -48,12 +55,23 @@ pub struct Talker {
     /// A pull that was refused is tried again.
     pull_at: Option<u64>,
     complete_since: Option<u64>,
+    journey: Option<Journey>,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Sent {
     Create,
-    Message(ClientSeq, u64),
+    Message(Sending),
+}
+
+/// A message that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+struct Sending {
+    client_seq: ClientSeq,
+    /// When it was due.
+    made: u64,
+    /// Whether an earlier connection has taken it with it.
+    again: bool,
 }
 
 /// The connection has ended.
@@ -75,6 +93,7 @@ impl Talker {
             resume_at: 0,
             pull_at: None,
             complete_since: None,
+            journey: None,
         }
     }
 
@@ -84,18 +103,20 @@ impl Talker {
             self.create();
         }
         let meter = self.stage.meter.clone();
-        if self.converse().await.is_err() {
+        let mut ended = self.converse().await;
+        meter.disconnected();
+        while ended.is_err() && self.come_back().await {
+            ended = self.converse().await;
             meter.disconnected();
-            meter.ended(self.messages_unanswered());
+        }
+        meter.ended(self.messages_unanswered());
+        if ended.is_err() {
             self.chat.log.faults().disconnected += 1;
             self.chat.log.cut();
             if self.role.creates && self.phase == Phase::Connecting {
                 self.stage.fail("a connection has ended before its group existed".into());
             }
             self.mourn().await;
-        } else {
-            meter.disconnected();
-            meter.ended(self.messages_unanswered());
         }
         self.chat.log.faults().unanswered += self.messages_unanswered();
         self.chat.finish();
@@ -127,7 +148,7 @@ impl Talker {
                 biased;
                 received = self.client.next() => self.take(received.map_err(|_| Ended)?)?,
                 () = circle.wake.notified() => {}
-                () = &mut timer => self.on_alarm(),
+                () = &mut timer => self.on_alarm()?,
             }
         }
     }
@@ -165,6 +186,7 @@ impl Talker {
     }
 
     fn take(&mut self, received: Received) -> Result<(), Ended> {
+        self.hear();
         match received {
             Received::Message(message) => self.on_message(message),
             Received::Heartbeat => {}
@@ -178,14 +200,15 @@ impl Talker {
         let meter = &*stage.meter;
         match message.body {
             ServerBody::SendOk(ok) => match self.unanswered.remove(&message.id) {
-                Some(Sent::Message(client_seq, made)) => {
+                Some(Sent::Message(Sending { client_seq, made, again })) => {
                     meter.ended(1);
-                    self.chat.on_ack(client_seq, &ok, made);
-                    let took = clock::nanos().saturating_sub(made);
+                    self.chat.on_ack(client_seq, &ok, made, again);
+                    let now = clock::nanos();
                     meter.count(|interval| {
                         interval.acked += 1;
-                        interval.ack.record(took);
+                        interval.ack.record(now.saturating_sub(made));
                     });
+                    self.measure_recovery(made, now);
                 }
                 Some(Sent::Create) => {
                     meter.count(|interval| interval.count("groups_created", 1));
@@ -205,10 +228,14 @@ impl Talker {
                 let pull = self.chat.on_page(&page, meter);
                 self.pull(pull);
             }
+            ServerBody::SyncPage(page) if self.is_syncing(message.id) => self.on_sync(&page),
             ServerBody::ReceiptsMoved(moved) => self.chat.on_receipts(&moved, meter),
             ServerBody::Error(error) => self.on_error(message.id, &error),
             // What it means shows when the connection ends.
-            ServerBody::GoingAway { .. } => meter.count(|interval| interval.refuse("going away".into())),
+            ServerBody::GoingAway { reconnect_after_ms } => {
+                self.advise(reconnect_after_ms);
+                meter.count(|interval| interval.refuse("going away".into()));
+            }
             other => self.refused(format!("{other:?}")),
         }
     }
@@ -216,11 +243,12 @@ impl Talker {
     fn on_error(&mut self, id: RequestId, error: &WireError) {
         let what = format!("{}: {}", error.code, error.text);
         let sent = self.unanswered.remove(&id);
-        if matches!(sent, Some(Sent::Message(..))) {
+        if matches!(sent, Some(Sent::Message(_))) {
             self.stage.meter.ended(1);
         }
         if id == RequestId(0) {
             // About the connection, which ends now.
+            self.advise(error.retry_after_ms);
             return self.stage.meter.count(|interval| interval.refuse(what));
         }
         if matches!(sent, Some(Sent::Create)) && !is_passing(error.code) {
@@ -231,8 +259,9 @@ impl Talker {
         match sent {
             Some(Sent::Create) => self.resume_at = again,
             // By a schedule it is sent what is due, whatever the server says.
-            Some(Sent::Message(..)) if self.schedule.is_none() => self.resume_at = again,
-            Some(Sent::Message(..)) => {}
+            Some(Sent::Message(_)) if self.schedule.is_none() => self.resume_at = again,
+            Some(Sent::Message(_)) => {}
+            None if self.is_syncing(id) => self.sync_again(again),
             None => self.pull_at = self.chat.is_pulling(id).then_some(again),
         }
         if is_passing(error.code) {
@@ -271,7 +300,7 @@ impl Talker {
         let create = Change::Create { title: "load".into(), members };
         // Again with the same number, when it was refused.
         self.sent = 1;
-        let id = self.request(create);
+        let id = self.request(ClientSeq(1), create);
         self.unanswered.insert(id, Sent::Create);
     }
 
@@ -306,16 +335,20 @@ impl Talker {
 
     fn send_one(&mut self, made: u64) {
         self.sent += 1;
-        let client_seq = ClientSeq(self.sent);
-        let payload = check::payload(made, client_seq, self.stage.payload_bytes);
-        let message = Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None };
-        let id = self.request(Change::Message(message));
-        self.unanswered.insert(id, Sent::Message(client_seq, made));
+        self.put(Sending { client_seq: ClientSeq(self.sent), made, again: false });
         self.stage.meter.began();
         self.stage.meter.count(|interval| interval.sent += 1);
     }
 
-    fn request(&mut self, change: Change) -> RequestId {
+    fn put(&mut self, sending: Sending) {
+        let Sending { client_seq, made, .. } = sending;
+        let payload = check::payload(made, client_seq, self.stage.payload_bytes);
+        let message = Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None };
+        let id = self.request(client_seq, Change::Message(message));
+        self.unanswered.insert(id, Sent::Message(sending));
+    }
+
+    fn request(&mut self, client_seq: ClientSeq, change: Change) -> RequestId {
         let circle = &self.chat.circle;
         let target = match circle.kind {
             Kind::Group => Target::Conversation(circle.conversation),
@@ -324,7 +357,7 @@ impl Talker {
                 Target::User(circle.members.iter().copied().find(|member| *member != own).unwrap_or(own))
             }
         };
-        self.client.request(RequestBody::Send(Send { target, client_seq: ClientSeq(self.sent), change }))
+        self.client.request(RequestBody::Send(Send { target, client_seq, change }))
     }
 
     /// The next time at which there is something to do.
@@ -336,6 +369,7 @@ impl Talker {
         if self.resume_at > 0 {
             at(self.resume_at);
         }
+        self.journey_alarm().into_iter().for_each(&mut at);
         if self.phase == Phase::Draining {
             at(self.stage.since() + DRAIN.as_nanos() as u64);
             self.complete_since.iter().for_each(|since| at(since + RECEIPTS_TIMEOUT));
@@ -347,7 +381,7 @@ impl Talker {
         alarm
     }
 
-    fn on_alarm(&mut self) {
+    fn on_alarm(&mut self) -> Result<(), Ended> {
         let now = clock::nanos();
         if now >= self.heartbeat {
             self.client.heartbeat();
@@ -363,6 +397,7 @@ impl Talker {
                 self.create();
             }
         }
+        self.watch(now)
     }
 
     /// Whether this one has its answers, and everybody everything that was acknowledged; or it has taken too long.
@@ -390,7 +425,7 @@ impl Talker {
     }
 
     fn messages_unanswered(&self) -> u64 {
-        self.unanswered.values().filter(|sent| matches!(sent, Sent::Message(..))).count() as u64
+        self.unanswered.values().filter(|sent| matches!(sent, Sent::Message(_))).count() as u64
     }
 }
 

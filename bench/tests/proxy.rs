@@ -223,6 +223,30 @@ async fn a_full_queue_drops_datagrams() {
 }
 
 #[tokio::test]
+async fn faults_end_when_they_are_to() {
+    let blackout = Blackout { every_ms: 100, for_ms: 99, cuts: true };
+    let plan = FaultPlan { loss_share: 0.9, blackout: Some(blackout), rto_ms: 1, ..no_faults() };
+    let (server, _) = udp_echo().await;
+    let proxy = Proxy::start(server, plan, 1).expect("a proxy");
+    let client = udp_client(&proxy).await;
+    for n in 0..BURST {
+        send_number(&client, n).await;
+    }
+    counted(&proxy, |counters| counters.lost + counters.blacked_out > 0).await;
+    proxy.calm_down();
+    // What came before that is decided.
+    ask(&client, u32::MAX).await;
+    while number(&client).now_or_never().is_some() {}
+    let before = proxy.counters();
+    for n in 0..100 {
+        send_number(&client, n).await;
+        assert_eq!(number(&client).await, n);
+    }
+    let after = proxy.counters();
+    assert_eq!((after.lost, after.blacked_out), (before.lost, before.blacked_out));
+}
+
+#[tokio::test]
 async fn nothing_passes_a_blackout_and_everything_after_it() {
     let blackout = Blackout { every_ms: 200, for_ms: 100, cuts: false };
     let (server, sources) = udp_echo().await;

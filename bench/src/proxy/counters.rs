@@ -4,38 +4,51 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::Serialize;
+macro_rules! counters {
+    ($($(#[$doc:meta])+ $name:ident,)+) => {
+        /// What a proxy has done so far. A packet is a datagram, or a chunk of a TCP stream of up to a segment's length.
+        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $($(#[$doc])+ pub $name: u64,)+
+        }
 
-/// What a proxy has done so far. A packet is a datagram, or a chunk of a TCP stream of up to a segment's length.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Counters {
+        impl Counters {
+            /// All of them, with their names.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name)),+].into_iter()
+            }
+        }
+    };
+}
+
+counters! {
     /// Flows: client addresses over UDP, connections over TCP.
-    pub flows: u64,
+    flows,
     /// TCP connections that were refused because there were too many, or the server took none; UDP flows that made room
     /// for others.
-    pub refused: u64,
+    refused,
     /// Packets that came through, late or not.
-    pub passed: u64,
+    passed,
     /// Datagrams that were dropped by chance, and chunks that had to be sent again.
-    pub lost: u64,
+    lost,
     /// Packets that passed later than they came.
-    pub delayed: u64,
+    delayed,
     /// Datagrams that were held back so that others overtake them.
-    pub reordered: u64,
+    reordered,
     /// Blackouts that something ran into, for each flow.
-    pub blackouts: u64,
+    blackouts,
     /// Datagrams that were dropped in a blackout, and chunks that had to wait for its end.
-    pub blacked_out: u64,
+    blacked_out,
     /// Datagrams that found a queue full.
-    pub overflowed: u64,
+    overflowed,
     /// TCP connections that were cut by a blackout's end or an address change.
-    pub cut: u64,
+    cut,
     /// Flows of datagrams that continued from another port.
-    pub moved: u64,
+    moved,
     /// Datagrams to a port that their flow had left.
-    pub astray: u64,
+    astray,
     /// Flows that died without a word.
-    pub died: u64,
+    died,
 }
 
 /// What the proxy's thread and its owner share.

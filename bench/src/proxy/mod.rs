@@ -147,7 +147,7 @@ pub struct Forecast {
 }
 
 impl Forecast {
-    /// The times at which a device has a network again.
+    /// The times at which a device can get through again.
     pub fn recoveries(&self, device: IpAddr) -> Recoveries {
         let way = Duration::from_millis(self.plan.delay_ms + self.plan.jitter_ms);
         let times = Timetable::new(&self.plan, self.seed, device);
@@ -159,7 +159,8 @@ impl Forecast {
     }
 }
 
-/// Measures how long it takes, each time when a device has a network again, until something is answered.
+/// Measures how long it takes until something is answered, each time when a device can get through again: a blackout
+/// has ended, its address has changed, its flows have died.
 #[derive(Debug, Clone)]
 pub struct Recoveries {
     times: Timetable,
@@ -171,8 +172,8 @@ pub struct Recoveries {
 }
 
 impl Recoveries {
-    /// What was due at `made` is answered now (both on [`clock`]). `Some`: the first answer since there is a network
-    /// again, or since it was due if that was later, and after so many nanoseconds.
+    /// What was due at `made` is answered now (both on [`clock`]). `Some`: it is the first answer since then, after so
+    /// many nanoseconds, counted from when it was due if that was later.
     pub fn answered(&mut self, made: u64, now: u64) -> Option<u64> {
         let until = Duration::from_nanos(now.saturating_sub(self.start)).saturating_sub(self.way);
         while let Some(at) = self.times.next_recovery(self.seen).filter(|at| *at <= until) {
@@ -230,5 +231,39 @@ impl FlowNumbers {
         let next = self.0.entry(device).or_default();
         *next += 1;
         *next - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_recovery_ends_with_the_first_answer() {
+        const MS: u64 = 1_000_000;
+        let plan = FaultPlan { delay_ms: 20, address_change_every_ms: Some(1000), ..FaultPlan::default() };
+        let forecast = Forecast { plan, seed: 1, start: 5000 * MS };
+        let device = device_address(7);
+        let change = Timetable::new(&plan, 1, device).next_recovery(Duration::ZERO).expect("every second");
+        let change = forecast.start + change.as_nanos() as u64;
+        let mut recoveries = forecast.recoveries(device);
+        assert_eq!(recoveries.answered(change - MS, change + 19 * MS), None, "it was on its way");
+        assert_eq!(recoveries.answered(change - MS, change + 50 * MS), Some(50 * MS));
+        assert_eq!(recoveries.answered(change - MS, change + 60 * MS), None);
+        let next = change + 1000 * MS;
+        assert_eq!(recoveries.answered(next + 400 * MS, next + 450 * MS), Some(50 * MS), "it was due later");
+        let seconds = 3 * 1000 * MS;
+        assert_eq!(
+            recoveries.answered(change, next + seconds),
+            Some(seconds - 1000 * MS),
+            "the first of three"
+        );
+    }
+
+    #[test]
+    fn devices_have_addresses_of_their_own() {
+        assert_eq!(device_address(0), IpAddr::from([127, 1, 0, 0]));
+        assert_eq!(device_address(258), IpAddr::from([127, 1, 1, 2]));
+        assert!((0..0x100_0000).step_by(4099).all(|number| device_address(number).is_loopback()));
     }
 }

@@ -1,5 +1,7 @@
 //! What goes wrong, and how much of it: the options.
 
+use std::fmt;
+
 use clap::{Args, ValueEnum};
 
 /// The faults of a network, the same in both directions.
@@ -58,6 +60,35 @@ impl Default for FaultPlan {
             silent_death_every_ms: None,
             rto_ms: 200,
         }
+    }
+}
+
+impl fmt::Display for FaultPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} to {} ms each way", self.delay_ms, self.delay_ms + self.jitter_ms)?;
+        if self.loss_share > 0.0 {
+            write!(f, ", {} % lost", 100.0 * self.loss_share)?;
+        }
+        if self.reorder_share > 0.0 {
+            write!(f, ", {} % reordered", 100.0 * self.reorder_share)?;
+        }
+        if let Some(rate) = self.rate_bytes_per_s {
+            write!(f, ", {rate} B/s")?;
+        }
+        let events = [
+            ("another address", self.address_change_every_ms),
+            ("a silent death", self.silent_death_every_ms),
+        ];
+        if let Some(Blackout { every_ms, for_ms, cuts }) = self.blackout {
+            let cuts = if cuts { ", which cuts TCP" } else { "" };
+            write!(f, ", nothing for {for_ms} ms every {every_ms} ms{cuts}")?;
+        }
+        for (event, every_ms) in events {
+            if let Some(every_ms) = every_ms {
+                write!(f, ", {event} every {every_ms} ms")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -167,7 +198,8 @@ impl Network {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Faults")]
 pub struct FaultArgs {
-    /// A network to begin with; the other options change it [default: none of the faults]
+    /// A network to begin with, which the other options change [default: `train` if there are none, else one without
+    /// faults]
     #[arg(long, value_enum)]
     pub network: Option<Network>,
     /// Share of packets that get lost, 0 to 0.9. TCP: that come later by a retransmission, with all behind them
@@ -211,7 +243,11 @@ impl FaultArgs {
     /// # Errors
     /// [`PlanError`].
     pub fn plan(&self) -> Result<FaultPlan, PlanError> {
-        let network = self.network.map_or_else(FaultPlan::default, Network::plan);
+        let network = match self.network {
+            Some(network) => network.plan(),
+            None if self.names_none() => Network::Train.plan(),
+            None => FaultPlan::default(),
+        };
         let blackout = self.blackout.or(network.blackout);
         let plan = FaultPlan {
             loss_share: self.loss.unwrap_or(network.loss_share),
@@ -227,6 +263,12 @@ impl FaultArgs {
         };
         plan.check()?;
         Ok(plan)
+    }
+
+    fn names_none(&self) -> bool {
+        let shares = self.loss.or(self.reorder);
+        let times = self.delay_ms.or(self.jitter_ms).or(self.address_change).or(self.silent_death);
+        shares.is_none() && times.is_none() && self.blackout.is_none() && self.link_rate.is_none()
     }
 }
 
@@ -257,7 +299,8 @@ mod tests {
     #[test]
     fn options() {
         let none = FaultPlan::default;
-        check("", Ok(none()));
+        check("", Ok(Network::Train.plan()));
+        check("--rto-ms 300", Ok(FaultPlan { rto_ms: 300, ..Network::Train.plan() }));
         check("--loss 0.05 --delay-ms 50", Ok(FaultPlan { loss_share: 0.05, delay_ms: 50, ..none() }));
         check(
             "--network train --loss 0 --blackout 1000:10 --blackout-cuts",

@@ -128,11 +128,12 @@ impl Timetable {
         self.deaths.as_ref().map_or(0, |beat| beat.count(at))
     }
 
-    /// When, after this time, a network is there again for the first time: a blackout ends, or the device has another
-    /// address.
+    /// When, after this time, somebody who tries gets through again for the first time: a blackout ends, the device has
+    /// another address, or its flows have died and new ones live.
     pub(super) fn next_recovery(&self, after: Duration) -> Option<Duration> {
-        let change = self.address_changes.as_ref().map(|beat| beat.time(beat.count(after) + 1));
-        self.next_blackout_end(after).into_iter().chain(change).min()
+        let next = |beat: &Option<Beat>| beat.as_ref().map(|beat| beat.time(beat.count(after) + 1));
+        let times = [self.next_blackout_end(after), next(&self.address_changes), next(&self.deaths)];
+        times.into_iter().flatten().min()
     }
 
     fn next_blackout_end(&self, after: Duration) -> Option<Duration> {

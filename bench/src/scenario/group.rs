@@ -28,6 +28,7 @@ impl GroupArgs {
             pace: Pace::of(&self.load, senders * self.groups())?,
             payload_bytes: self.load.payload as usize,
             mark_interval: Duration::from_secs_f64(self.mark_interval),
+            returns: None,
         })
     }
 }

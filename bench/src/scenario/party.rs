@@ -1,8 +1,9 @@
-//! Conversations full of talkers: what `send` and `group` have in common.
+//! Conversations full of talkers: what `send`, `group` and `flaky` have in common.
 
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures_util::{StreamExt, TryStreamExt, stream};
 use tern_protocol::ids::ConversationId;
 use tern_protocol::model::Kind;
 use tokio::task::JoinSet;
@@ -11,14 +12,19 @@ use crate::Error;
 use crate::args::WithFloor;
 use crate::chat::{Chat, Circle};
 use crate::check::{Faults, judge};
-use crate::client::Client;
-use crate::fleet::{Crew, Phase, Share};
+use crate::client::{Account, Client};
+use crate::fleet::{Crew, Fleet, Phase, Share, until};
 use crate::floor::{Floor, FloorPlan};
 use crate::pace::Pace;
+use crate::proxy::{Forecast, Recoveries, device_address};
 use crate::random::Random;
+use crate::returning::{Patience, Returning};
 use crate::run::{Between, Run};
 use crate::stage::{Role, Stage};
 use crate::talk::Talker;
+
+/// Who come by themselves come so many at once in each thread.
+const ARRIVALS: usize = 64;
 
 /// Conversations of the same shape.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +41,21 @@ pub struct Party {
     pub payload_bytes: usize,
     /// From a message until its recipient says "delivered".
     pub mark_interval: Duration,
+    /// Who loses the connection comes back; `None`: is out.
+    pub returns: Option<Returns>,
 }
+
+/// How members come back who are connected through a proxy, and by themselves in the first place.
+#[derive(Debug, Clone, Copy)]
+pub struct Returns {
+    /// How patiently.
+    pub patience: Patience,
+    /// What the proxy is going to do.
+    pub forecast: Forecast,
+}
+
+/// A client who is logged in, and what it needs to be so again.
+type Arrival = (Client, Option<(Returning, Recoveries)>);
 
 /// What a thread finds.
 #[derive(Debug, Default)]
@@ -64,11 +84,25 @@ impl Party {
         crew: Crew,
         between: Option<&mut dyn Between>,
     ) -> Result<(), Error> {
-        let fleet = run.fleet(&crew, async move |share| self.drive(share).await)?;
+        let fleet = self.gather(run, &crew)?;
         match between {
             Some(between) => run.measure_with(&fleet, between),
             None => run.measure(&fleet),
         }
+        self.part(run, fleet);
+        Ok(())
+    }
+
+    /// The first step of the course: everybody is there and every group exists.
+    ///
+    /// # Errors
+    /// When that cannot be.
+    pub fn gather(self, run: &mut Run<'_>, crew: &Crew) -> Result<Fleet<Findings>, Error> {
+        run.fleet(crew, async move |share| self.drive(share).await)
+    }
+
+    /// The last step: everything that is under way arrives, and what was seen is judged.
+    pub fn part(self, run: &mut Run<'_>, fleet: Fleet<Findings>) {
         let mut unreceipted = 0;
         for findings in run.finish(fleet) {
             run.faults.add(&findings.faults);
@@ -91,7 +125,6 @@ impl Party {
             run.figure("sent_late_p99_ms", late.p99);
             run.figure("sent_late_max_ms", late.max);
         }
-        Ok(())
     }
 
     /// What the machine allows with the same load, to be measured in between, if these arguments want that.
@@ -120,20 +153,23 @@ impl Party {
     }
 
     async fn drive(self, mut share: Share) -> Result<Findings, Error> {
-        let groups = share.clients.len() / self.members;
+        let groups = share.accounts.len() / self.members;
         let to_create = if self.kind == Kind::Group { groups } else { 0 };
         let stage = Stage::new(self.pace, self.payload_bytes, share.meter.clone(), to_create);
         let mut circles = Vec::with_capacity(groups);
         let mut talking = JoinSet::new();
-        let mut clients = std::mem::take(&mut share.clients).into_iter();
+        let mut arrived = self.arrivals(&mut share).await?.into_iter();
         for number in 0..groups {
-            let members: Vec<Client> = clients.by_ref().take(self.members).collect();
+            let members: Vec<Arrival> = arrived.by_ref().take(self.members).collect();
             let circle = self.circle(&members, share.seed);
-            for (place, client) in members.into_iter().enumerate() {
+            for (place, (client, journey)) in members.into_iter().enumerate() {
                 let interval = self.mark_interval.as_nanos() as u64;
                 let chat = Chat::new(circle.clone(), place, self.payload_bytes, interval);
                 let role = self.role(client.number);
-                let talker = Talker::new(client, chat, stage.clone(), role);
+                let mut talker = Talker::new(client, chat, stage.clone(), role);
+                if let Some((returning, recoveries)) = journey {
+                    talker = talker.returning(returning, Some(recoveries));
+                }
                 talking.spawn_local(async move { (number, talker.talk().await) });
             }
             circles.push(circle);
@@ -171,8 +207,33 @@ impl Party {
         Ok(findings)
     }
 
-    fn circle(&self, members: &[Client], seed: u64) -> Rc<Circle> {
-        let users: Vec<_> = members.iter().map(|client| client.user).collect();
+    /// All of a thread's clients, in the order of their numbers.
+    async fn arrivals(&self, share: &mut Share) -> Result<Vec<Arrival>, Error> {
+        let Some(returns) = self.returns else {
+            return Ok(share.clients.drain(..).map(|client| (client, None)).collect());
+        };
+        let arrive = async |account: &Account| {
+            let random = Random::new(share.seed, account.number as u64);
+            let dialer = share.dialer.clone();
+            let returning = Returning::new(account.clone(), dialer, returns.patience, random);
+            let mut returning = returning.with_own_socket();
+            let recoveries = returns.forecast.recoveries(device_address(account.number));
+            match returning.come().await {
+                Ok(client) => Ok((client, Some((returning, recoveries)))),
+                Err(problem) => Err(Error::Client { client: account.number, problem }),
+            }
+        };
+        let mut phases = share.phases.clone();
+        tokio::select! {
+            all = stream::iter(&share.accounts).map(arrive).buffered(ARRIVALS).try_collect() => all,
+            _ = until(&mut phases, |phase| *phase == Phase::Leaving) => {
+                Err(Error::Scenario("the clients do not get through to the server".into()))
+            }
+        }
+    }
+
+    fn circle(&self, members: &[Arrival], seed: u64) -> Rc<Circle> {
+        let users: Vec<_> = members.iter().map(|(client, _)| client.user).collect();
         let id = match (self.kind, users.as_slice()) {
             (Kind::Direct, [one, other]) => ConversationId::direct(*one, *other),
             // Users are those of this run only, so a group's id is not taken either.

@@ -22,6 +22,7 @@ impl SendArgs {
             pace: Pace::of(&self.load, self.common.connections)?,
             payload_bytes: self.load.payload as usize,
             mark_interval: Duration::ZERO,
+            returns: None,
         })
     }
 }

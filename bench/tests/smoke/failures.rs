@@ -38,6 +38,9 @@ fn arguments_that_make_no_sense_are_refused() {
     check(&["send", "--rate", "0"], "--rate");
     check(&["send", "--json", "no/such/directory/x.json"], "no/such/directory");
     check(&["group", "--connections", "5", "--members", "10"], "do not fill a group");
+    check(&["flaky", "--connections", "3"], "even number");
+    check(&["flaky", "--loss", "1"], "0.9");
+    check(&["flaky", "--blackout", "1000"], "15000:4000");
     check(&["idle", "--connections", "0"], "above 0");
     check(&["idle", "--ternd", "no/such/program"], "no/such/program");
     check(&["idle", "--ternd", "false"], "did not start");

@@ -1,6 +1,7 @@
 //! Every scenario against a small server, over both transports: figures come out, and no promise is broken.
 
 mod failures;
+mod flaky;
 mod floor;
 mod group;
 mod idle;
