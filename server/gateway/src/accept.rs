@@ -10,7 +10,6 @@ use tern_protocol::ids::RequestId;
 use tern_protocol::limits::{FRAME_BYTES_MAX, LOGIN_TIMEOUT_MS};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, join};
 use tokio::net::TcpStream;
-use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::connection::Conn;
@@ -18,6 +17,7 @@ use crate::reply;
 use crate::shard::Shard;
 use crate::transport::quic::{Connection, QuicAcceptor, RecvStream, SendStream};
 use crate::transport::tcp::Acceptor;
+use crate::transport::tls_stream::TlsStream;
 
 /// After our last byte: how long the client may take to see it and to close its side.
 const LINGER: Duration = Duration::from_secs(2);
@@ -38,7 +38,8 @@ pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
         tokio::task::spawn_local(async move {
             let _counted = shard.count_connection();
             if let Some(stream) = shard.serve(stream, from, |_| std::future::pending()).await {
-                linger(stream).await;
+                // In a box of its own, so that the task of a live connection is small.
+                Box::pin(linger(stream)).await;
             }
         });
     }
@@ -46,7 +47,7 @@ pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
 
 /// Reads on until the client closes as well: a socket closed with unread bytes would take our last frame, which says
 /// why, with it.
-async fn linger(mut stream: TlsStream<TcpStream>) {
+async fn linger(mut stream: Box<TlsStream<TcpStream>>) {
     let rest = async {
         let mut buffer = [0; 4096];
         let mut left = LINGER_BYTES_MAX;

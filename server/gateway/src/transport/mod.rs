@@ -7,6 +7,7 @@ mod forward;
 pub mod quic;
 pub mod steering;
 pub mod tcp;
+pub mod tls_stream;
 
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};

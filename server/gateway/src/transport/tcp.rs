@@ -9,15 +9,14 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
+use rustls::ServerConfig;
 use tern_protocol::limits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
-/// What TLS may hold of what we have written and the client has not taken: two records.
-const TLS_BUFFER_BYTES: usize = 32 * 1024;
+use super::tls_stream::TlsStream;
+
 /// Rest after an error that the next accept would meet again, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -55,12 +54,12 @@ pub struct TcpStats {
 }
 
 /// A connection whose handshake is done, and where it comes from.
-pub type Accepted = (TlsStream<TcpStream>, SocketAddr);
+pub type Accepted = (Box<TlsStream<TcpStream>>, SocketAddr);
 
 /// Accepts a shard's TCP connections.
 pub struct Acceptor {
     listener: TcpListener,
-    tls: TlsAcceptor,
+    tls: Arc<ServerConfig>,
     options: TcpOptions,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<Accepted>>>,
     paused_until: Option<Instant>,
@@ -79,12 +78,12 @@ impl Acceptor {
     /// Outside of a tokio runtime.
     pub fn new(
         listener: std::net::TcpListener,
-        tls: Arc<rustls::ServerConfig>,
+        tls: Arc<ServerConfig>,
         options: TcpOptions,
     ) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
-            tls: tls.into(),
+            tls,
             options,
             handshakes: FuturesUnordered::new(),
             paused_until: None,
@@ -189,12 +188,12 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn handshake(stream: TcpStream, tls: TlsAcceptor) -> io::Result<TlsStream<TcpStream>> {
+async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<Box<TlsStream<TcpStream>>> {
     // Writes are coalesced before they get here; waiting for more would only add delay.
     stream.set_nodelay(true)?;
-    let stream = tls.accept_with(stream, |tls| tls.set_buffer_limit(Some(TLS_BUFFER_BYTES))).await?;
+    let stream = TlsStream::accept(stream, tls).await?;
     // TLS itself refuses a client that names only other protocols, but not one that names none.
-    if stream.get_ref().1.alpn_protocol() != Some(limits::ALPN) {
+    if stream.alpn_protocol() != Some(limits::ALPN) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the client asked for no protocol of ours"));
     }
     Ok(stream)

@@ -21,7 +21,7 @@ use tern_protocol::model::WallMillis;
 use tern_server::tls::{self, CurrentIdentity, DevIdentity, Secrets};
 use tern_server::transport::quic::{Connection, QuicAcceptor, QuicOptions, QuicStats};
 use tern_server::transport::tcp::{Acceptor, TcpOptions, TcpStats};
-use tern_server::transport::{ShardCount, ShardSockets, Steering, bind};
+use tern_server::transport::{ShardCount, ShardSockets, Steering, bind, tls_stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -151,7 +151,7 @@ fn answer(shard: u8, from: SocketAddr, question: [u8; QUESTION_BYTES]) -> Vec<u8
 }
 
 async fn echo_tcp(
-    mut stream: tokio_rustls::server::TlsStream<TcpStream>,
+    mut stream: Box<tls_stream::TlsStream<TcpStream>>,
     from: SocketAddr,
     shard: u8,
 ) -> std::io::Result<()> {
