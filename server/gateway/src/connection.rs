@@ -2,7 +2,7 @@
 //! the shard's tick watches deadlines.
 //!
 //! Everything that is queued when the future runs goes out in one write, so it shares a TLS record or a QUIC packet
-//! train. An idle connection holds no buffer.
+//! train. Connections read into and write from buffers of their shard, so an idle one holds none.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -25,8 +25,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::reply;
 use crate::shard::Shard;
 
-/// Bytes gathered for one write: four TLS records.
-const WRITE_BYTES: usize = 64 * 1024;
+/// Bytes gathered for one write: two TLS records.
+pub const WRITE_BYTES: usize = 32 * 1024;
+/// A frame above it is written from where it is.
+const GATHERED_FRAME_BYTES_MAX: usize = 8 * 1024;
 /// The buffer that all connections of a shard read into.
 pub const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection before others get their turn.
@@ -222,7 +224,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shard: &Rc<Shard>, conn: &
         conn,
         shard,
         input: BytesMut::new(),
-        output: BytesMut::new(),
+        output: Bytes::new(),
         unflushed: false,
         write_blocked: false,
         held_back: false,
@@ -238,8 +240,8 @@ struct Io<'a, S> {
     shard: &'a Rc<Shard>,
     /// Read and not a whole frame yet, or not taken up because of too much outbound.
     input: BytesMut,
-    /// Taken from the queue and not written yet.
-    output: BytesMut,
+    /// Taken from the queue and not written yet: what the stream had no room for, or a large frame.
+    output: Bytes,
     unflushed: bool,
     /// The last write found no room at all.
     write_blocked: bool,
@@ -252,10 +254,15 @@ struct Ended;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        *self.conn.waker.borrow_mut() = Some(cx.waker().clone());
+        // Until the end of the turn nobody need wake us: what is queued meanwhile is written before it.
+        let waker = self.conn.waker.take();
         match self.turn(cx) {
-            Ok(poll) => poll,
-            Err(Ended) => Poll::Ready(()),
+            Ok(Poll::Pending) => {
+                let waker = waker.filter(|waker| waker.will_wake(cx.waker()));
+                self.conn.waker.replace(Some(waker.unwrap_or_else(|| cx.waker().clone())));
+                Poll::Pending
+            }
+            Ok(Poll::Ready(())) | Err(Ended) => Poll::Ready(()),
         }
     }
 
@@ -289,28 +296,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
     }
 
     fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
+        let shard = self.shard;
+        let mut gathered = shard.write_buffer.borrow_mut();
         loop {
-            self.fill();
+            gathered.clear();
             if self.output.is_empty() {
-                self.output = BytesMut::new();
+                self.gather(&mut gathered);
+            }
+            let bytes = if gathered.is_empty() { &self.output[..] } else { &gathered[..] };
+            if bytes.is_empty() {
                 break;
             }
-            match Pin::new(&mut self.stream).poll_write(cx, &self.output) {
+            let written = match Pin::new(&mut self.stream).poll_write(cx, bytes) {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Ended),
                 Poll::Ready(Ok(n)) => {
-                    self.output.advance(n);
                     self.unflushed = true;
                     if std::mem::take(&mut self.write_blocked) {
                         // There is room again, so the client has taken something.
                         self.conn.blocked_since.set(None);
                     }
+                    n
                 }
                 Poll::Pending => {
                     self.write_blocked = true;
-                    break;
+                    0
                 }
+            };
+            if gathered.is_empty() {
+                self.output.advance(written);
+            } else if written < gathered.len() {
+                self.output = [&gathered[written..], &self.output].concat().into();
+            }
+            if self.output.is_empty() {
+                // Gives the frame back.
+                self.output = Bytes::new();
+            }
+            if self.write_blocked {
+                break;
             }
         }
+        drop(gathered);
         if self.unflushed {
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
@@ -326,18 +351,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
         Ok(())
     }
 
-    /// Gathers queued frames for one write; behind the last one, the heads that a slow reader has to be told.
-    fn fill(&mut self) {
+    /// Gathers queued frames for one write; behind the last one, the heads that a slow reader has to be told. A large
+    /// frame is not copied: it is `output`, to be written next.
+    fn gather(&mut self, out: &mut Vec<u8>) {
         let mut outbound = self.conn.outbound.borrow_mut();
-        while self.output.len() < WRITE_BYTES {
+        while self.output.is_empty() && out.len() + GATHERED_FRAME_BYTES_MAX <= WRITE_BYTES {
             match outbound.pop() {
-                Some(frame) => self.output.extend_from_slice(&frame),
+                Some(frame) if frame.len() > GATHERED_FRAME_BYTES_MAX => self.output = frame,
+                Some(frame) => out.extend_from_slice(&frame),
                 None => break,
             }
         }
-        if self.output.is_empty() {
+        if self.output.is_empty() && out.is_empty() {
             for (conversation, head) in outbound.take_lagging() {
-                self.output.extend_from_slice(&reply::head_moved(conversation, head));
+                out.extend_from_slice(&reply::head_moved(conversation, head));
             }
         }
     }

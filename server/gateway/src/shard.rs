@@ -27,7 +27,7 @@ use tracing::{debug, info};
 
 use crate::auth::Verifier;
 use crate::clock::Clock;
-use crate::connection::{Conn, READ_BYTES, serve};
+use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::Handle;
 use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::reply;
@@ -140,6 +140,8 @@ pub struct Shard {
     pub behind: RefCell<HashMap<(ShardId, ConversationId), Behind>>,
     /// What all connections read into.
     pub read_buffer: RefCell<Box<[u8]>>,
+    /// What all connections gather their writes in.
+    pub write_buffer: RefCell<Vec<u8>>,
     home: RefCell<Home>,
     /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.
     homes_pending: RefCell<VecDeque<(ShardId, HomeRequest)>>,
@@ -171,6 +173,7 @@ impl Shard {
             persist_soon: Notify::new(),
             behind: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
+            write_buffer: RefCell::new(Vec::with_capacity(WRITE_BYTES)),
             home: RefCell::default(),
             homes_pending: RefCell::default(),
             persisting: Cell::new(false),
