@@ -91,6 +91,8 @@ struct Queue {
     /// What they write.
     bytes: usize,
     stopping: bool,
+    /// The committer sleeps: waking it is a system call, also when it does not.
+    idle: bool,
 }
 
 /// The parts that only the committer uses.
@@ -318,8 +320,11 @@ impl Shared {
         }
         queue.bytes = bytes;
         queue.requests.push_back(request);
+        let idle = queue.idle;
         drop(queue);
-        self.wake.notify_one();
+        if idle {
+            self.wake.notify_one();
+        }
     }
 
     /// Waits for commits and takes all that are there, up to the size of a group. `None`: the store is being closed.
@@ -329,7 +334,9 @@ impl Shared {
             if queue.stopping {
                 return None;
             }
+            queue.idle = true;
             queue = self.wake.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue.idle = false;
         }
         let mut bytes = 0;
         let mut group = Vec::with_capacity(queue.requests.len());
