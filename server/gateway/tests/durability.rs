@@ -394,7 +394,7 @@ async fn a_damaged_journal_is_refused() {
     }
 }
 
-/// A damaged table is found at the start or when it is read; nobody gets wrong data.
+/// A damaged table, or file of entries, is found at the start or when it is read; nobody gets wrong data.
 #[tokio::test]
 async fn a_damaged_table_gives_no_wrong_data() {
     let data = tempfile::tempdir().expect("a temporary directory");
@@ -402,9 +402,9 @@ async fn a_damaged_table_gives_no_wrong_data() {
     let ternd = Ternd::start(data.path(), &faults.start());
     let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;
     let long = "long ".repeat(12_000);
-    // Until the engine has written a table: as much as fits its memory.
+    // Until the engine has written entries to their files: as much as fits its memory.
     let mut sent = 0;
-    while !faults.happened("synced", "/keyspaces/1/tables/") {
+    while !faults.happened("synced", "/keyspaces/2/tables/") {
         let messages: Vec<String> = (0..16).map(|i| format!("{} {long}", sent + i)).collect();
         let mut asked = Vec::new();
         for text in &messages {
@@ -422,16 +422,17 @@ async fn a_damaged_table_gives_no_wrong_data() {
     assert_eq!(log.len(), sent);
     ternd.kill();
 
-    for thousandths in [10, 250, 500, 750] {
+    for (kind, thousandths) in
+        ["blobs", "tables"].into_iter().flat_map(|kind| [10, 250, 500, 750].map(|at| (kind, at)))
+    {
         let copy = tempfile::tempdir().expect("a temporary directory");
         Tree::read(data.path()).write(copy.path());
-        let tables = copy.path().join("store/engine/keyspaces");
-        let tables = newest(&tables, |path| path.join("tables").is_dir()).join("tables");
-        damage(&newest(&tables, Path::is_file), thousandths);
+        let files = copy.path().join("store/engine/keyspaces/2").join(kind);
+        damage(&newest(&files, Path::is_file), thousandths);
         match Ternd::try_start(copy.path(), &Start::default()) {
             Err((status, errors)) => {
                 assert_eq!(status.code(), Some(1), "{errors}");
-                println!("{thousandths}: refused: {}", errors.trim());
+                println!("{kind} {thousandths}: refused: {}", errors.trim());
             }
             Ok(ternd) => {
                 let mut reader = ternd.login(Transport::Tcp, "bob", 99).await;
@@ -445,13 +446,16 @@ async fn a_damaged_table_gives_no_wrong_data() {
                                 assert_eq!(*entry, log[from as usize - 1], "wrong data");
                                 from += 1;
                             }
-                            assert!(!entries.is_empty(), "{thousandths}: the damage was not met at {from}");
+                            assert!(
+                                !entries.is_empty(),
+                                "{kind} {thousandths}: the damage was not met at {from}"
+                            );
                         }
                         Ok(other) => panic!("not the answer to a sync: {other:?}"),
                         Err(error) => break error,
                     }
                 };
-                println!("{thousandths}: error after {from} of {sent}: {error:?}");
+                println!("{kind} {thousandths}: error after {from} of {sent}: {error:?}");
             }
         }
     }

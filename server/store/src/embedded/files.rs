@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::OpenError;
 
-pub(super) const FORMAT: &str = "tern-store 1\n";
+pub(super) const FORMAT: &str = "tern-store 2\n";
 
 /// The engine's directory.
 pub(super) fn engine_path(data: &Path) -> PathBuf {

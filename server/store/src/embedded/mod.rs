@@ -30,7 +30,7 @@
 //! | file | what | written |
 //! |---|---|---|
 //! | `lock` | locked (`flock`) by the process that has the store open; contains its process id | at open |
-//! | `format` | `tern-store 1`: the version of everything here | once, last, when the store is created |
+//! | `format` | `tern-store 2`: the version of everything here | once, last, when the store is created |
 //! | `commit` | the commit number of the newest durable group: two slots of 24 bytes, written in turn | after each group |
 //! | `engine/` | fjall's directory: journals `*.jnl`, tables under `keyspaces/` | by fjall |
 //!
@@ -52,6 +52,7 @@ mod committer;
 mod files;
 mod journal;
 mod shared;
+mod spaces;
 mod transaction;
 
 #[cfg(test)]
@@ -66,12 +67,13 @@ pub struct Options {
     /// Memory for blocks read from disk. Recent messages are in the memtable anyway; this is for the conversation
     /// list and history. Raise it to a fifth of the machine's memory.
     pub cache_bytes: u64,
-    /// Writes kept in memory before they become a table; up to two of these are held. Fixed when the store is
-    /// created.
+    /// Writes kept in memory before they become a table, of entries and of everything else; up to two of each are
+    /// held. Fixed when the store is created.
     pub memtable_bytes: u64,
     /// Journals kept on disk at most, at least 64 MiB. More means fewer forced flushes, and a longer replay at start.
     pub journal_bytes: u64,
-    /// fjall's threads for flushing and compaction.
+    /// fjall's threads for flushing and compaction. With several, the first one hands compactions to itself in a loop
+    /// for as long as the others compact.
     pub engine_threads: usize,
     /// Commits that may wait; more are refused with [`CommitError::Overloaded`](crate::CommitError::Overloaded).
     pub queue_max: usize,

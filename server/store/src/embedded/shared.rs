@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable, Snapshot};
+use fjall::{Database, PersistMode, Readable, Snapshot};
 use futures_channel::oneshot;
 
 use super::files::{self, Mirror};
+use super::spaces::Spaces;
 use super::{OnFatal, OpenError, Options, check, journal};
 use crate::resolver::ReadSet;
 use crate::writes::{Row, WriteSet};
@@ -20,8 +21,6 @@ use crate::{CommitError, Corrupt, RangeQuery, StoreError, Version};
 
 /// Where the engine keeps its own commit number, in every batch: outside the space of the transactions' keys.
 pub(super) const COMMIT_KEY: &[u8] = b"\xFFcommit";
-/// The one keyspace. A second one would have to be flushed for the sake of the first one's journals.
-const KEYSPACE: &str = "tern";
 
 /// Why the store has stopped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +103,7 @@ pub(super) struct Writer {
 // The fields are dropped in this order: the engine's handles before the lock.
 pub(super) struct Shared {
     published: RwLock<Arc<Published>>,
-    keyspace: Keyspace,
+    spaces: Spaces,
     database: Database,
     queue: Mutex<Queue>,
     wake: Condvar,
@@ -171,11 +170,8 @@ impl Shared {
                 damaged(&engine_path, "is damaged beyond what the storage engine can tell; restore a backup")
             })?
             .map_err(engine_error)?;
-        // Payloads are mostly encrypted, so compression would cost time and save nothing (and is not compiled in).
-        let keyspace = database
-            .keyspace(KEYSPACE, || KeyspaceCreateOptions::default().max_memtable_size(options.memtable_bytes))
-            .map_err(engine_error)?;
-        let stored = database.snapshot().get(&keyspace, COMMIT_KEY).map_err(engine_error)?;
+        let spaces = Spaces::open(&database, &options).map_err(engine_error)?;
+        let stored = database.snapshot().get(spaces.of(COMMIT_KEY), COMMIT_KEY).map_err(engine_error)?;
         let engine = match stored {
             Some(number) => Some(
                 (&*number)
@@ -198,7 +194,7 @@ impl Shared {
             (true, engine, _) => engine,
             (false, ..) => {
                 let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
-                batch.insert(&keyspace, COMMIT_KEY, 1u64.to_be_bytes());
+                batch.insert(spaces.of(COMMIT_KEY), COMMIT_KEY, 1u64.to_be_bytes());
                 batch.commit().map_err(engine_error)?;
                 mirror.write(1).and_then(|()| mirror.sync()).map_err(files::io(&commit_path))?;
                 files::write_format(data)?;
@@ -208,7 +204,7 @@ impl Shared {
         let published = Published { version: Version(version), snapshot: database.snapshot() };
         let shared = Self {
             published: RwLock::new(Arc::new(published)),
-            keyspace,
+            spaces,
             database,
             queue: Mutex::default(),
             wake: Condvar::new(),
@@ -249,7 +245,7 @@ impl Shared {
     pub(super) fn get(&self, at: &Published, key: &[u8]) -> Result<Option<Bytes>, StoreError> {
         self.readable()?;
         // Copied, so that a small value does not keep a whole block of the engine's in memory.
-        match at.snapshot.get(&self.keyspace, key) {
+        match at.snapshot.get(self.spaces.of(key), key) {
             Ok(value) => Ok(value.map(|value| Bytes::copy_from_slice(&value))),
             Err(error) => Err(unreadable(key, &error)),
         }
@@ -261,16 +257,18 @@ impl Shared {
         if query.begin >= query.end {
             return Ok(rows);
         }
-        let bounds = (Bound::Included(&*query.begin), Bound::Excluded(&*query.end));
-        let mut iterator = at.snapshot.range::<&[u8], _>(&self.keyspace, bounds);
         let mut bytes = 0;
-        while rows.len() < query.rows_max && bytes < query.bytes_max {
-            let Some(row) = (if query.reverse { iterator.next_back() } else { iterator.next() }) else {
-                break;
-            };
-            let (key, value) = row.into_inner().map_err(|error| unreadable(&query.begin, &error))?;
-            bytes += key.len() + value.len();
-            rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
+        for (keyspace, begin, end) in self.spaces.parts(&query.begin, &query.end, query.reverse) {
+            let bounds = (Bound::Included(begin), Bound::Excluded(end));
+            let mut iterator = at.snapshot.range::<&[u8], _>(keyspace, bounds);
+            while rows.len() < query.rows_max && bytes < query.bytes_max {
+                let Some(row) = (if query.reverse { iterator.next_back() } else { iterator.next() }) else {
+                    break;
+                };
+                let (key, value) = row.into_inner().map_err(|error| unreadable(&query.begin, &error))?;
+                bytes += key.len() + value.len();
+                rows.push((Bytes::copy_from_slice(&key), Bytes::copy_from_slice(&value)));
+            }
         }
         Ok(rows)
     }
@@ -374,11 +372,11 @@ impl Shared {
         for (key, value) in rows {
             bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
             match value {
-                Some(value) => batch.insert(&self.keyspace, &key[..], &value[..]),
-                None => batch.remove(&self.keyspace, &key[..]),
+                Some(value) => batch.insert(self.spaces.of(&key), &key[..], &value[..]),
+                None => batch.remove(self.spaces.of(&key), &key[..]),
             }
         }
-        batch.insert(&self.keyspace, COMMIT_KEY, version.0.to_be_bytes());
+        batch.insert(self.spaces.of(COMMIT_KEY), COMMIT_KEY, version.0.to_be_bytes());
         batch.commit().map_err(|error| {
             let engine = self.engine_path.display();
             FatalError { what: format!("writing commit {} to the journal in {engine}: {error}", version.0) }

@@ -6,6 +6,7 @@ use futures_util::future::{FutureExt, join_all};
 use tempfile::TempDir;
 
 use super::shared::FatalError;
+use super::spaces::Spaces;
 use super::{Embedded, OpenError, Options};
 use crate::{BoxFuture, CommitError, Kv, StoreError, Transaction, Version, conformance};
 
@@ -89,11 +90,14 @@ pub(super) fn read(kv: &dyn Kv, key: &[u8]) -> Result<Option<Bytes>, StoreError>
 }
 
 /// Writes below the adapter, as a faulty disk or an old backup would.
-fn tamper(dir: &TempDir, change: impl FnOnce(&mut fjall::OwnedWriteBatch, &fjall::Keyspace)) {
+fn tamper(dir: &TempDir, key: &[u8], value: Option<&[u8]>) {
     let database = fjall::Database::builder(dir.path().join("engine")).open().expect("opens");
-    let keyspace = database.keyspace("tern", Default::default).expect("opens");
+    let spaces = Spaces::open(&database, &Options::default()).expect("opens");
     let mut batch = database.batch().durability(Some(fjall::PersistMode::SyncAll));
-    change(&mut batch, &keyspace);
+    match value {
+        Some(value) => batch.insert(spaces.of(key), key, value),
+        None => batch.remove(spaces.of(key), key),
+    }
     batch.commit().expect("commits");
 }
 
@@ -218,7 +222,7 @@ fn missing_or_damaged_files_are_refused() {
         ("commit", |path| std::fs::remove_file(path).unwrap(), "missing"),
         ("commit", |path| std::fs::write(path, [7; 48]).unwrap(), "damaged"),
         ("format", |path| std::fs::remove_file(path).unwrap(), "missing"),
-        ("format", |path| std::fs::write(path, "tern-store 2\n").unwrap(), "\"tern-store 2\""),
+        ("format", |path| std::fs::write(path, "tern-store 1\n").unwrap(), "\"tern-store 1\""),
         ("engine", |path| std::fs::remove_dir_all(path).unwrap(), "missing"),
         ("engine/version", |path| std::fs::write(path, "FJL9").unwrap(), "engine"),
     ];
@@ -443,10 +447,10 @@ fn damaged_records_are_refused_at_open() {
         } else {
             damaged[last / 2] ^= 1
         };
-        tamper(&dir, |batch, keyspace| batch.insert(keyspace, &key[..], &damaged[..]));
+        tamper(&dir, &key, Some(&damaged));
         let error = open(&dir).err().unwrap();
         assert!(matches!(error, OpenError::Corrupt { .. }), "{}: {error}", prefix as char);
-        tamper(&dir, |batch, keyspace| batch.insert(keyspace, &key[..], &value[..]));
+        tamper(&dir, &key, Some(&value));
         assert!(open(&dir).is_ok(), "healthy again");
     }
 }
@@ -461,11 +465,11 @@ fn a_head_that_does_not_fit_its_log_is_refused() {
     drop(store);
     let end = EntryKey { conversation: id, seq: last };
     let beyond = EntryKey { conversation: id, seq: last.next() };
-    tamper(&dir, |batch, keyspace| batch.insert(keyspace, beyond.encode(), &b"anything"[..]));
+    tamper(&dir, &beyond.encode(), Some(b"anything"));
     assert!(matches!(open(&dir).err().unwrap(), OpenError::Corrupt { .. }));
-    tamper(&dir, |batch, keyspace| batch.remove(keyspace, beyond.encode()));
+    tamper(&dir, &beyond.encode(), None);
     assert!(open(&dir).is_ok());
-    tamper(&dir, |batch, keyspace| batch.remove(keyspace, end.encode()));
+    tamper(&dir, &end.encode(), None);
     assert!(matches!(open(&dir).err().unwrap(), OpenError::Corrupt { .. }));
 }
 
