@@ -268,6 +268,19 @@ async fn quic_sessions_are_resumed_on_every_shard_and_after_a_restart() {
     assert_eq!(handshakes.full(), 2);
 }
 
+#[tokio::test]
+async fn quic_keys_change_as_often_as_the_client_likes() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), Options::default());
+    let endpoint = quic_client(tern_client(&server).0);
+    let connection = connect_quic(&endpoint, server.address).await.unwrap();
+    let mut stream = connection.open_bi().await.unwrap();
+    for question in 0..10 {
+        in_time("an answer", ask(&mut stream, question)).await.unwrap();
+        connection.force_key_update();
+    }
+}
+
 /// A phone that was away while the server was restarted learns it with its first datagram, not after minutes.
 #[tokio::test]
 async fn a_restarted_server_resets_connections_it_does_not_know() {

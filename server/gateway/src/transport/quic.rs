@@ -4,6 +4,7 @@ mod driver;
 mod link;
 mod stream;
 mod timers;
+mod tls;
 mod udp;
 
 use std::io;
@@ -12,7 +13,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{EndpointConfig, IdleTimeout, ServerConfig, TransportConfig, VarInt};
 use tern_protocol::limits;
 
@@ -25,6 +25,7 @@ pub use super::forward::ForwardStats;
 pub use driver::QuicAcceptor;
 pub use link::Connection;
 pub use stream::{RecvStream, SendStream};
+use tls::Tls;
 use udp::Udp;
 
 /// What a client may send on one stream before the session has read it. Frames may be larger: the window moves on
@@ -115,7 +116,9 @@ impl QuicSocket {
         let Self { shard, shards, socket, doors } = self;
         let scheme = CidScheme::new(secrets.cid_key(), shards);
         let mut config = EndpointConfig::new(Arc::new(secrets.reset_key()));
-        config.cid_generator(move || Box::new(ShardCids { scheme, shard }));
+        config
+            .cid_generator(move || Box::new(ShardCids { scheme, shard }))
+            .supported_versions(vec![tls::VERSION_1]);
         let udp = Udp::new(socket)?;
         let server = server_config(tls, secrets)?;
         let endpoint =
@@ -126,7 +129,7 @@ impl QuicSocket {
 }
 
 fn server_config(tls: Arc<rustls::ServerConfig>, secrets: &Secrets) -> io::Result<ServerConfig> {
-    let crypto = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+    let crypto = Tls::new(tls).ok_or_else(|| io::Error::other("QUIC needs TLS 1.3 with AES-128"))?;
     let mut config = ServerConfig::new(Arc::new(crypto), Arc::new(secrets.retry_key()));
     config.transport_config(Arc::new(transport_config())).migration(true);
     Ok(config)
