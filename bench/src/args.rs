@@ -57,6 +57,27 @@ pub enum Command {
         tern-bench idle --transport quic --connections 100000 --ramp 256 --duration 60\n\n\
         One process may hold about as many TCP connections as it may open files: see `ulimit -n`.")]
     Idle(IdleArgs),
+    /// Users with many conversations come back after they have missed something in each: time until they have it
+    #[command(
+        after_help = "Each connection is a user with conversations of their own, which are filled first. The users come \
+        back again and again, each time as if after the same absence: connect, log in, ask what is new (Sync), fetch what \
+        does not fit into the answers (History), leave. Every entry is held against what was written.\n\n\
+        Figures: list_… is the time from the end of the login until the user knows where every conversation stands, all_… \
+        until every missed message is there; round_trips_… are answers that had to be waited for one after the other.\n\n\
+        Examples:\n  tern-bench sync\n  \
+        tern-bench sync --conversations 50000 --missed 1 --connections 1 --transport both\n  \
+        tern-bench sync --connections 200 --at-once --conversations 100 --rate 1000"
+    )]
+    Sync(SyncArgs),
+    /// Clients page through long conversations: pages per second, latency, CPU per page
+    #[command(
+        after_help = "Each connection reads one conversation from end to end, page after page, and then again. Every \
+        entry is held against what was written.\n\n\
+        Examples:\n  tern-bench history --connections 20 --conversations 20 --messages 5000\n  \
+        tern-bench history --transport quic --own-stream --page 1000\n  \
+        tern-bench history --connections 50 --rate 500    (does reading slow down 500 messages/s of others?)"
+    )]
+    History(HistoryArgs),
     /// What this machine allows: frames moved and keys stored, and nothing else
     #[command(after_help = "Examples:\n  tern-bench floor --connections 2000\n  \
         tern-bench floor --transport quic --members 100 --groups-of 16,128")]
@@ -143,6 +164,77 @@ pub struct IdleArgs {
     /// another one, as those who come back
     #[arg(long, value_enum, default_value_t = Handshakes::Full)]
     pub handshakes: Handshakes,
+}
+
+/// `sync`.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// What all scenarios share.
+    #[command(flatten)]
+    pub common: Common,
+    /// Conversations of each user
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub conversations: u32,
+    /// Of these, so many are groups; the others are direct chats [default: half]
+    #[arg(long, value_name = "N")]
+    pub groups: Option<u32>,
+    /// Messages that a user has missed in each conversation
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub missed: u32,
+    /// A user asks for the conversations in ranges of so many, all ranges at once; 0: for all of them with one request,
+    /// and for what does not fit into the answer after it
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub range: u32,
+    /// All users come back at the same time, instead of one after the other
+    #[arg(long)]
+    pub at_once: bool,
+    /// Bytes of a message's payload, at least 16
+    #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub payload: u32,
+    /// Who sends meanwhile.
+    #[command(flatten)]
+    pub background: BackgroundArgs,
+}
+
+/// `history`.
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    /// What all scenarios share.
+    #[command(flatten)]
+    pub common: Common,
+    /// Conversations that are filled first; --connections are spread over them evenly, as their members
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub conversations: u32,
+    /// Messages in each conversation
+    #[arg(long, value_name = "N", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub messages: u32,
+    /// Messages asked for at a time, at most 1,000; a page holds about 512 KiB at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub page: u32,
+    /// From the oldest message on, instead of from the newest back
+    #[arg(long)]
+    pub forward: bool,
+    /// QUIC: ask for each page on a stream of its own, beside the session's
+    #[arg(long)]
+    pub own_stream: bool,
+    /// Bytes of a message's payload, at least 16
+    #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub payload: u32,
+    /// Who sends meanwhile.
+    #[command(flatten)]
+    pub background: BackgroundArgs,
+}
+
+/// Messages of others beside what is measured.
+#[derive(Debug, Args)]
+pub struct BackgroundArgs {
+    /// Messages per second that others send to each other meanwhile, at fixed times; their acks are the result's
+    /// [default: none]
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// How many pairs of clients send them
+    #[arg(long, value_name = "N", default_value_t = 25, requires = "rate", value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub pairs: u32,
 }
 
 /// How much is sent.

@@ -7,6 +7,7 @@
 //! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it;
 //!   [`stage`]: what all of a thread share.
 //! - [`check`]: what is wrong with what members see; [`receipts`]: and with what they are told of each other.
+//! - [`fill`]: conversations that are full before a measurement begins; [`book`]: what is in them.
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
 //! - [`machine`], [`process`]: what was used meanwhile.
 //! - [`floor`]: what the machine allows at best.
@@ -14,11 +15,13 @@
 //! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page.
 
 pub mod args;
+pub mod book;
 pub mod chat;
 pub mod check;
 pub mod client;
 pub mod clock;
 mod error;
+pub mod fill;
 pub mod fleet;
 pub mod floor;
 mod interrupt;

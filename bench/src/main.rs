@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         Command::Group(scenario) => execute(&scenario),
         Command::Flaky(scenario) => execute(&scenario),
         Command::Idle(scenario) => execute(&scenario),
+        Command::Sync(scenario) => execute(&scenario),
+        Command::History(scenario) => execute(&scenario),
         Command::Floor(args) => said(floor::scenario::run(&args)),
         Command::Report(args) => said(page::run(&args)),
         Command::Relay(args) => said(floor::relay::run(&args)),

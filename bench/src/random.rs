@@ -1,5 +1,7 @@
 //! Reproducible randomness: the same seed, the same numbers.
 
+use tern_protocol::ids::UserId;
+
 /// A stream of numbers (SplitMix64). Good enough to choose with, not for secrets.
 #[derive(Debug, Clone)]
 pub struct Random(u64);
@@ -10,6 +12,12 @@ impl Random {
         let mut random = Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95));
         random.next();
         random
+    }
+
+    /// A stream for what this user makes. Users are those of one run, so ids from it are not taken by another's, whatever
+    /// the seed.
+    pub fn of_user(seed: u64, user: UserId) -> Self {
+        Self::new(seed, user.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes)))
     }
 
     /// 64 random bits.

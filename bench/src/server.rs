@@ -37,6 +37,8 @@ pub struct Server {
     pid: Option<u32>,
     child: Option<RefCell<Child>>,
     last_usage: Cell<Option<Usage>>,
+    /// Given out so far.
+    accounts: Cell<usize>,
     _data: Option<tempfile::TempDir>,
 }
 
@@ -72,6 +74,7 @@ impl Server {
                     pid: args.pid,
                     child: None,
                     last_usage: Cell::default(),
+                    accounts: Cell::default(),
                     _data: None,
                 };
                 if let Some(pid) = args.pid {
@@ -122,6 +125,7 @@ impl Server {
             pid: Some(child.id()),
             child: Some(RefCell::new(child)),
             last_usage: Cell::default(),
+            accounts: Cell::default(),
             _data: temporary,
         })
     }
@@ -134,9 +138,10 @@ impl Server {
         let now = clock::wall();
         let run = format!("bench-{:x}-{:x}", now.0, std::process::id());
         let device = DeviceId::new(1).ok_or(Error::Driver)?;
+        let before = self.accounts.replace(self.accounts.get() + count);
         (0..count)
             .map(|number| {
-                let sub = format!("{run}-{number}");
+                let sub = format!("{run}-{}", before + number);
                 let token = self.minter.mint(&sub, TOKEN_LIFETIME, now);
                 let token = token.map_err(|error| Error::Server(error.to_string()))?;
                 Ok(Account { number, user: UserId::from_sub(&sub), token, device })

@@ -130,6 +130,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         ended: None,
         all_may_leave: false,
         finishing: false,
+        clients: None,
         faults: Faults::default(),
         figures: BTreeMap::new(),
         floor: None,
@@ -154,6 +155,8 @@ pub struct Run<'a> {
     pub figures: BTreeMap<String, f64>,
     /// It is no failure when all connections end or nobody answers: the scenario cuts them.
     pub all_may_leave: bool,
+    /// Clients that come and go; `None`: they are those that were logged in at the beginning.
+    pub clients: Option<u64>,
     machine: Machine,
     sampler: Sampler,
     server: Option<Server>,
@@ -302,6 +305,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// After a preparation with a fleet of its own, which has [finished](Self::finish): the run as if it had just begun.
+    ///
+    /// # Errors
+    /// What ended the preparation early.
+    pub fn begin(&mut self) -> Result<(), Error> {
+        if let Some(error) = self.ended.take() {
+            return Err(error);
+        }
+        // What it has left in the memory of the server is none of the connections' business.
+        self.before = Memory::default();
+        self.all_may_leave = false;
+        self.finishing = false;
+        self.connections = 0;
+        self.sampler.enter(Phase::Connecting);
+        Ok(())
+    }
+
+    /// A course of the scenario's own. When it ends early, [`Self::finish`] has what there is.
+    pub fn attempt(&mut self, course: impl FnOnce(&mut Self) -> Result<(), Error>) {
+        let result = course(self);
+        self.ended = self.ended.take().or(result.err());
+    }
+
     /// The usual course: the load, unmeasured, then measured. When that ends early, [`Self::finish`] has what there is.
     pub fn measure<R: Send + 'static>(&mut self, fleet: &Fleet<R>) {
         let result = self.round(fleet, self.warmup(), self.duration());
@@ -380,11 +406,13 @@ impl Run<'_> {
         self.figures.insert(name.into(), round(value, 3));
     }
 
-    fn warmup(&self) -> Duration {
+    /// How long the load goes on before it is measured.
+    pub fn warmup(&self) -> Duration {
         Duration::from_secs_f64(self.common.warmup)
     }
 
-    fn duration(&self) -> Duration {
+    /// How long it is measured.
+    pub fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.common.duration)
     }
 }

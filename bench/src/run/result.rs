@@ -44,7 +44,7 @@ impl Run<'_> {
         Outcome {
             scenario: S::NAME.into(),
             transport: transport_name(self.transport).into(),
-            connections: self.connections,
+            connections: self.clients.unwrap_or(self.connections),
             duration_s: round(seconds, 3),
             complete: problem.is_none(),
             problem: problem.map(|problem| problem.to_string()),

@@ -1,7 +1,10 @@
 //! What tern-bench can do, one file each.
 
+pub mod background;
 pub mod flaky;
 pub mod group;
+pub mod history;
 pub mod idle;
 pub mod party;
 pub mod send;
+pub mod sync;

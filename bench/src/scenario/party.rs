@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tern_protocol::ids::ConversationId;
+use tern_protocol::ids::{ConversationId, UserId};
 use tern_protocol::model::Kind;
 use tokio::task::JoinSet;
 
@@ -60,7 +60,8 @@ type Arrival = (Client, Option<(Returning, Recoveries)>);
 /// What a thread finds.
 #[derive(Debug, Default)]
 pub struct Findings {
-    faults: Faults,
+    /// What is wrong.
+    pub faults: Faults,
     unreceipted: u64,
 }
 
@@ -236,11 +237,9 @@ impl Party {
         let users: Vec<_> = members.iter().map(|(client, _)| client.user).collect();
         let id = match (self.kind, users.as_slice()) {
             (Kind::Direct, [one, other]) => ConversationId::direct(*one, *other),
-            // Users are those of this run only, so a group's id is not taken either.
             (_, users) => {
-                let stream = users.first().and_then(|user| user.as_bytes().first_chunk());
-                let stream = stream.map_or(0, |bytes| u64::from_le_bytes(*bytes));
-                ConversationId::group_from_random(Random::new(seed, stream).bytes())
+                let creator = users.first().copied().unwrap_or(UserId::from_bytes([0; 16]));
+                ConversationId::group_from_random(Random::of_user(seed, creator).bytes())
             }
         };
         Circle::new(self.kind, id, users)

@@ -4,6 +4,8 @@ mod failures;
 mod flaky;
 mod floor;
 mod group;
+mod history;
 mod idle;
 mod send;
 mod support;
+mod sync;
