@@ -6,12 +6,16 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ClientSeq, Seq, UserId};
+use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{Change, Entry, Kind};
 
 use crate::stats::add;
 
 /// The time in front of every payload, and its number.
 pub const PAYLOAD_BYTES_MIN: usize = 16;
+
+/// A sender has no more sends under way, so that none is overtaken by more; what comes later was there before.
+const OVERTAKEN_MAX: u64 = SEND_WINDOW as u64;
 
 /// Broken promises, counted. All are 0 after a good run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +110,7 @@ enum Source {
 #[derive(Debug, Default)]
 struct Sends {
     last: u64,
-    /// Below `last`, and not there.
+    /// Not far below `last`, and not there.
     skipped: BTreeSet<u64>,
 }
 
@@ -114,7 +118,11 @@ impl Sends {
     fn place(&mut self, client_seq: u64, faults: &mut Faults) {
         if client_seq > self.last {
             // Refused ones leave gaps as well; if these come later, they were overtaken.
-            self.skipped.extend(self.last + 1..client_seq);
+            let oldest = client_seq.saturating_sub(OVERTAKEN_MAX);
+            while self.skipped.first().is_some_and(|first| *first < oldest) {
+                self.skipped.pop_first();
+            }
+            self.skipped.extend(oldest.max(self.last + 1)..client_seq);
             self.last = client_seq;
         } else if self.skipped.remove(&client_seq) {
             faults.reordered += 1;

@@ -116,6 +116,8 @@ pub struct Share {
     pub phases: watch::Receiver<Phase>,
     /// What happens is counted here.
     pub meter: Arc<Meter>,
+    /// How many handshakes it may have under way at once.
+    pub ramp: usize,
     /// Its number, from 0.
     pub thread: usize,
     /// Of the run.
@@ -269,6 +271,7 @@ impl<R: Send + 'static> Fleet<R> {
                     dialer: Rc::new(dialer),
                     phases,
                     meter: own_meter,
+                    ramp,
                     thread,
                     seed: rig.seed,
                     random: Random::new(rig.seed, thread as u64),

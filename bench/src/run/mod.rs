@@ -128,6 +128,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         used: Used::default(),
         groups: None,
         ended: None,
+        drain: DRAIN,
         all_may_leave: false,
         finishing: false,
         clients: None,
@@ -153,6 +154,8 @@ pub struct Run<'a> {
     pub faults: Faults,
     /// What only this scenario has.
     pub figures: BTreeMap<String, f64>,
+    /// How long the threads have for what is under way at the end, beyond a moment to say good-bye.
+    pub drain: Duration,
     /// It is no failure when all connections end or nobody answers: the scenario cuts them.
     pub all_may_leave: bool,
     /// Clients that come and go; `None`: they are those that were logged in at the beginning.
@@ -375,7 +378,7 @@ impl Run<'_> {
         self.finishing = true;
         self.enter(&fleet, phase);
         // Clients have a limit of their own, and a moment to say good-bye.
-        let at_most = if self.ended.is_some() { LEAVE } else { DRAIN + LEAVE };
+        let at_most = if self.ended.is_some() { LEAVE } else { self.drain + LEAVE };
         let drained = self.hold_until(at_most, |_| fleet.is_finished());
         if !matches!(drained, Ok(true)) {
             self.enter(&fleet, Phase::Leaving);
