@@ -141,7 +141,8 @@ impl Writer {
             let id = ConversationId::direct(user(0), user(1));
             Conversation { id, last: Seq(0), users: (0..senders.max(1)).map(user).collect() }
         };
-        let conversations: Vec<_> = (0..conversations.max(1)).map(conversation).collect();
+        // Two at least: a group is made while the one before it is written, and they would conflict.
+        let conversations: Vec<_> = (0..conversations.max(2)).map(conversation).collect();
         let Conversation { id, users, .. } = &conversations[0];
         let (entry, head) = (EntryKey { conversation: *id, seq: Seq(1) }, HeadKey { conversation: *id });
         let last = Head { last: Seq(1_000), floor: Seq(1), time: WallMillis(1_000) };
@@ -293,14 +294,31 @@ mod tests {
         check(shape(5.0, 1.0, 2.0), 1, [1.0, 5.0, 2.0]);
     }
 
-    #[test]
-    fn what_is_asked_for_is_committed() {
+    /// A store, its directory, and what runs its writer.
+    fn store() -> (tempfile::TempDir, Arc<Embedded>, tokio::runtime::Runtime) {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let on_fatal = |error: &tern_store::embedded::FatalError| panic!("{error}");
         let store =
             Embedded::open(directory.path(), Options::default(), Box::new(on_fatal)).expect("a store");
-        let store = Arc::new(store);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        (directory, Arc::new(store), runtime)
+    }
+
+    /// As for one large group: the next group of writes is made before the one before it is answered.
+    #[test]
+    fn one_conversation_does_not_conflict_with_itself() {
+        let (_directory, store, runtime) = store();
+        let mut writer = Writer::new(store.clone(), 1, 4, 200);
+        let left = std::cell::Cell::new(5);
+        let goes_on = || left.replace(left.get() - 1) > 0;
+        let written = runtime.block_on(writer.write(shape(8.0, 8.0, 4.0), goes_on)).expect("committed");
+        assert_eq!(written, 8 * 6);
+        assert_eq!(store.metrics().conflicts, 0);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_committed() {
+        let (_directory, store, runtime) = store();
         let mut writer = Writer::new(store.clone(), 10, 2, 200);
         let mut messages = 0;
         for (shape, transactions) in [(shape(1.0, 1.0, 1.0), 1), (shape(20.0, 4.0, 2.0), 5)] {

@@ -14,6 +14,7 @@ use tern_core::admission::Admission;
 use tern_core::conversation::Owner;
 use tern_core::fanout::Local;
 use tern_core::home::{Home, SessionId};
+use tern_core::limits::RECEIPT_COUNTS_INTERVAL_MS;
 use tern_core::routing::{ShardId, SlotMap};
 use tern_core::time::Now;
 use tern_protocol::error::ErrorCode;
@@ -33,8 +34,10 @@ use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::reply;
 use crate::shutdown::Phase;
 
-/// Between looks at what is due: receipts held back or not written yet, mailboxes that were full.
+/// Between looks at what is due: receipts held back, mailboxes that were full.
 const TICK: Duration = Duration::from_millis(50);
+/// How long receipts wait for something else that is written to their connection; as long as groups' do.
+const TICKS_PER_RECEIPTS: u32 = RECEIPT_COUNTS_INTERVAL_MS as u32 / TICK.as_millis() as u32;
 /// Between looks at deadlines of connections, and between two writes of delivered watermarks.
 const TICKS_PER_SWEEP: u32 = 20;
 /// Messages taken from a mailbox lane before the others get their turn.
@@ -227,7 +230,7 @@ impl Shard {
                 () = self.settle.notified() => self.tell_receipts(),
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
-                    self.on_tick(ticks.is_multiple_of(TICKS_PER_SWEEP));
+                    self.on_tick(ticks);
                 }
                 changed = phase.changed() => {
                     let now = *phase.borrow_and_update();
@@ -281,16 +284,18 @@ impl Shard {
         }
     }
 
-    fn on_tick(self: &Rc<Self>, sweep: bool) {
+    fn on_tick(self: &Rc<Self>, ticks: u32) {
         let later = std::mem::take(&mut *self.moved_later.borrow_mut());
         self.moved.borrow_mut().extend(later);
         self.admission.borrow_mut().on_tick(self.now().mono);
         self.tell_receipts();
-        self.write_receipts();
+        if ticks.is_multiple_of(TICKS_PER_RECEIPTS) {
+            self.write_receipts();
+        }
         self.catch_up();
         let pending = std::mem::take(&mut *self.homes_pending.borrow_mut());
         pending.into_iter().for_each(|(shard, request)| self.to_home(shard, request));
-        if sweep {
+        if ticks.is_multiple_of(TICKS_PER_SWEEP) {
             self.sweep();
             self.forget_idle_owners();
         }
