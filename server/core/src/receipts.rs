@@ -165,15 +165,15 @@ impl Receipts {
                 if moved.is_empty() {
                     return notices;
                 }
-                for i in 0..self.senders.len() {
+                let reached = self.count_all(&audience);
+                for (i, (delivered, read)) in reached.into_iter().enumerate() {
                     let LastMessage { sender, seq, told } = self.senders[i];
-                    if !audience.contains(&sender) {
+                    if audience.binary_search(&sender).is_err() {
                         continue;
                     }
-                    let others =
-                        || audience.iter().filter(|user| **user != sender).map(|user| self.get(*user));
-                    let delivered = others().filter(|m| m.delivered >= seq).count() as u32;
-                    let read = others().filter(|m| m.read >= seq).count() as u32;
+                    let own = self.get(sender);
+                    let delivered = delivered - u32::from(own.delivered >= seq);
+                    let read = read - u32::from(own.read >= seq);
                     if delivered == 0 || told == Some((delivered, read)) {
                         continue;
                     }
@@ -184,6 +184,27 @@ impl Receipts {
             }
         }
         notices
+    }
+
+    /// How many of the audience have received and read the last message of each sender: one look at every member, however
+    /// many senders there are.
+    fn count_all(&self, audience: &[UserId]) -> Vec<(u32, u32)> {
+        // The last messages rise, so a watermark covers those up to some place, and what is counted there counts for all
+        // before it as well.
+        let covered = |watermark: Seq| self.senders.partition_point(|last| last.seq <= watermark);
+        let mut counts = alloc::vec![(0, 0); self.senders.len() + 1];
+        for user in audience {
+            let Watermarks { delivered, read } = self.get(*user);
+            counts[covered(delivered)].0 += 1;
+            counts[covered(read)].1 += 1;
+        }
+        for i in (1..counts.len()).rev() {
+            let (delivered, read) = counts[i];
+            counts[i - 1].0 += delivered;
+            counts[i - 1].1 += read;
+        }
+        counts.remove(0);
+        counts
     }
 }
 
@@ -262,6 +283,30 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn counts_are_those_of_counting_one_by_one(
+            senders in proptest::collection::vec((1u8..9, 1u64..4), 0..12),
+            marks: Vec<(u8, u8, u8)>,
+        ) {
+            let membership = Membership { role: Role::Member, joined: Seq(1), left: None };
+            let mut members = Members::new((1..=6).map(|n| (user(n), membership)));
+            let mut receipts = Receipts::default();
+            let mut seq = 0;
+            for (sender, step) in senders {
+                seq += step;
+                receipts.on_message(user(sender), Seq(seq));
+            }
+            for (by_user, delivered, read) in marks {
+                receipts.mark(by(by_user % 8, 1), Seq((delivered % 32).into()), Seq((read % 32).into()));
+            }
+            let notices = receipts.take_notices(Kind::Group, &mut members);
+            for (to, count) in notices.iter().flat_map(|n| n.counts.iter().map(|count| (n.to, *count))) {
+                let others = || (1..=6).map(user).filter(|other| *other != to).map(|other| receipts.get(other));
+                prop_assert_eq!(count.delivered as usize, others().filter(|m| m.delivered >= count.seq).count());
+                prop_assert_eq!(count.read as usize, others().filter(|m| m.read >= count.seq).count());
+            }
+        }
+
         #[test]
         fn marks_only_rise_and_read_stays_below_delivered(marks: Vec<(u8, u8, u8)>) {
             let mut receipts = Receipts::default();
