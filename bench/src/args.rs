@@ -57,8 +57,24 @@ pub enum Command {
         tern-bench idle --transport quic --connections 100000 --ramp 256 --duration 60\n\n\
         One process may hold about as many TCP connections as it may open files: see `ulimit -n`.")]
     Idle(IdleArgs),
+    /// Everybody is cut off at once and comes back: time until all have everything, CPU per return, a second wave or none
+    #[command(
+        mut_arg("connections", |arg| arg.default_value("1000").help("Clients, those who stay included")),
+        after_help = "Clients are in groups. At once, all but one of each group lose their connection. Those who stay go \
+        on sending. Who was cut off comes back as the protocol says (at a random moment within a second, and with growing \
+        waits if that fails), logs in, asks what it has missed, and marks it as delivered. In the end all members must have \
+        the same log: what was acknowledged before, during or after the cut is there, once, in order.\n\n\
+        Figures: back_… is the time from the cut until a client has everything; failed_tries are attempts to connect that \
+        came to nothing, and back_after_tries_in_vain the clients who had to come again (a second wave). The series in \
+        --json has a point for every 100 ms. Measured is from the cut until all are back, and at least --duration.\n\n\
+        Examples:\n  tern-bench storm --connections 2000\n  \
+        tern-bench storm --connections 2000 --restart  # kill -9 the server, and start it again\n  \
+        tern-bench storm --transport both --connections 2000 --handshakes full --spread 0"
+    )]
+    Storm(StormArgs),
     /// Users with many conversations come back after they have missed something in each: time until they have it
     #[command(
+        mut_arg("connections", |arg| arg.default_value("4").help("Users who come back")),
         after_help = "Each connection is a user with conversations of their own, which are filled first. The users come \
         back again and again, each time as if after the same absence: connect, log in, ask what is new (Sync), fetch what \
         does not fit into the answers (History), leave. Every entry is held against what was written.\n\n\
@@ -71,11 +87,12 @@ pub enum Command {
     Sync(SyncArgs),
     /// Clients page through long conversations: pages per second, latency, CPU per page
     #[command(
+        mut_arg("connections", |arg| arg.default_value("20").help("Clients who read")),
         after_help = "Each connection reads one conversation from end to end, page after page, and then again. Every \
         entry is held against what was written.\n\n\
         Examples:\n  tern-bench history --connections 20 --conversations 20 --messages 5000\n  \
         tern-bench history --transport quic --own-stream --page 1000\n  \
-        tern-bench history --connections 50 --rate 500    (does reading slow down 500 messages/s of others?)"
+        tern-bench history --connections 50 --rate 500  # does reading disturb others?"
     )]
     History(HistoryArgs),
     /// What this machine allows: frames moved and keys stored, and nothing else
@@ -164,6 +181,39 @@ pub struct IdleArgs {
     /// another one, as those who come back
     #[arg(long, value_enum, default_value_t = Handshakes::Full)]
     pub handshakes: Handshakes,
+}
+
+/// `storm`.
+#[derive(Debug, Args)]
+pub struct StormArgs {
+    /// What all scenarios share.
+    #[command(flatten)]
+    pub common: Common,
+    /// Members of each group, at most 1,024; with 2 they are pairs in direct chats
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(2..=1_024))]
+    pub members: u32,
+    /// Seconds within which everybody comes back, each at a random moment; the protocol says 1
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub spread: f64,
+    /// The server itself is killed, and started again on its data: nobody stays. Only with one that is started here.
+    /// Over QUIC, a client who is silent notices only when it sends its next heartbeat, after 30 s
+    #[arg(long, conflicts_with = "server")]
+    pub restart: bool,
+    /// How clients shake hands when they come back: in full, or with a TLS ticket if they have one
+    #[arg(long, value_enum, default_value_t = Handshakes::Resumed)]
+    pub handshakes: Handshakes,
+    /// Messages that the one who stays sends at the moment of the cut
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub missed: u32,
+    /// Messages per second of all groups together, all the time [default: one every 5 s in each group]
+    #[arg(long, value_name = "R")]
+    pub rate: Option<f64>,
+    /// Bytes of a message's payload, at least 16
+    #[arg(long, value_name = "B", default_value_t = 200, value_parser = clap::value_parser!(u32).range(16..=65_536))]
+    pub payload: u32,
+    /// Seconds after which the run is given up, if not all are back
+    #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds_above_0)]
+    pub limit: f64,
 }
 
 /// `sync`.

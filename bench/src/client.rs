@@ -36,6 +36,9 @@ pub struct Account {
     pub device: DeviceId,
 }
 
+/// The number of a request that went out [behind the login](Client::login).
+pub const BEHIND_LOGIN: RequestId = RequestId(2);
+
 /// A logged-in connection.
 pub struct Client {
     /// Among the clients of the run.
@@ -44,17 +47,23 @@ pub struct Client {
     pub user: UserId,
     /// What connection and login took.
     pub login_nanos: u64,
-    sender: Sender,
-    receiver: Receiver,
-    /// The connection closes with its last handle.
-    quic: Option<quinn::Connection>,
+    /// `None`: it was cut.
+    link: Option<Link>,
     requests: u64,
     out: BytesMut,
     unflushed: bool,
 }
 
+struct Link {
+    sender: Sender,
+    receiver: Receiver,
+    /// The connection closes with its last handle.
+    quic: Option<quinn::Connection>,
+}
+
 impl Client {
-    /// Connects and logs in.
+    /// Connects and logs in. A request `behind` the login goes out with it, which saves a round trip; its answer comes
+    /// as any other, for the number [`BEHIND_LOGIN`].
     ///
     /// # Errors
     /// [`LoginError`]; after 20 s at the latest.
@@ -62,8 +71,9 @@ impl Client {
         connector: &Connector,
         transport: Transport,
         account: &Account,
+        behind: Option<RequestBody>,
     ) -> Result<Self, LoginError> {
-        tokio::time::timeout(LOGIN_TIMEOUT, Self::try_login(connector, transport, account))
+        tokio::time::timeout(LOGIN_TIMEOUT, Self::try_login(connector, transport, account, behind))
             .await
             .unwrap_or(Err(LoginError::Timeout(LOGIN_TIMEOUT.as_secs())))
     }
@@ -72,6 +82,7 @@ impl Client {
         connector: &Connector,
         transport: Transport,
         account: &Account,
+        behind: Option<RequestBody>,
     ) -> Result<Self, LoginError> {
         let start = clock::nanos();
         let mut connection = connector.connect(transport).await?;
@@ -84,7 +95,12 @@ impl Client {
         };
         let login = Request { id: RequestId(1), body: RequestBody::Login(login) };
         let ended = |error: &dyn std::fmt::Display| LoginError::Ended(error.to_string());
-        connection.send_request(&login).await.map_err(|error| ended(&error))?;
+        let mut out = BytesMut::from(&encode_request(&login)[..]);
+        let requests = if behind.is_some() { BEHIND_LOGIN.get() } else { login.id.get() };
+        if let Some(body) = behind {
+            out.extend_from_slice(&encode_request(&Request { id: BEHIND_LOGIN, body }));
+        }
+        connection.send_bytes(&out).await.map_err(|error| ended(&error))?;
         let user = match connection.recv().await.map_err(|error| ended(&error))? {
             Received::Message(message) => match message.body {
                 ServerBody::LoginOk(ok) => ok.user,
@@ -104,10 +120,8 @@ impl Client {
             number: account.number,
             user,
             login_nanos: clock::nanos() - start,
-            sender,
-            receiver,
-            quic,
-            requests: 1,
+            link: Some(Link { sender, receiver, quic }),
+            requests,
             out: BytesMut::new(),
             unflushed: false,
         })
@@ -137,7 +151,8 @@ impl Client {
     /// # Errors
     /// [`ReceiveError`].
     pub async fn next(&mut self) -> Result<Received, ReceiveError> {
-        let Self { sender, receiver, out, unflushed, .. } = self;
+        let Self { link, out, unflushed, .. } = self;
+        let Some(Link { sender, receiver, .. }) = link else { return Ok(Received::Closed) };
         loop {
             *unflushed |= !out.is_empty();
             if !*unflushed {
@@ -156,7 +171,10 @@ impl Client {
 
     /// What is there already. `None`: nothing.
     pub fn next_now(&mut self) -> Option<Result<Received, ReceiveError>> {
-        self.receiver.recv().now_or_never()
+        match &mut self.link {
+            Some(link) => link.receiver.recv().now_or_never(),
+            None => Some(Ok(Received::Closed)),
+        }
     }
 
     /// Writes all that is queued. Only for what certainly fits into the buffers on the way.
@@ -164,16 +182,23 @@ impl Client {
     /// # Errors
     /// When the connection is gone.
     pub async fn write(&mut self) -> io::Result<()> {
-        self.unflushed |= !self.out.is_empty();
-        while self.unflushed {
-            self.unflushed = self.sender.write_some(&mut self.out).await? > 0 || !self.out.is_empty();
+        let Self { link, out, unflushed, .. } = self;
+        let link = link.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        *unflushed |= !out.is_empty();
+        while *unflushed {
+            *unflushed = link.sender.write_some(out).await? > 0 || !out.is_empty();
         }
         Ok(())
     }
 
+    /// Drops the connection without a word, as when a network goes away that says so.
+    pub fn cut(&mut self) {
+        self.link = None;
+    }
+
     /// The QUIC connection beneath, if it is one: for requests on streams of their own.
     pub fn quic(&self) -> Option<&quinn::Connection> {
-        self.quic.as_ref()
+        self.link.as_ref()?.quic.as_ref()
     }
 
     /// Says that nothing more comes, and waits a moment until the server has heard it: closing a connection throws away
@@ -181,8 +206,9 @@ impl Client {
     pub async fn finish(mut self) {
         let finish = async {
             self.write().await?;
-            self.sender.finish().await?;
-            while let Ok(Some(_)) = self.receiver.recv_frame().await {}
+            let link = self.link.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            link.sender.finish().await?;
+            while let Ok(Some(_)) = link.receiver.recv_frame().await {}
             io::Result::Ok(())
         };
         let _ = tokio::time::timeout(FINISH_TIMEOUT, finish).await;

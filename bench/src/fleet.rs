@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tern_client::raw::Connector;
 use tern_client::{ConnectError, Transport};
+use tern_protocol::request::RequestBody;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
@@ -158,7 +159,7 @@ impl Dialer {
     /// # Errors
     /// [`LoginError`], which is counted, too.
     pub async fn login(&self, account: &Account) -> Result<Client, LoginError> {
-        self.attempt(account).await.inspect_err(|error| {
+        self.attempt(account, None).await.inspect_err(|error| {
             self.meter.count(|interval| {
                 interval.errors += 1;
                 interval.refuse(error.label());
@@ -166,12 +167,17 @@ impl Dialer {
         })
     }
 
-    /// The same for whom it is no error when the network fails: only refusals are.
+    /// The same for whom it is no error when the network fails: only refusals are. A request may go out
+    /// [behind the login](Client::login).
     ///
     /// # Errors
     /// [`LoginError`].
-    pub async fn attempt(&self, account: &Account) -> Result<Client, LoginError> {
-        let login = Client::login(self.connector(account), self.transport, account).await;
+    pub async fn attempt(
+        &self,
+        account: &Account,
+        behind: Option<RequestBody>,
+    ) -> Result<Client, LoginError> {
+        let login = Client::login(self.connector(account), self.transport, account, behind).await;
         if let Ok(client) = &login {
             self.meter.connected();
             self.meter.count(|interval| interval.login.record(client.login_nanos));

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Group(scenario) => execute(&scenario),
         Command::Flaky(scenario) => execute(&scenario),
         Command::Idle(scenario) => execute(&scenario),
+        Command::Storm(scenario) => execute(&scenario),
         Command::Sync(scenario) => execute(&scenario),
         Command::History(scenario) => execute(&scenario),
         Command::Floor(args) => said(floor::scenario::run(&args)),

@@ -18,6 +18,8 @@ pub struct Usage {
     pub system: Duration,
     /// Resident memory.
     pub rss_bytes: u64,
+    /// The most that it ever was.
+    pub rss_peak_bytes: u64,
 }
 
 /// What a process has used so far.
@@ -31,10 +33,16 @@ pub fn usage(pid: u32) -> Result<Usage, Error> {
     };
     let (user, system) = cpu_ticks(&read("stat")?).ok_or(Error::Server("an odd /proc/PID/stat".into()))?;
     let status = read("status")?;
-    let kilobytes =
-        kilobytes(&status, "VmRSS:").ok_or_else(|| Error::Server(format!("process {pid} has ended")))?;
+    let memory =
+        |name| kilobytes(&status, name).ok_or_else(|| Error::Server(format!("process {pid} has ended")));
+    let (now, peak) = (memory("VmRSS:")?, memory("VmHWM:")?);
     let time = |ticks| Duration::from_millis(ticks * 1000 / TICKS_PER_SECOND);
-    Ok(Usage { cpu: time(user + system), system: time(system), rss_bytes: kilobytes * 1024 })
+    Ok(Usage {
+        cpu: time(user + system),
+        system: time(system),
+        rss_bytes: now * 1024,
+        rss_peak_bytes: peak * 1024,
+    })
 }
 
 /// Memory that the kernel of this machine uses for sockets, as far as it says: TCP's buffers, and all of its small

@@ -1,4 +1,5 @@
-//! Looks once a second at what the drivers count and the server uses: the live line, and the series in the result.
+//! Looks once a second, or as often as a scenario wants, at what the drivers count and the server uses: the live line,
+//! and the series in the result.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,12 +19,16 @@ const SECOND: u64 = 1_000_000_000;
 pub struct Sampler {
     meters: Vec<Arc<Meter>>,
     phase: Phase,
-    second: Interval,
+    /// Since the last point.
+    recent: Interval,
     measured: Interval,
     whole: Interval,
     series: Vec<Point>,
     start: u64,
     last: u64,
+    /// Between two points.
+    step: u64,
+    last_line: u64,
     server_cpu: Option<Duration>,
     driver_cpu: Duration,
     /// At the last look at whether the run gets on ..
@@ -42,12 +47,14 @@ impl Sampler {
         Self {
             meters: Vec::new(),
             phase: Phase::Connecting,
-            second: Interval::default(),
+            recent: Interval::default(),
             measured: Interval::default(),
             whole: Interval::default(),
             series: Vec::new(),
             start: now,
             last: now,
+            step: SECOND,
+            last_line: now,
             server_cpu: None,
             driver_cpu: process::usage(std::process::id()).map(|usage| usage.cpu).unwrap_or_default(),
             pulse: 0,
@@ -61,6 +68,11 @@ impl Sampler {
     /// These count, too.
     pub fn watch<'a>(&mut self, meters: impl Iterator<Item = &'a Arc<Meter>>) {
         self.meters.extend(meters.cloned());
+    }
+
+    /// A point of the series for each such interval from now on. There is a line a second all the same.
+    pub fn look_every(&mut self, interval: Duration) {
+        self.step = u64::try_from(interval.as_nanos()).unwrap_or(SECOND).max(1);
     }
 
     /// What is counted from now on belongs to this phase.
@@ -106,6 +118,11 @@ impl Sampler {
         if gets_on { Duration::ZERO } else { Duration::from_nanos(clock::nanos() - self.alive) }
     }
 
+    /// The points of the series so far.
+    pub fn series(&self) -> &[Point] {
+        &self.series
+    }
+
     /// The points of the series.
     pub fn into_series(self) -> Vec<Point> {
         self.series
@@ -114,7 +131,7 @@ impl Sampler {
     fn collect(&mut self) {
         for meter in &self.meters {
             let interval = meter.take();
-            self.second.add(&interval);
+            self.recent.add(&interval);
             self.whole.add(&interval);
             if self.phase == Phase::Measuring {
                 self.measured.add(&interval);
@@ -122,10 +139,10 @@ impl Sampler {
         }
     }
 
-    /// If a second is over: a point and a line. Returns how long until the next.
+    /// If it is time: a point, and a line. Returns how long until the next.
     pub fn tick(&mut self, server: Option<&Server>) -> Duration {
         let now = clock::nanos();
-        let next = self.last + SECOND;
+        let next = self.last + self.step;
         if now < next {
             return Duration::from_nanos(next - now);
         }
@@ -136,12 +153,13 @@ impl Sampler {
         let seconds = (now - self.last) as f64 / 1e9;
         self.last = now;
         let point = self.point(now, seconds, server);
-        if !self.quiet {
-            eprintln!("{}", line(&point, self.second.refusals.iter().max_by_key(|(_, count)| **count)));
+        if !self.quiet && now >= self.last_line + SECOND - self.step / 2 {
+            self.last_line = now;
+            eprintln!("{}", line(&point, self.recent.refusals.iter().max_by_key(|(_, count)| **count)));
         }
         self.series.push(point);
-        self.second = Interval::default();
-        Duration::from_nanos(SECOND)
+        self.recent = Interval::default();
+        Duration::from_nanos(self.step)
     }
 
     fn point(&mut self, now: u64, seconds: f64, server: Option<&Server>) -> Point {
@@ -152,21 +170,21 @@ impl Sampler {
             round(after.saturating_sub(before).as_secs_f64() / seconds, 3)
         };
         let per_second = |count: u64| round(count as f64 / seconds, 1);
-        let second = &self.second;
+        let recent = &self.recent;
         let quantile = |of: &crate::stats::Latencies, at| (of.count() > 0).then(|| of.at_ms(at));
         let point = Point {
             t_s: round((now - self.start) as f64 / 1e9, 2),
             phase: self.phase.name().into(),
             connections: self.connections(),
-            offered: self.rate.filter(|_| self.phase.has_load()).unwrap_or(per_second(second.sent)),
-            acked: per_second(second.acked),
-            delivered: per_second(second.delivered),
-            logins: per_second(second.login.count()),
-            errors: second.errors,
-            ack_p50_ms: quantile(&second.ack, 0.5),
-            ack_p99_ms: quantile(&second.ack, 0.99),
-            deliver_p50_ms: quantile(&second.deliver, 0.5),
-            deliver_p99_ms: quantile(&second.deliver, 0.99),
+            offered: self.rate.filter(|_| self.phase.has_load()).unwrap_or(per_second(recent.sent)),
+            acked: per_second(recent.acked),
+            delivered: per_second(recent.delivered),
+            logins: per_second(recent.login.count()),
+            errors: recent.errors,
+            ack_p50_ms: quantile(&recent.ack, 0.5),
+            ack_p99_ms: quantile(&recent.ack, 0.99),
+            deliver_p50_ms: quantile(&recent.deliver, 0.5),
+            deliver_p99_ms: quantile(&recent.deliver, 0.99),
             server_cores: self.server_cpu.zip(server_cpu).map(|(before, after)| cores(before, after)),
             server_rss_bytes: usage.map(|usage| usage.rss_bytes),
             driver_cores: cores(self.driver_cpu, driver_cpu),

@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tern_protocol::error::{ErrorCode, Retry};
+use tern_protocol::request::RequestBody;
 
 use crate::client::{Account, Client};
 use crate::error::LoginError;
@@ -82,19 +83,50 @@ pub struct Returning {
     backoff: Backoff,
     advice: Duration,
     own_socket: bool,
+    /// Asked behind the login.
+    behind: Option<RequestBody>,
+    /// The next wait, if it is not the backoff's: within this time.
+    within: Option<Duration>,
+    tries: u32,
 }
 
 impl Returning {
     /// Who has not come yet.
     pub fn new(account: Account, dialer: Rc<Dialer>, patience: Patience, random: Random) -> Self {
         let backoff = Backoff::new(&patience, random);
-        Self { account, dialer, patience, backoff, advice: Duration::ZERO, own_socket: false }
+        Self {
+            account,
+            dialer,
+            patience,
+            backoff,
+            advice: Duration::ZERO,
+            own_socket: false,
+            behind: None,
+            within: None,
+            tries: 0,
+        }
     }
 
     /// The client shares no socket with others: it takes another one for each try.
     pub fn with_own_socket(mut self) -> Self {
         self.own_socket = true;
         self
+    }
+
+    /// When the connection ends for the first time, it comes back within this time, at a random moment.
+    pub fn within(mut self, time: Duration) -> Self {
+        self.within = Some(time);
+        self
+    }
+
+    /// What to ask [behind](Client::login) the next login.
+    pub fn ask(&mut self, body: RequestBody) {
+        self.behind = Some(body);
+    }
+
+    /// How often it has tried in vain since it was last logged in.
+    pub fn tries_in_vain(&self) -> u32 {
+        self.tries.saturating_sub(1)
     }
 
     /// How patient it is.
@@ -125,7 +157,11 @@ impl Returning {
     /// # Errors
     /// As [`Self::come`].
     pub async fn come_back(&mut self, was_up: Duration) -> Result<Client, LoginError> {
-        self.wait(was_up).await;
+        self.tries = 0;
+        match self.within.take() {
+            Some(time) => tokio::time::sleep(time.mul_f64(self.backoff.random.fraction())).await,
+            None => self.wait(was_up).await,
+        }
         if self.own_socket {
             self.dialer.renew_socket(&self.account);
         }
@@ -138,7 +174,8 @@ impl Returning {
     }
 
     async fn try_once(&mut self) -> Result<Option<Client>, LoginError> {
-        let attempt = self.dialer.attempt(&self.account);
+        self.tries += 1;
+        let attempt = self.dialer.attempt(&self.account, self.behind.clone());
         let meter = self.dialer.meter();
         match tokio::time::timeout(self.patience.try_timeout, attempt).await {
             Ok(Ok(client)) => return Ok(Some(client)),

@@ -1,7 +1,7 @@
 //! The server under load: one that is started for the run, or one that runs already.
 
 use std::cell::{Cell, RefCell};
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ use crate::process::{self, Usage};
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// A server that has not said where it listens by then (after a check of its journals, maybe) is given up.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+pub const START_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A server under load. One that was started is killed with this.
 pub struct Server {
@@ -35,11 +35,26 @@ pub struct Server {
     data: PathBuf,
     minter: Minter,
     pid: Option<u32>,
-    child: Option<RefCell<Child>>,
+    started: Option<Started>,
     last_usage: Cell<Option<Usage>>,
     /// Given out so far.
     accounts: Cell<usize>,
     _data: Option<tempfile::TempDir>,
+}
+
+/// The process that this program has started, and how.
+struct Started {
+    child: RefCell<Child>,
+    launch: Launch,
+    /// CPU time of those that ran before it in the same place.
+    before: Usage,
+}
+
+/// How a server is started.
+struct Launch {
+    program: PathBuf,
+    data: PathBuf,
+    shards: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -72,7 +87,7 @@ impl Server {
                     minter: minter(data)?,
                     data: data.clone(),
                     pid: args.pid,
-                    child: None,
+                    started: None,
                     last_usage: Cell::default(),
                     accounts: Cell::default(),
                     _data: None,
@@ -98,36 +113,44 @@ impl Server {
         };
         let data =
             args.data.as_deref().or(temporary.as_ref().map(|dir| dir.path())).unwrap_or(Path::new("."));
-        let mut command = Command::new(&program);
-        command.args(["dev", "--json", "--listen", "127.0.0.1:0", "--data"]).arg(data);
-        if let Some(shards) = args.shards {
-            command.args(["--shards", &shards.to_string()]);
-        }
-        if std::env::var_os("TERN_LOG").is_none() {
-            command.env("TERN_LOG", "warn");
-        }
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            // Ctrl-C is for this program, which then ends the server after its clients.
-            .process_group(0)
-            .spawn()
-            .map_err(Error::io(format!("cannot start {}", program.display())))?;
-        let mut child = Killed(Some(child));
-        let greeting = child.greeting()?;
+        let launch = Launch { program, data: data.to_owned(), shards: args.shards };
+        let mut starting = launch.start("127.0.0.1:0")?;
+        let greeting = starting.greeting()?;
         let ca = std::fs::read(&greeting.ca).map_err(Error::io("cannot read ternd's certificate"))?;
-        let child = child.0.take().ok_or(Error::Driver)?;
+        let child = starting.child.0.take().ok_or(Error::Driver)?;
         Ok(Self {
             address: greeting.tcp.to_string(),
             ca,
             minter: minter(&greeting.data)?,
             data: greeting.data,
             pid: Some(child.id()),
-            child: Some(RefCell::new(child)),
+            started: Some(Started { child: RefCell::new(child), launch, before: Usage::default() }),
             last_usage: Cell::default(),
             accounts: Cell::default(),
             _data: temporary,
         })
+    }
+
+    /// Kills the process at once, whatever it is about to do, and starts another one in its place: on the same data, at
+    /// the same address.
+    ///
+    /// # Errors
+    /// When this program has not started it, or cannot start it again.
+    pub fn restart(&mut self) -> Result<Restarting, Error> {
+        let usage = self.usage();
+        let Some(started) = &mut self.started else {
+            return Err(Error::Server(
+                "only a server that tern-bench has started can be started again".into(),
+            ));
+        };
+        let child = started.child.get_mut();
+        let _ = child.kill();
+        child.wait().map_err(Error::io("cannot wait for ternd"))?;
+        let mut starting = started.launch.start(&self.address)?;
+        *child = starting.child.0.take().ok_or(Error::Driver)?;
+        started.before = usage.unwrap_or_default();
+        self.pid = Some(child.id());
+        Ok(Restarting(starting.hears))
     }
 
     /// Accounts that have never been used.
@@ -152,7 +175,9 @@ impl Server {
     /// What it uses, or did when it was last there; `None` when nobody said which process it is.
     pub fn usage(&self) -> Option<Usage> {
         if let Some(usage) = self.pid.and_then(|pid| process::usage(pid).ok()) {
-            self.last_usage.set(Some(usage));
+            let before = self.started.as_ref().map_or(Usage::default(), |started| started.before);
+            let (cpu, system) = (usage.cpu + before.cpu, usage.system + before.system);
+            self.last_usage.set(Some(Usage { cpu, system, ..usage }));
         }
         self.last_usage.get()
     }
@@ -174,7 +199,7 @@ impl Server {
 
     /// Whether it was started by this program.
     pub fn is_spawned(&self) -> bool {
-        self.child.is_some()
+        self.started.is_some()
     }
 
     /// That it still runs, as far as can be seen from here.
@@ -182,8 +207,8 @@ impl Server {
     /// # Errors
     /// [`Error::Server`] when it has ended.
     pub fn check(&self) -> Result<(), Error> {
-        if let Some(child) = &self.child {
-            return match child.borrow_mut().try_wait() {
+        if let Some(started) = &self.started {
+            return match started.child.borrow_mut().try_wait() {
                 Ok(None) => Ok(()),
                 Ok(Some(status)) => Err(Error::Server(format!("the server has ended in mid-run: {status}"))),
                 Err(error) => Err(Error::Server(format!("the server's state is unknown: {error}"))),
@@ -198,17 +223,36 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        drop(Killed(self.child.take().map(RefCell::into_inner)));
+        drop(Killed(self.started.take().map(|started| started.child.into_inner())));
     }
 }
 
-/// A process that ends with this.
-struct Killed(Option<Child>);
+/// A server that has not said yet that it serves.
+struct Starting {
+    child: Killed,
+    hears: mpsc::Receiver<io::Result<String>>,
+}
 
-impl Killed {
-    fn greeting(&mut self) -> Result<Greeting, Error> {
-        let child = self.0.as_mut().ok_or(Error::Driver)?;
-        let stdout = child.stdout.take().ok_or(Error::Driver)?;
+impl Launch {
+    fn start(&self, listen: &str) -> Result<Starting, Error> {
+        let mut command = Command::new(&self.program);
+        command.args(["dev", "--json", "--listen", listen, "--data"]).arg(&self.data);
+        if let Some(shards) = self.shards {
+            command.args(["--shards", &shards.to_string()]);
+        }
+        if std::env::var_os("TERN_LOG").is_none() {
+            command.env("TERN_LOG", "warn");
+        }
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            // Ctrl-C is for this program, which then ends the server after its clients.
+            .process_group(0)
+            .spawn()
+            .map_err(Error::io(format!("cannot start {}", self.program.display())))?;
+        let stdout = child.stdout.take();
+        let child = Killed(Some(child));
+        let stdout = stdout.ok_or(Error::Driver)?;
         let (said, hears) = mpsc::channel();
         std::thread::spawn(move || {
             let mut stdout = BufReader::new(stdout);
@@ -216,12 +260,17 @@ impl Killed {
             let read = stdout.read_line(&mut line).map(|_| line);
             // Nobody may wait for it any more. What comes later is read so that the server can go on saying it.
             let _ = said.send(read);
-            let _ = std::io::copy(&mut stdout, &mut std::io::sink());
+            let _ = io::copy(&mut stdout, &mut io::sink());
         });
-        let line = hears.recv_timeout(START_TIMEOUT);
-        let line = line.map_err(|_| {
-            Error::Server(format!("ternd did not start within {} s", START_TIMEOUT.as_secs()))
-        })?;
+        Ok(Starting { child, hears })
+    }
+}
+
+impl Starting {
+    /// What it says when it serves.
+    fn greeting(&mut self) -> Result<Greeting, Error> {
+        let child = self.child.0.as_mut().ok_or(Error::Driver)?;
+        let line = self.hears.recv_timeout(START_TIMEOUT).map_err(|_| too_slow())?;
         let line = line.map_err(Error::io("cannot read ternd's output"))?;
         serde_json::from_str(&line).or_else(|_| {
             // Whatever it is, it does not say what ternd says.
@@ -231,6 +280,23 @@ impl Killed {
         })
     }
 }
+
+/// A server that was started again and has not said yet that it serves.
+pub struct Restarting(mpsc::Receiver<io::Result<String>>);
+
+impl Restarting {
+    /// Whether it serves by now. That it has ended is for [`Server::check`] to find.
+    pub fn is_over(&self) -> bool {
+        self.0.try_recv().is_ok_and(|line| line.is_ok_and(|line| !line.is_empty()))
+    }
+}
+
+fn too_slow() -> Error {
+    Error::Server(format!("ternd did not start within {} s", START_TIMEOUT.as_secs()))
+}
+
+/// A process that ends with this.
+struct Killed(Option<Child>);
 
 impl Drop for Killed {
     fn drop(&mut self) {

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -20,6 +21,8 @@ pub struct Stage {
     pub payload_bytes: usize,
     /// What happens is counted here.
     pub meter: Arc<Meter>,
+    /// What happens when the measured time begins.
+    pub storm: Option<Storm>,
     /// All groups exist, or one cannot be created.
     pub prepared: Notify,
     phase: Cell<Phase>,
@@ -30,12 +33,19 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// With so many groups that have to be created.
-    pub fn new(pace: Pace, payload_bytes: usize, meter: Arc<Meter>, groups: usize) -> Rc<Self> {
+    /// With so many groups that have to be created, and a storm.
+    pub fn new(
+        pace: Pace,
+        payload_bytes: usize,
+        meter: Arc<Meter>,
+        groups: usize,
+        storm: Option<Storm>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             pace,
             payload_bytes,
             meter,
+            storm,
             prepared: Notify::new(),
             phase: Cell::new(Phase::Connecting),
             since: Cell::new(clock::nanos()),
@@ -94,6 +104,17 @@ impl Stage {
     }
 }
 
+/// When the measured time begins, all are cut off but the first member of each conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storm {
+    /// They come back within this time.
+    pub spread: Duration,
+    /// Messages that the first member sends at that moment.
+    pub missed: u32,
+    /// The server itself goes, and takes all connections with it.
+    pub server_goes: bool,
+}
+
 /// What a talker does in its conversation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Role {
@@ -101,4 +122,6 @@ pub struct Role {
     pub sender: Option<usize>,
     /// It creates the group first.
     pub creates: bool,
+    /// It is its conversation's first member.
+    pub is_first: bool,
 }

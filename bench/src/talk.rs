@@ -27,6 +27,7 @@ use crate::run::DRAIN;
 use crate::stage::{Role, Stage};
 
 mod journey;
+mod storm;
 
 use journey::Journey;
 
@@ -56,6 +57,10 @@ pub struct Talker {
     pull_at: Option<u64>,
     complete_since: Option<u64>,
     journey: Option<Journey>,
+    /// A storm has come: the connection is dropped.
+    is_cut: bool,
+    /// It has everything again after that.
+    is_back: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,6 +99,8 @@ impl Talker {
             pull_at: None,
             complete_since: None,
             journey: None,
+            is_cut: false,
+            is_back: false,
         }
     }
 
@@ -137,6 +144,11 @@ impl Talker {
             self.follow_phase();
             self.mark();
             self.send();
+            if self.is_cut {
+                self.vanish().await;
+                return Err(Ended);
+            }
+            self.note_back();
             if self.is_done() {
                 return Ok(());
             }
@@ -170,6 +182,9 @@ impl Talker {
         let before = std::mem::replace(&mut self.phase, self.stage.phase());
         if before == self.phase {
             return;
+        }
+        if self.phase == Phase::Measuring {
+            self.on_storm();
         }
         let Pace::Every { period, step } = self.stage.pace else { return };
         let Some(number) = self.role.sender else { return };

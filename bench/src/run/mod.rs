@@ -22,7 +22,7 @@ use crate::machine::{Machine, Span, Used};
 use crate::outcome::{self, Outcome};
 use crate::process;
 use crate::progress::Sampler;
-use crate::server::Server;
+use crate::server::{START_TIMEOUT, Server};
 use crate::stats::round;
 use crate::table::{comparison, table};
 
@@ -203,6 +203,22 @@ impl Run<'_> {
     /// When there is none, which cannot be.
     pub fn server(&self) -> Result<&Server, Error> {
         self.server.as_ref().ok_or(Error::Driver)
+    }
+
+    /// The server is killed, and started again in its place; returns when it serves, and how long that took.
+    ///
+    /// # Errors
+    /// When this program has not started it, or it does not start again.
+    pub fn restart_server(&mut self) -> Result<Duration, Error> {
+        let start = clock::nanos();
+        let restarting = self.server.as_mut().ok_or(Error::Driver)?.restart()?;
+        if !self.hold_until(START_TIMEOUT, |_| restarting.is_over())? {
+            return Err(Error::Server(format!(
+                "ternd did not start again within {} s",
+                START_TIMEOUT.as_secs()
+            )));
+        }
+        Ok(Duration::from_nanos(clock::nanos() - start))
     }
 
     /// Starts the threads, connects the crew (unless it wants to do that by itself), and waits until all threads say

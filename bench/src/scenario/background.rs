@@ -37,6 +37,7 @@ impl BackgroundArgs {
             payload_bytes: 200,
             mark_interval: Duration::ZERO,
             returns: None,
+            storm: None,
         })
     }
 

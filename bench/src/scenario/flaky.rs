@@ -71,7 +71,8 @@ impl Scenario for FlakyArgs {
             pace: Pace::at_rate(FlakyArgs::rate(self), self.common.connections)?,
             payload_bytes: self.payload as usize,
             mark_interval: Duration::ZERO,
-            returns: Some(Returns { patience: Patience::IN_USE, forecast: proxy.forecast() }),
+            returns: Some(Returns { patience: Patience::IN_USE, forecast: Some(proxy.forecast()) }),
+            storm: None,
         };
         let accounts = run.server()?.accounts(self.common.connections)?;
         let crew = Crew { connected: false, through: Some(proxy.address), ..Crew::new(accounts).together(2) };

@@ -29,6 +29,7 @@ impl GroupArgs {
             payload_bytes: self.load.payload as usize,
             mark_interval: Duration::from_secs_f64(self.mark_interval),
             returns: None,
+            storm: None,
         })
     }
 }

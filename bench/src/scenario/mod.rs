@@ -7,4 +7,5 @@ pub mod history;
 pub mod idle;
 pub mod party;
 pub mod send;
+pub mod storm;
 pub mod sync;

@@ -20,7 +20,7 @@ use crate::proxy::{Forecast, Recoveries, device_address};
 use crate::random::Random;
 use crate::returning::{Patience, Returning};
 use crate::run::{Between, Run};
-use crate::stage::{Role, Stage};
+use crate::stage::{Role, Stage, Storm};
 use crate::talk::Talker;
 
 /// Who come by themselves come so many at once in each thread.
@@ -43,19 +43,22 @@ pub struct Party {
     pub mark_interval: Duration,
     /// Who loses the connection comes back; `None`: is out.
     pub returns: Option<Returns>,
+    /// Whether they are all cut off when the measured time begins.
+    pub storm: Option<Storm>,
 }
 
-/// How members come back who are connected through a proxy, and by themselves in the first place.
+/// How members come back.
 #[derive(Debug, Clone, Copy)]
 pub struct Returns {
     /// How patiently.
     pub patience: Patience,
-    /// What the proxy is going to do.
-    pub forecast: Forecast,
+    /// What the proxy is going to do that they are connected through, and by themselves in the first place; `None`: they
+    /// are connected to the server beforehand.
+    pub forecast: Option<Forecast>,
 }
 
 /// A client who is logged in, and what it needs to be so again.
-type Arrival = (Client, Option<(Returning, Recoveries)>);
+type Arrival = (Client, Option<(Returning, Option<Recoveries>)>);
 
 /// What a thread finds.
 #[derive(Debug, Default)]
@@ -156,7 +159,7 @@ impl Party {
     async fn drive(self, mut share: Share) -> Result<Findings, Error> {
         let groups = share.accounts.len() / self.members;
         let to_create = if self.kind == Kind::Group { groups } else { 0 };
-        let stage = Stage::new(self.pace, self.payload_bytes, share.meter.clone(), to_create);
+        let stage = Stage::new(self.pace, self.payload_bytes, share.meter.clone(), to_create, self.storm);
         let mut circles = Vec::with_capacity(groups);
         let mut talking = JoinSet::new();
         let mut arrived = self.arrivals(&mut share).await?.into_iter();
@@ -169,7 +172,7 @@ impl Party {
                 let role = self.role(client.number);
                 let mut talker = Talker::new(client, chat, stage.clone(), role);
                 if let Some((returning, recoveries)) = journey {
-                    talker = talker.returning(returning, Some(recoveries));
+                    talker = talker.returning(returning, recoveries);
                 }
                 talking.spawn_local(async move { (number, talker.talk().await) });
             }
@@ -213,14 +216,20 @@ impl Party {
         let Some(returns) = self.returns else {
             return Ok(share.clients.drain(..).map(|client| (client, None)).collect());
         };
-        let arrive = async |account: &Account| {
+        let returning = |account: &Account| {
             let random = Random::new(share.seed, account.number as u64);
-            let dialer = share.dialer.clone();
-            let returning = Returning::new(account.clone(), dialer, returns.patience, random);
-            let mut returning = returning.with_own_socket();
-            let recoveries = returns.forecast.recoveries(device_address(account.number));
+            Returning::new(account.clone(), share.dialer.clone(), returns.patience, random)
+        };
+        let Some(forecast) = returns.forecast else {
+            let spread = self.storm.map_or(Duration::ZERO, |storm| storm.spread);
+            let journeys = share.accounts.iter().map(|account| (returning(account).within(spread), None));
+            return Ok(std::mem::take(&mut share.clients).into_iter().zip(journeys.map(Some)).collect());
+        };
+        let arrive = async |account: &Account| {
+            let mut returning = returning(account).with_own_socket();
+            let recoveries = forecast.recoveries(device_address(account.number));
             match returning.come().await {
-                Ok(client) => Ok((client, Some((returning, recoveries)))),
+                Ok(client) => Ok((client, Some((returning, Some(recoveries))))),
                 Err(problem) => Err(Error::Client { client: account.number, problem }),
             }
         };
@@ -248,7 +257,7 @@ impl Party {
     fn role(&self, number: usize) -> Role {
         let (group, place) = (number / self.members, number % self.members);
         let sender = (place < self.senders).then_some(group * self.senders + place);
-        Role { sender, creates: self.kind == Kind::Group && place == 0 }
+        Role { sender, creates: self.kind == Kind::Group && place == 0, is_first: place == 0 }
     }
 }
 

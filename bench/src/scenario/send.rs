@@ -23,6 +23,7 @@ impl SendArgs {
             payload_bytes: self.load.payload as usize,
             mark_interval: Duration::ZERO,
             returns: None,
+            storm: None,
         })
     }
 }

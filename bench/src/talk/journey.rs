@@ -10,7 +10,7 @@ use tern_protocol::request::RequestBody;
 use tokio::time::sleep_until;
 
 use super::{Ended, Sending, Sent, Talker};
-use crate::client::Client;
+use crate::client::{BEHIND_LOGIN, Client};
 use crate::clock;
 use crate::fleet::Phase;
 use crate::proxy::Recoveries;
@@ -27,6 +27,17 @@ pub(super) struct Journey {
     syncing: Option<RequestId>,
     /// That was refused, and is tried again.
     sync_at: Option<u64>,
+    /// How often it has come back.
+    returns: u32,
+    /// It is logged in again, but has not got everything yet.
+    catches_up: bool,
+}
+
+impl Journey {
+    /// How often it has tried in vain before it was logged in.
+    pub(super) fn tries_in_vain(&self) -> u32 {
+        self.returning.tries_in_vain()
+    }
 }
 
 impl Talker {
@@ -35,8 +46,16 @@ impl Talker {
     pub fn returning(mut self, returning: Returning, recoveries: Option<Recoveries>) -> Self {
         let now = clock::nanos();
         let vigil = Vigil::new(returning.patience(), now);
-        let journey =
-            Journey { returning, recoveries, vigil, online_since: now, syncing: None, sync_at: None };
+        let journey = Journey {
+            returning,
+            recoveries,
+            vigil,
+            online_since: now,
+            syncing: None,
+            sync_at: None,
+            returns: 0,
+            catches_up: false,
+        };
         self.journey = Some(journey);
         self
     }
@@ -44,6 +63,7 @@ impl Talker {
     /// The connection has ended. False: there is no other one.
     pub(super) async fn come_back(&mut self) -> bool {
         let Some(mut journey) = self.journey.take() else { return false };
+        journey.returning.ask(RequestBody::Sync(self.chat.sync()));
         let client = self.travel(&mut journey.returning, journey.online_since).await;
         self.journey = Some(journey);
         match client {
@@ -81,9 +101,13 @@ impl Talker {
         if let Some(journey) = &mut self.journey {
             journey.vigil = Vigil::new(journey.returning.patience(), now);
             journey.online_since = now;
+            (journey.syncing, journey.sync_at) = (Some(BEHIND_LOGIN), None);
+            journey.returns += 1;
+            journey.catches_up = true;
+            let returns = journey.returns;
+            self.on_return(returns);
         }
         self.chat.resume(now);
-        self.sync();
         let mut unanswered: Vec<Sent> = self.unanswered.drain().map(|(_, sent)| sent).collect();
         // A group is created before anything is sent to it.
         unanswered.sort_unstable_by_key(|sent| match sent {
@@ -130,6 +154,13 @@ impl Talker {
             let pull = self.chat.on_state(state, &self.stage.meter);
             self.pull(pull);
         }
+    }
+
+    /// Whether it has just got everything that it had missed; once for each return.
+    pub(super) fn has_caught_up(&mut self) -> bool {
+        let Some(journey) = &mut self.journey else { return false };
+        let asks = journey.syncing.is_some() || journey.sync_at.is_some() || self.chat.waits();
+        !asks && std::mem::take(&mut journey.catches_up)
     }
 
     pub(super) fn advise(&mut self, wait_ms: u32) {

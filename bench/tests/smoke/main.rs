@@ -7,5 +7,6 @@ mod group;
 mod history;
 mod idle;
 mod send;
+mod storm;
 mod support;
 mod sync;
