@@ -14,7 +14,7 @@ use tern_protocol::limits;
 use tern_server::transport::Steering;
 use tern_server::transport::quic::QuicOptions;
 use tern_server::transport::tcp::TcpOptions;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -313,6 +313,33 @@ async fn a_silent_tcp_client_is_closed_and_keeps_nobody_waiting() {
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
     eventually("it is counted", || server.tcp(|stats| stats.timed_out.load(Relaxed)) == 1).await;
     ask_tcp(&mut stream, 2).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_no_tls_gets_an_alert_and_disturbs_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), Options { shards: 1, ..Options::default() });
+    let config = Arc::new(tern_client(&server).0);
+    let mut good = connect_tcp(server.address, &config).await.unwrap();
+    let mut answer = Vec::new();
+    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0x16, 3, 1, 0xff, 0xff], &[0; 3000]] {
+        let mut bad = TcpStream::connect(server.address).await.unwrap();
+        bad.write_all(bytes).await.unwrap();
+        answer.clear();
+        in_time("the end", bad.read_to_end(&mut answer)).await.unwrap();
+        // One record: a fatal alert.
+        assert!(matches!(answer[..], [0x15, 3, 3, 0, 2, 2, _]), "{answer:?} to {bytes:?}");
+        ask_tcp(&mut good, 1).await.unwrap();
+    }
+    assert_eq!(server.tcp(|stats| stats.failed.load(Relaxed)), 3);
+
+    let (mut bad, _) = connect_tcp(server.address, &config).await.unwrap().into_inner();
+    bad.write_all(&[0x17, 3, 3, 0, 30]).await.unwrap();
+    bad.write_all(&[0; 30]).await.unwrap();
+    answer.clear();
+    in_time("the end", bad.read_to_end(&mut answer)).await.unwrap();
+    assert!(!answer.is_empty(), "an alert that nobody else can read");
+    ask_tcp(&mut good, 2).await.unwrap();
 }
 
 #[tokio::test]

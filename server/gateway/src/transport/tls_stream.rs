@@ -232,7 +232,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> TlsStream<S> {
                 Poll::Pending => break Poll::Pending,
             }
         };
-        self.outgoing = self.outgoing[sent..].to_vec();
+        self.outgoing.drain(..sent);
+        if self.outgoing.is_empty() {
+            self.outgoing = Vec::new();
+        }
         result
     }
 }
