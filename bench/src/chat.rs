@@ -110,7 +110,7 @@ impl Chat {
         self.pull(head, meter)
     }
 
-    /// The request that [`Self::pull`] made went out under this number.
+    /// The request that `Self::pull` made went out under this number.
     pub fn pulling(&mut self, id: RequestId) {
         if let Some((pulling, _)) = &mut self.pulling {
             *pulling = id;

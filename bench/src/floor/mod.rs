@@ -1,11 +1,11 @@
 //! What this machine allows: what a message costs when nothing but its frames are moved and nothing but its keys are
 //! stored. The server is judged by how near it comes.
 //!
-//! - [`relay`]: a process that moves frames on the server's own sockets, TLS and QUIC; [`shard`]: one of its threads;
-//!   [`talk`]: its clients; [`frames`]: what they exchange.
+//! - [`relay`]: a process that moves frames on the server's own sockets, TLS and QUIC; `shard`: one of its threads;
+//!   `talk`: its clients; `frames`: what they exchange.
 //! - [`store`]: a process that commits the keys of sends, in batches of the [`shape`] that the server's have.
 //! - [`scenario`]: `tern-bench floor`, for itself.
-//! - [`child`]: how processes are started and end.
+//! - `child`: how processes are started and end.
 //!
 //! `send` and `group` have a [`Floor`] beside their server and run slices of it between their own rounds, so that both
 //! meet the same machine.
