@@ -180,7 +180,9 @@ impl Lines {
             ("disconnected", faults.disconnected),
         ];
         let broken: Vec<_> = all.iter().filter(|(_, count)| *count > 0).collect();
-        if broken.is_empty() {
+        if outcome.connections == 0 {
+            self.row("promises", &[("nobody was connected:", "nothing to check".into())]);
+        } else if broken.is_empty() {
             self.row("promises", &[("all", "kept".into())]);
         } else {
             let broken: Vec<_> = broken.iter().map(|(name, count)| (*name, number(*count as f64))).collect();

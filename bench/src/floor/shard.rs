@@ -28,7 +28,7 @@ const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection before others get their turn.
 const READS_PER_TURN: usize = 8;
 /// A receipt that nothing else has taken along leaves after so long, as in the server.
-const RECEIPT_WAITS: Duration = Duration::from_millis(50);
+const RECEIPT_WAITS: Duration = Duration::from_millis(RECEIPT_COUNTS_INTERVAL_MS);
 /// What may pile up for a client that does not take it.
 const QUEUED_BYTES_MAX: usize = 16 << 20;
 

@@ -130,6 +130,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         ended: None,
         drain: DRAIN,
         all_may_leave: false,
+        connected_at: clock::nanos(),
         finishing: false,
         clients: None,
         faults: Faults::default(),
@@ -158,6 +159,8 @@ pub struct Run<'a> {
     pub drain: Duration,
     /// It is no failure when all connections end or nobody answers: the scenario cuts them.
     pub all_may_leave: bool,
+    /// When somebody was last seen connected.
+    connected_at: u64,
     /// Clients that come and go; `None`: they are those that were logged in at the beginning.
     pub clients: Option<u64>,
     machine: Machine,
@@ -303,11 +306,22 @@ impl Run<'_> {
         }
     }
 
-    fn check_connections(&self) -> Result<(), Error> {
-        if self.all_may_leave {
-            return Ok(());
+    fn check_connections(&mut self) -> Result<(), Error> {
+        let now = clock::nanos();
+        if self.sampler.connections() > 0 || self.connections == 0 || self.finishing {
+            self.connected_at = now;
         }
+        let alone = Duration::from_nanos(now - self.connected_at);
         let address = &self.server()?.address;
+        if self.all_may_leave {
+            return match alone > SILENCE {
+                true => Err(Error::Server(format!(
+                    "nobody has been connected for {} s: the server at {address} is gone, or cannot be reached any more",
+                    SILENCE.as_secs()
+                ))),
+                false => Ok(()),
+            };
+        }
         if self.connections > 0 && !self.finishing && self.sampler.connections() == 0 {
             return Err(Error::Server(format!(
                 "all connections have ended in mid-run: the server at {address} is gone, or cannot be reached any more"

@@ -171,6 +171,11 @@ impl Outbound {
         !self.lagging.is_empty() || self.lost_track
     }
 
+    /// Whether half of the places for pushes are taken: what may wait should not wait any more.
+    pub fn is_crowded(&self) -> bool {
+        self.pushes >= OUTBOUND_PUSHES_MAX / 2 || self.push_bytes >= OUTBOUND_PUSH_BYTES_MAX / 2
+    }
+
     /// Whether so much waits that no further request of this connection is to be taken up.
     pub fn is_above_high_water(&self) -> bool {
         self.bytes > OUTBOUND_HIGH_WATER_BYTES

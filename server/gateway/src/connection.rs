@@ -116,7 +116,13 @@ impl Conn {
     /// be when this returns true: nobody waits for them, and a write of their own would cost as much as an ack's.
     #[must_use]
     pub fn receipt(&self, frame: &Bytes) -> bool {
-        let queued = self.outbound.borrow_mut().receipt(frame.clone()) == Pushed::Queued;
+        let (queued, crowded) = {
+            let mut outbound = self.outbound.borrow_mut();
+            (outbound.receipt(frame.clone()) == Pushed::Queued, outbound.is_crowded())
+        };
+        if crowded {
+            self.wake();
+        }
         queued && !self.receipts_wait.replace(true)
     }
 

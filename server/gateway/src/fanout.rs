@@ -93,8 +93,11 @@ impl Shard {
                 let local = self.local.borrow();
                 let mut waiting = self.receipts_wait.borrow_mut();
                 for (user, frame) in frames.iter() {
-                    let told = local.of(*user).iter().filter(|conn| conn.0.receipt(frame));
-                    waiting.extend(told.map(|conn| conn.0.clone()));
+                    for Handle(conn) in local.of(*user) {
+                        if conn.receipt(frame) {
+                            waiting.push(conn.clone());
+                        }
+                    }
                 }
             }
         }

@@ -20,6 +20,9 @@ use crate::shard::Shard;
 
 /// Conversations that a shard keeps in memory, some kB each for direct chats; idle ones beyond are forgotten.
 pub const OWNERS_MAX: usize = 64 * 1024;
+/// Searches of logs for old sends that wait or are under way; more are refused as overloaded, since whoever waits takes a
+/// place among the sends that a shard takes up.
+const SEARCHES_MAX: usize = 64;
 /// Watermarks in one transaction.
 const RECEIPT_WRITES_MAX: usize = 1_024;
 
@@ -79,12 +82,17 @@ impl Shard {
             Effect::Load { fence } => self.spawn(self.clone().load(id, fence)),
             Effect::LoadWindows(senders) => self.spawn(self.clone().load_windows(id, senders)),
             Effect::Commit(batch) => self.spawn(self.clone().commit(batch)),
+            Effect::FindSend { ticket, .. } if self.searches.get() >= SEARCHES_MAX => {
+                self.reply(ticket, Answer::Sent(Err(ErrorCode::Overloaded)));
+            }
             Effect::FindSend { ticket, sender, client_seq, before } => {
                 let shard = self.clone();
+                self.searches.set(self.searches.get() + 1);
                 self.spawn(async move {
                     // Reads much, for a retry that hardly ever comes: one at a time.
                     let _turn = shard.searching.acquire().await;
                     let found = append::find_send(&*shard.node.kv, id, sender, client_seq, before).await;
+                    shard.searches.set(shard.searches.get() - 1);
                     shard.reply(ticket, Answer::Sent(found_answer(id, found)));
                 });
             }

@@ -38,6 +38,7 @@ use crate::shutdown::Phase;
 const TICK: Duration = Duration::from_millis(50);
 /// How long receipts wait for something else that is written to their connection; as long as groups' do.
 const TICKS_PER_RECEIPTS: u32 = RECEIPT_COUNTS_INTERVAL_MS as u32 / TICK.as_millis() as u32;
+const _: () = assert!(TICKS_PER_RECEIPTS > 0);
 /// Between looks at deadlines of connections, and between two writes of delivered watermarks.
 const TICKS_PER_SWEEP: u32 = 20;
 /// Messages taken from a mailbox lane before the others get their turn.
@@ -152,6 +153,8 @@ pub struct Shard {
     pub persisting: Cell<bool>,
     /// Searches of logs for old sends take turns.
     pub searching: Semaphore,
+    /// How many there are.
+    pub searches: Cell<usize>,
     stopping: Cell<bool>,
     settle: Notify,
     numbers: Cell<u64>,
@@ -181,6 +184,7 @@ impl Shard {
             homes_pending: RefCell::default(),
             persisting: Cell::new(false),
             searching: Semaphore::new(1),
+            searches: Cell::new(0),
             stopping: Cell::new(false),
             settle: Notify::new(),
             numbers: Cell::new(0),

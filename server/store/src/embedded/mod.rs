@@ -67,8 +67,8 @@ pub struct Options {
     /// Memory for blocks read from disk. Recent messages are in the memtable anyway; this is for the conversation
     /// list and history. Raise it to a fifth of the machine's memory.
     pub cache_bytes: u64,
-    /// Writes kept in memory before they become a table, of entries and of everything else; up to two of each are
-    /// held. Fixed when the store is created.
+    /// Writes kept in memory before they become a table, of entries and of everything else; up to five of each are
+    /// held while compaction is behind, and then writes wait. Fixed when the store is created.
     pub memtable_bytes: u64,
     /// Journals kept on disk at most, at least 64 MiB. More means fewer forced flushes, and a longer replay at start.
     pub journal_bytes: u64,
