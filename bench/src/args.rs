@@ -12,6 +12,10 @@ use crate::floor::scenario::FloorArgs;
 use crate::floor::store::StoreArgs;
 use crate::page;
 
+mod mixed;
+
+pub use self::mixed::MixedArgs;
+
 /// Load generator for Tern servers: drives one with many clients, checks what it promises while it does, and says what
 /// it costs.
 ///
@@ -95,6 +99,18 @@ pub enum Command {
         tern-bench history --connections 50 --rate 500  # does reading disturb others?"
     )]
     History(HistoryArgs),
+    /// The day of a real app: direct messages, groups of several sizes, receipts, clients who go and come back, history
+    #[command(
+        after_help = "Examples:\n  tern-bench mixed --connections 1000 --rate 500 --members 3,20,200\n  \
+        tern-bench mixed --share-direct 0.3 --share-group 0.3 --share-history 0.2 --share-vanish 0.2 --away 1\n  \
+        tern-bench mixed --connections 2000 --duration 1800 --json day.json\n\n\
+        --rate counts messages; the shares say what else is done for so many messages: with the defaults, 90 of 100 \
+        things done are messages, 8 are looks back into a conversation, 2 are departures. The same seed gives the same \
+        clients the same things to do at the same times. Times of messages to somebody who was away are kept apart \
+        (`direct_missed`, `group_missed`), as is the time from wanting to be back until all that was missed is there \
+        (`return`)."
+    )]
+    Mixed(MixedArgs),
     /// What this machine allows: frames moved and keys stored, and nothing else
     #[command(after_help = "Examples:\n  tern-bench floor --connections 2000\n  \
         tern-bench floor --transport quic --members 100 --groups-of 16,128")]
@@ -432,6 +448,12 @@ pub enum Handshakes {
 pub fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|seconds| (0.0..=1e6).contains(seconds));
     seconds.ok_or_else(|| "a number of seconds is expected, for example 2.5".into())
+}
+
+/// A part of a whole.
+pub fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is expected, from 0 to 1, for example 0.25".into())
 }
 
 /// So many seconds, more than 0.

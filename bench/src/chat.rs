@@ -7,15 +7,19 @@ use std::rc::Rc;
 
 use tern_protocol::event::{ConversationState, HistoryPage, ReceiptsMoved, SendOk, UserReceipt};
 use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
-use tern_protocol::model::{Entry, Kind};
-use tern_protocol::request::{History, HistoryFrom, Known, Mark, RequestBody, Sync};
+use tern_protocol::model::{Change, Entry, Kind, Target};
+use tern_protocol::request::{History, HistoryFrom, Known, Mark, RequestBody, Send, Sync};
 use tokio::sync::Notify;
 
-use crate::check::{Log, Placed};
+use crate::check::{Log, Placed, mixed};
 use crate::clock;
 use crate::floor::shape::Transactions;
 use crate::meter::Meter;
+use crate::random::Random;
 use crate::receipts::Marked;
+
+/// Own messages of which it is remembered that not all others are known to have them.
+const UNRECEIPTED_MAX: usize = 1_024;
 
 /// What the members of a conversation, all on one thread, know of each other.
 #[derive(Debug)]
@@ -35,8 +39,17 @@ pub struct Circle {
 }
 
 impl Circle {
-    /// Of these members, none of whom has finished.
-    pub fn new(kind: Kind, conversation: ConversationId, members: Vec<UserId>) -> Rc<Self> {
+    /// Of these members, none of whom has finished. A group's id comes from the seed and from them.
+    pub fn new(kind: Kind, members: Vec<UserId>, seed: u64) -> Rc<Self> {
+        let conversation = match (kind, members.as_slice()) {
+            (Kind::Direct, [one, other]) => ConversationId::direct(*one, *other),
+            // Users are those of this run only, so the id is not taken either.
+            (_, members) => {
+                let words = members.iter().flat_map(|user| user.as_bytes().as_chunks::<8>().0);
+                let stream = words.map(|word| u64::from_le_bytes(*word)).fold(0, mixed);
+                ConversationId::group_from_random(Random::new(seed, stream).bytes())
+            }
+        };
         let marked = Marked::new(&members);
         let unfinished = Cell::new(members.len());
         let highest_acked = Cell::new(Seq(0));
@@ -52,6 +65,17 @@ impl Circle {
     }
 }
 
+/// Under which names times are measured, too, where there are several kinds of conversations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Labels {
+    /// From when a message was due until its acknowledgement.
+    pub ack: &'static str,
+    /// Until a recipient has it who was connected all the time.
+    pub deliver: &'static str,
+    /// Until one has it who was not: this is no delivery time of the run as a whole.
+    pub missed: &'static str,
+}
+
 /// One member's part.
 #[derive(Debug)]
 pub struct Chat {
@@ -63,12 +87,18 @@ pub struct Chat {
     /// Own messages that not all others are known to have, by seq, and when they were due.
     unreceipted: VecDeque<(Seq, u64)>,
     receipted: Seq,
+    /// Of a direct chat: as the peer has said.
+    peer_read: Seq,
+    /// As this member has said.
+    read: Seq,
     /// When "delivered" is to be said.
     mark_at: Option<u64>,
     mark_interval: u64,
     pulling: Option<(RequestId, Seq)>,
     /// Of the first member: how the conversation is committed.
     transactions: Option<Transactions>,
+    labels: Option<Labels>,
+    connected_since: u64,
     finished: bool,
 }
 
@@ -81,12 +111,43 @@ impl Chat {
             place,
             unreceipted: VecDeque::new(),
             receipted: Seq(0),
+            peer_read: Seq(0),
+            read: Seq(0),
             mark_at: None,
             mark_interval,
             pulling: None,
             transactions: (place == 0).then(Transactions::default),
+            labels: None,
+            connected_since: 0,
             finished: false,
         }
+    }
+
+    /// The same, whose times are measured under these names, too.
+    pub fn labelled(self, labels: Labels) -> Self {
+        Self { labels: Some(labels), ..self }
+    }
+
+    /// The request for a send.
+    pub fn send(&self, client_seq: ClientSeq, change: Change) -> RequestBody {
+        let target = match self.circle.kind {
+            Kind::Group => Target::Conversation(self.circle.conversation),
+            Kind::Direct => Target::User(self.others().next().unwrap_or(self.own())),
+        };
+        RequestBody::Send(Send { target, client_seq, change })
+    }
+
+    /// A group's first entry.
+    pub fn creation(&self) -> Change {
+        Change::Create { title: "load".into(), members: self.others().collect() }
+    }
+
+    fn own(&self) -> UserId {
+        self.circle.members[self.place]
+    }
+
+    fn others(&self) -> impl Iterator<Item = UserId> {
+        self.circle.members.iter().copied().filter(|member| *member != self.own())
     }
 
     /// A send is acknowledged that was due at `made`, and was sent once or `again`.
@@ -95,6 +156,9 @@ impl Chat {
         self.circle.highest_acked.set(self.circle.highest_acked.get().max(ok.seq));
         let behind = self.unreceipted.iter().rev().take_while(|(seq, _)| *seq > ok.seq).count();
         self.unreceipted.insert(self.unreceipted.len() - behind, (ok.seq, made));
+        if self.unreceipted.len() > UNRECEIPTED_MAX {
+            self.unreceipted.pop_front();
+        }
     }
 
     /// An entry was pushed. `Some`: what is missing before it has to be asked for.
@@ -149,20 +213,30 @@ impl Chat {
     /// The member is on another connection: what was asked for will not be answered, and what was marked may be lost.
     pub fn resume(&mut self, now: u64) {
         self.pulling = None;
+        self.connected_since = now;
         self.log.reconnected();
         if self.log.cursor() > Seq(0) {
             self.mark_at = Some(now);
         }
     }
 
-    /// Asks for what was missed.
-    pub fn sync(&self) -> Sync {
-        let known = Known::entries(self.circle.conversation, self.log.cursor());
+    /// What it has, to be told what it missed.
+    pub fn known(&self) -> Known {
         let peer_delivered = if self.circle.kind == Kind::Direct { self.receipted } else { Seq(0) };
-        Sync { known: vec![Known { peer_delivered, ..known }], after: None, until: None, latest: None }
+        Known {
+            read: self.read,
+            peer_delivered,
+            peer_read: self.peer_read,
+            ..Known::entries(self.circle.conversation, self.log.cursor())
+        }
     }
 
-    /// What [`Self::sync`] has found. `Some`: there is more.
+    /// Asks for what was missed.
+    pub fn sync(&self) -> Sync {
+        Sync { known: vec![self.known()], after: None, until: None, latest: None }
+    }
+
+    /// What a sync has found. `Some`: there is more.
     pub fn on_state(&mut self, state: &ConversationState, meter: &Meter) -> Option<RequestBody> {
         for entry in &state.entries {
             let placed = self.log.on_pulled(entry);
@@ -208,9 +282,17 @@ impl Chat {
         if let Placed::Received(made) = placed {
             let now = clock::nanos();
             self.mark_at.get_or_insert(now + self.mark_interval);
+            let took = now.saturating_sub(made);
             meter.count(|interval| {
                 interval.delivered += 1;
-                interval.deliver.record(now.saturating_sub(made));
+                match self.labels {
+                    Some(labels) if made < self.connected_since => interval.time(labels.missed, took),
+                    Some(labels) => {
+                        interval.deliver.record(took);
+                        interval.time(labels.deliver, took);
+                    }
+                    None => interval.deliver.record(took),
+                }
             });
         }
     }
@@ -218,8 +300,10 @@ impl Chat {
     /// Others' watermarks rose.
     pub fn on_receipts(&mut self, moved: &ReceiptsMoved, meter: &Meter) {
         self.log.faults().falsely_receipted += self.circle.marked.count_false(self.place, moved);
-        let own = self.circle.members[self.place];
-        let peers = moved.users.iter().filter(|receipt| receipt.user != own).map(|receipt| receipt.delivered);
+        let own = self.own();
+        let peers = || moved.users.iter().filter(|receipt| receipt.user != own);
+        self.peer_read = peers().map(|receipt| receipt.read).fold(self.peer_read, Seq::max);
+        let peers = peers().map(|receipt| receipt.delivered);
         let all = moved.counts.iter().filter(|count| count.delivered == count.members).map(|count| count.seq);
         self.receipted = peers.chain(all).fold(self.receipted, Seq::max);
         let now = clock::nanos();
@@ -245,6 +329,13 @@ impl Chat {
         Some(Mark { conversation: self.circle.conversation, delivered, read: Seq(0) })
     }
 
+    /// The same, and "read" with it.
+    pub fn read(&mut self, mark: Mark) -> Mark {
+        self.read = mark.delivered;
+        self.circle.marked.note(self.place, mark.delivered, mark.delivered);
+        Mark { read: mark.delivered, ..mark }
+    }
+
     /// All own sends are answered, or will never be: the others need not wait for this member.
     pub fn finish(&mut self) {
         if !std::mem::replace(&mut self.finished, true) {
@@ -254,7 +345,12 @@ impl Chat {
 
     /// All have finished, and this member has everything that was acknowledged to any of them.
     pub fn is_complete(&self) -> bool {
-        self.circle.unfinished.get() == 0 && self.log.cursor() >= self.circle.highest_acked.get()
+        self.circle.unfinished.get() == 0 && self.is_abreast()
+    }
+
+    /// This member has everything that was acknowledged to any of them so far.
+    pub fn is_abreast(&self) -> bool {
+        self.log.cursor() >= self.circle.highest_acked.get()
     }
 
     /// Own messages of which not all others are known to have them.

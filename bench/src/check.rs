@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ClientSeq, Seq, UserId};
 use tern_protocol::limits::SEND_WINDOW;
-use tern_protocol::model::{Change, Entry, Kind};
+use tern_protocol::model::{Change, Entry, Kind, Message};
 
 use crate::stats::add;
 
@@ -260,8 +260,15 @@ pub fn judge<'a>(logs: impl Iterator<Item = &'a Log> + Clone) -> Faults {
     faults
 }
 
-fn mixed(hash: u64, word: u64) -> u64 {
+/// A digest of what was before, and of this.
+pub fn mixed(hash: u64, word: u64) -> u64 {
     (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95)
+}
+
+/// A message with [such a payload](payload).
+pub fn message(made: u64, client_seq: ClientSeq, bytes: usize) -> Change {
+    let payload = payload(made, client_seq, bytes).into();
+    Change::Message(Message { content_type: "text/plain".into(), payload, reply_to: None })
 }
 
 /// A payload: when it was made, its number, and bytes that depend on the number.
@@ -289,7 +296,7 @@ pub fn made(payload: &[u8], client_seq: ClientSeq) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use tern_protocol::ids::{ConversationId, DeviceId};
-    use tern_protocol::model::{Message, Sender, WallMillis};
+    use tern_protocol::model::{Sender, WallMillis};
 
     use super::*;
 
@@ -306,11 +313,7 @@ mod tests {
             time: WallMillis(0),
             sender: Sender { user: user(sender), device: DeviceId::new(1).expect("not 0") },
             client_seq,
-            change: Change::Message(Message {
-                content_type: String::new(),
-                payload: payload(seq * 10, client_seq, BYTES).into(),
-                reply_to: None,
-            }),
+            change: message(seq * 10, client_seq, BYTES),
         }
     }
 

@@ -20,6 +20,9 @@ use crate::error::LoginError;
 /// Connection and login take less, or are given up.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// What was said last may still go out, if the connection takes it within this time.
+const LAST_WORDS: Duration = Duration::from_millis(10);
+
 /// A connection that takes nothing for so long is dropped as it is.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -189,6 +192,15 @@ impl Client {
             *unflushed = link.sender.write_some(out).await? > 0 || !out.is_empty();
         }
         Ok(())
+    }
+
+    /// As [`Self::cut`], a moment after what was said last has gone out, if the connection takes it at once.
+    pub async fn vanish(&mut self, moment: Duration) {
+        let _ = tokio::time::timeout(LAST_WORDS, self.write()).await;
+        if !moment.is_zero() {
+            tokio::time::sleep(moment).await;
+        }
+        self.cut();
     }
 
     /// Drops the connection without a word, as when a network goes away that says so.

@@ -6,6 +6,7 @@
 //! - [`fleet`]: threads, each with its share of the clients; [`client`]: one of them; [`returning`]: who comes back.
 //! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it;
 //!   [`stage`]: what all of a thread share.
+//! - [`mixed`]: a client with many conversations, who does all kinds of things by a plan.
 //! - [`check`]: what is wrong with what members see; [`receipts`]: and with what they are told of each other.
 //! - [`fill`]: conversations that are full before a measurement begins; [`book`]: what is in them.
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
@@ -27,6 +28,7 @@ pub mod floor;
 mod interrupt;
 pub mod machine;
 pub mod meter;
+pub mod mixed;
 pub mod outcome;
 pub mod pace;
 pub mod page;

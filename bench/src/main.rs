@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         Command::Storm(scenario) => execute(&scenario),
         Command::Sync(scenario) => execute(&scenario),
         Command::History(scenario) => execute(&scenario),
+        Command::Mixed(scenario) => execute(&scenario),
         Command::Floor(args) => said(floor::scenario::run(&args)),
         Command::Report(args) => said(page::run(&args)),
         Command::Relay(args) => said(floor::relay::run(&args)),

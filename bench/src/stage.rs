@@ -5,8 +5,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
+use crate::Error;
 use crate::clock;
 use crate::fleet::Phase;
 use crate::meter::Meter;
@@ -23,13 +24,13 @@ pub struct Stage {
     pub meter: Arc<Meter>,
     /// What happens when the measured time begins.
     pub storm: Option<Storm>,
-    /// All groups exist, or one cannot be created.
-    pub prepared: Notify,
     phase: Cell<Phase>,
     since: Cell<u64>,
     measured_since: Cell<u64>,
     unprepared: Cell<usize>,
     failure: RefCell<Option<String>>,
+    /// One of these two.
+    changed: Notify,
 }
 
 impl Stage {
@@ -46,12 +47,12 @@ impl Stage {
             payload_bytes,
             meter,
             storm,
-            prepared: Notify::new(),
             phase: Cell::new(Phase::Connecting),
             since: Cell::new(clock::nanos()),
             measured_since: Cell::new(0),
             unprepared: Cell::new(groups),
             failure: RefCell::default(),
+            changed: Notify::new(),
         })
     }
 
@@ -79,28 +80,33 @@ impl Stage {
         self.measured_since.get()
     }
 
-    /// Whether all groups exist.
-    pub fn is_prepared(&self) -> bool {
-        self.unprepared.get() == 0
-    }
-
-    /// Why they never will.
-    pub fn failure(&self) -> Option<String> {
-        self.failure.borrow().clone()
+    /// Waits until all groups exist, or the run is over before it has begun.
+    ///
+    /// # Errors
+    /// When they never will.
+    pub async fn prepare(&self, phases: &mut watch::Receiver<Phase>) -> Result<(), Error> {
+        while self.unprepared.get() > 0 && *phases.borrow() == Phase::Connecting {
+            if let Some(failure) = self.failure.borrow_mut().take() {
+                return Err(Error::Scenario(failure));
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                _ = phases.changed() => {}
+            }
+        }
+        Ok(())
     }
 
     /// One more exists.
     pub fn created(&self) {
         self.unprepared.set(self.unprepared.get().saturating_sub(1));
-        if self.is_prepared() {
-            self.prepared.notify_one();
-        }
+        self.changed.notify_one();
     }
 
     /// They cannot be created.
     pub fn fail(&self, why: String) {
         self.failure.borrow_mut().get_or_insert(why);
-        self.prepared.notify_one();
+        self.changed.notify_one();
     }
 }
 

@@ -13,8 +13,7 @@ use tern_protocol::error::{ErrorCode, Retry};
 use tern_protocol::event::{ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, RequestId};
 use tern_protocol::limits::{HEARTBEAT_MS, IN_FLIGHT_MAX};
-use tern_protocol::model::{Change, Kind, Message, Target};
-use tern_protocol::request::{Request, RequestBody, Send};
+use tern_protocol::request::{Request, RequestBody};
 use tokio::time::{Instant, sleep_until};
 
 use crate::chat::Chat;
@@ -310,12 +309,9 @@ impl Talker {
     }
 
     fn create(&mut self) {
-        let own = self.client.user;
-        let members = self.chat.circle.members.iter().copied().filter(|member| *member != own).collect();
-        let create = Change::Create { title: "load".into(), members };
         // Again with the same number, when it was refused.
         self.sent = 1;
-        let id = self.request(ClientSeq(1), create);
+        let id = self.client.request(self.chat.send(ClientSeq(1), self.chat.creation()));
         self.unanswered.insert(id, Sent::Create);
     }
 
@@ -357,22 +353,9 @@ impl Talker {
 
     fn put(&mut self, sending: Sending) {
         let Sending { client_seq, made, .. } = sending;
-        let payload = check::payload(made, client_seq, self.stage.payload_bytes);
-        let message = Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None };
-        let id = self.request(client_seq, Change::Message(message));
+        let message = check::message(made, client_seq, self.stage.payload_bytes);
+        let id = self.client.request(self.chat.send(client_seq, message));
         self.unanswered.insert(id, Sent::Message(sending));
-    }
-
-    fn request(&mut self, client_seq: ClientSeq, change: Change) -> RequestId {
-        let circle = &self.chat.circle;
-        let target = match circle.kind {
-            Kind::Group => Target::Conversation(circle.conversation),
-            Kind::Direct => {
-                let own = self.client.user;
-                Target::User(circle.members.iter().copied().find(|member| *member != own).unwrap_or(own))
-            }
-        };
-        self.client.request(RequestBody::Send(Send { target, client_seq, change }))
     }
 
     /// The next time at which there is something to do.
@@ -445,6 +428,6 @@ impl Talker {
 }
 
 /// The client may try again later, and nothing was promised.
-fn is_passing(code: ErrorCode) -> bool {
+pub fn is_passing(code: ErrorCode) -> bool {
     code.retry() == Retry::Later && code != ErrorCode::Internal
 }

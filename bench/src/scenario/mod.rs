@@ -5,6 +5,7 @@ pub mod flaky;
 pub mod group;
 pub mod history;
 pub mod idle;
+pub mod mixed;
 pub mod party;
 pub mod send;
 pub mod storm;

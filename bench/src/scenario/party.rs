@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use tern_protocol::ids::{ConversationId, UserId};
 use tern_protocol::model::Kind;
 use tokio::task::JoinSet;
 
@@ -112,23 +111,8 @@ impl Party {
             run.faults.add(&findings.faults);
             unreceipted += findings.unreceipted;
         }
-        let measured = run.sampler().measured().clone();
-        let unsent = run.sampler().whole().unsent;
-        run.figure("marks", measured.marks as f64);
-        run.figure("receipts", measured.receipts as f64);
-        run.figure("heads_moved", measured.heads_moved as f64);
-        run.figure("pulls", measured.pulls as f64);
+        load_figures(run);
         run.figure("acked_without_receipt", unreceipted as f64);
-        if let Some(shape) = run.shape() {
-            run.figure("messages_per_fsync", shape.messages_per_group);
-            run.figure("messages_per_transaction", shape.messages_per_transaction);
-        }
-        if let (Pace::Every { .. }, Some(late)) = (self.pace, measured.late.summary()) {
-            run.figure("unsent", unsent as f64);
-            run.figure("sent_late_p50_ms", late.p50);
-            run.figure("sent_late_p99_ms", late.p99);
-            run.figure("sent_late_max_ms", late.max);
-        }
     }
 
     /// What the machine allows with the same load, to be measured in between, if these arguments want that.
@@ -178,16 +162,7 @@ impl Party {
             }
             circles.push(circle);
         }
-        while !stage.is_prepared() && stage.failure().is_none() && *share.phases.borrow() == Phase::Connecting
-        {
-            tokio::select! {
-                () = stage.prepared.notified() => {}
-                _ = share.phases.changed() => {}
-            }
-        }
-        if let Some(failure) = stage.failure() {
-            return Err(Error::Scenario(failure));
-        }
+        stage.prepare(&mut share.phases).await?;
         share.ready();
         let mut chats: Vec<Vec<Chat>> = (0..groups).map(|_| Vec::new()).collect();
         let mut led = true;
@@ -243,21 +218,33 @@ impl Party {
     }
 
     fn circle(&self, members: &[Arrival], seed: u64) -> Rc<Circle> {
-        let users: Vec<_> = members.iter().map(|(client, _)| client.user).collect();
-        let id = match (self.kind, users.as_slice()) {
-            (Kind::Direct, [one, other]) => ConversationId::direct(*one, *other),
-            (_, users) => {
-                let creator = users.first().copied().unwrap_or(UserId::from_bytes([0; 16]));
-                ConversationId::group_from_random(Random::of_user(seed, creator).bytes())
-            }
-        };
-        Circle::new(self.kind, id, users)
+        Circle::new(self.kind, members.iter().map(|(client, _)| client.user).collect(), seed)
     }
 
     fn role(&self, number: usize) -> Role {
         let (group, place) = (number / self.members, number % self.members);
         let sender = (place < self.senders).then_some(group * self.senders + place);
         Role { sender, creates: self.kind == Kind::Group && place == 0, is_first: place == 0 }
+    }
+}
+
+/// What goes with messages that are sent and received, by a schedule or not.
+pub fn load_figures(run: &mut Run<'_>) {
+    let measured = run.sampler().measured().clone();
+    let unsent = run.sampler().whole().unsent;
+    run.figure("marks", measured.marks as f64);
+    run.figure("receipts", measured.receipts as f64);
+    run.figure("heads_moved", measured.heads_moved as f64);
+    run.figure("pulls", measured.pulls as f64);
+    if let Some(shape) = run.shape() {
+        run.figure("messages_per_fsync", shape.messages_per_group);
+        run.figure("messages_per_transaction", shape.messages_per_transaction);
+    }
+    if let Some(late) = measured.late.summary() {
+        run.figure("unsent", unsent as f64);
+        run.figure("sent_late_p50_ms", late.p50);
+        run.figure("sent_late_p99_ms", late.p99);
+        run.figure("sent_late_max_ms", late.max);
     }
 }
 

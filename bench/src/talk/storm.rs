@@ -2,13 +2,8 @@
 
 use std::time::Duration;
 
-use tokio::time::timeout;
-
 use super::Talker;
 use crate::clock;
-
-/// What was said last may still go out, if the connection takes it at once.
-const LAST_WORDS: Duration = Duration::from_millis(10);
 
 impl Talker {
     /// The storm begins, if there is to be one: whoever stays sends, so that the others miss something. Those of the
@@ -26,8 +21,7 @@ impl Talker {
 
     pub(super) async fn vanish(&mut self) {
         self.is_cut = false;
-        let _ = timeout(LAST_WORDS, self.client.write()).await;
-        self.client.cut();
+        self.client.vanish(Duration::ZERO).await;
     }
 
     /// It is logged in again, for the so-manieth time. A connection that ends without a reason breaks a promise.

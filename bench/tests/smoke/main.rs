@@ -6,6 +6,7 @@ mod floor;
 mod group;
 mod history;
 mod idle;
+mod mixed;
 mod send;
 mod storm;
 mod support;

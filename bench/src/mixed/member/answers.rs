@@ -1,0 +1,159 @@
+//! What a client makes of what it is told.
+
+use std::time::Duration;
+
+use tern_client::raw::{ReceiveError, Received};
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::{ServerBody, ServerMessage, SyncPage, WireError};
+use tern_protocol::ids::{ConversationId, RequestId};
+use tern_protocol::request::RequestBody;
+
+use super::{Asked, Ended, Member, Sending};
+use crate::client::Client;
+use crate::clock;
+use crate::talk::is_passing;
+
+/// After a refusal without advice.
+const RETRY: u64 = 100_000_000;
+
+impl Member {
+    pub(super) fn take(
+        &mut self,
+        client: &mut Client,
+        received: Result<Received, ReceiveError>,
+    ) -> Result<(), Ended> {
+        self.vigil.hear(clock::nanos());
+        match received {
+            Ok(Received::Message(message)) => self.on_message(client, message),
+            Ok(Received::Heartbeat) => {}
+            Ok(Received::Closed) | Err(_) => return Err(Ended),
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, client: &mut Client, ServerMessage { id, body }: ServerMessage) {
+        let meter = self.scene.stage.meter.clone();
+        let asked = self.unanswered.remove(&id);
+        match (asked, body) {
+            (None, ServerBody::Push { conversation, entry }) => {
+                self.in_room(client, conversation, |room| room.on_push(&entry, &meter));
+            }
+            (None, ServerBody::HeadMoved { conversation, head }) => {
+                self.in_room(client, conversation, |room| room.chat.on_head_moved(head, &meter));
+            }
+            (None, ServerBody::ReceiptsMoved(moved)) => {
+                self.in_room(client, moved.conversation, |room| {
+                    room.chat.on_receipts(&moved, &meter);
+                    None
+                });
+            }
+            // What it means shows when the connection ends.
+            (None, ServerBody::GoingAway { reconnect_after_ms }) => {
+                self.returning.advise(Duration::from_millis(reconnect_after_ms.into()));
+                meter.count(|interval| interval.refuse("going away".into()));
+            }
+            (Some(Asked::Create(_)), ServerBody::SendOk(_)) => {
+                meter.count(|interval| interval.count("groups_created", 1));
+                self.scene.stage.created();
+            }
+            (Some(Asked::Send(sending)), ServerBody::SendOk(ok)) => {
+                let Sending { room, client_seq, made, again } = sending;
+                let room = &mut self.rooms[room];
+                room.chat.on_ack(client_seq, &ok, made, again);
+                let (took, labels) = (clock::nanos().saturating_sub(made), room.labels());
+                meter.count(|interval| {
+                    interval.acked += 1;
+                    interval.ack.record(took);
+                    interval.time(labels.ack, took);
+                    interval.count("stored_by_an_earlier_try", u64::from(ok.duplicate));
+                });
+            }
+            (Some(Asked::Pull(room)), ServerBody::HistoryPage(page)) => {
+                let request = self.rooms[room].on_pulled(&page, &meter);
+                self.pull(client, room, request);
+            }
+            (Some(Asked::Look(room, look, since)), ServerBody::HistoryPage(page)) => {
+                let took = clock::nanos() - since;
+                meter.count(|interval| {
+                    interval.time("page", took);
+                    interval.count("paged_entries", page.entries.len() as u64);
+                });
+                if let Some(look) = self.rooms[room].on_look(look, &page) {
+                    self.look(client, room, look);
+                }
+            }
+            (Some(Asked::Sync(_)), ServerBody::SyncPage(page)) => self.on_sync(client, &page),
+            (Some(Asked::Mark(since)), ServerBody::MarkOk) => {
+                meter.count(|interval| interval.time("read_mark", clock::nanos() - since));
+            }
+            (asked, ServerBody::Error(error)) => self.on_error(id, asked, &error),
+            // An answer to nothing that was asked, or answered already.
+            (None, _) => self.faults.duplicated += 1,
+            (Some(_), other) => self.refused(format!("{other:?}")),
+        }
+        self.check_whether_back();
+    }
+
+    fn in_room(
+        &mut self,
+        client: &mut Client,
+        conversation: ConversationId,
+        tell: impl FnOnce(&mut super::Room) -> Option<RequestBody>,
+    ) {
+        match self.places.get(&conversation).copied() {
+            Some(place) => {
+                let request = tell(&mut self.rooms[place]);
+                self.pull(client, place, request);
+            }
+            None => self.refused("told of a conversation of others".into()),
+        }
+    }
+
+    fn on_sync(&mut self, client: &mut Client, page: &SyncPage) {
+        let meter = self.scene.stage.meter.clone();
+        for state in &page.conversations {
+            self.in_room(client, state.conversation, |room| room.on_state(state, &meter));
+        }
+        if page.covered_until.is_some() {
+            self.sync(client, page.covered_until);
+        }
+    }
+
+    fn on_error(&mut self, id: RequestId, asked: Option<Asked>, error: &WireError) {
+        let what = format!("{}: {}", error.code, error.text);
+        let Some(asked) = asked.filter(|_| id != RequestId(0)) else {
+            // About the connection, which ends now.
+            self.returning.advise(Duration::from_millis(error.retry_after_ms.into()));
+            return self.meter().count(|interval| interval.refuse(what));
+        };
+        let passing = is_passing(error.code);
+        match asked {
+            Asked::Create(_) if !passing => {
+                return self.scene.stage.fail(format!("a group cannot be created: {what}"));
+            }
+            // It is sent what is due, whatever the server says.
+            Asked::Send(_) => {}
+            asked if passing => {
+                let wait = (u64::from(error.retry_after_ms) * 1_000_000).max(RETRY);
+                self.again.push((clock::nanos() + wait, asked));
+            }
+            _ => {}
+        }
+        // The first time it was refused, and the answer was lost with the connection, unlike those that came after it.
+        let overtaken = error.code == ErrorCode::ClientSeqStale
+            && matches!(asked, Asked::Send(Sending { again: true, .. }));
+        if passing || overtaken {
+            self.meter().count(|interval| {
+                interval.errors += 1;
+                interval.refuse(what);
+            });
+        } else {
+            self.refused(what);
+        }
+    }
+
+    fn refused(&mut self, what: String) {
+        self.faults.refused += 1;
+        self.meter().count(|interval| interval.refuse(what));
+    }
+}
