@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tern_core::conversation::{Batch, CommitFault, Effect, Owner, Stored, Version};
+use tern_core::limits::SENDS_WAITING_MIN;
 use tern_core::receipts::Dirty;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
@@ -20,9 +21,10 @@ use crate::shard::Shard;
 
 /// Conversations that a shard keeps in memory, some kB each for direct chats; idle ones beyond are forgotten.
 pub const OWNERS_MAX: usize = 64 * 1024;
-/// Searches of logs for old sends that wait or are under way; more are refused as overloaded, since whoever waits takes a
-/// place among the sends that a shard takes up.
-const SEARCHES_MAX: usize = 64;
+/// Searches of logs for old sends that wait or are under way; more are refused as overloaded. Whoever waits takes a place
+/// among the sends that a shard takes up, and after a crash everybody sends again what may be stored: so half of the
+/// places that there always are.
+const SEARCHES_MAX: usize = SENDS_WAITING_MIN as usize / 2;
 /// Watermarks in one transaction.
 const RECEIPT_WRITES_MAX: usize = 1_024;
 
