@@ -192,6 +192,13 @@ struct Known {
     windows: HashMap<Sender, SendWindow>,
 }
 
+impl Known {
+    /// Whether this entry is numbered and not known to be durable.
+    fn is_in_flight(&self, seq: Seq) -> bool {
+        self.sequencer.durable() < seq && seq <= self.sequencer.head().last
+    }
+}
+
 #[derive(Debug)]
 struct Queued<T> {
     append: Append<T>,
@@ -295,7 +302,13 @@ impl<T> Owner<T> {
 
     /// Takes a watermark.
     pub fn mark(&mut self, now: Now, mark: Mark<T>) {
-        if let Phase::Ready(known) | Phase::Committing(known, _) = &self.phase {
+        let known = match &self.phase {
+            Phase::Ready(known) => Some(known),
+            // A reader of the store sees a commit before its owner hears of it, and may mark what it has read.
+            Phase::Committing(known, _) if !known.is_in_flight(mark.delivered.max(mark.read)) => Some(known),
+            Phase::Committing(..) | Phase::Cold | Phase::Loading => None,
+        };
+        if let Some(known) = known {
             let result = take_mark(known, &mut self.receipts, &mark);
             self.answer_mark(mark, result);
         } else if self.marks.len() >= CONVERSATION_MARKS_MAX {
@@ -346,10 +359,7 @@ impl<T> Owner<T> {
             self.effects.push_back(Effect::HeadMoved { head: last, audience });
         }
         self.published = self.published.max(Some(last));
-        while let Some(mark) = self.marks.pop_front() {
-            let result = take_mark(&known, &mut self.receipts, &mark);
-            self.answer_mark(mark, result);
-        }
+        self.take_waiting_marks(&known);
         self.phase = Phase::Ready(known);
         self.pump(now);
     }
@@ -396,6 +406,7 @@ impl<T> Owner<T> {
                 known.exists = true;
                 known.version = Some((version, now.mono));
                 self.on_durable(&mut known, in_flight);
+                self.take_waiting_marks(&known);
                 self.phase = Phase::Ready(known);
             }
             Err(fault) => {
@@ -450,6 +461,13 @@ impl<T> Owner<T> {
     fn give_up(&mut self, queued: Queued<T>, code: ErrorCode) {
         let code = if queued.maybe_stored { ErrorCode::OutcomeUnknown } else { code };
         self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code)));
+    }
+
+    fn take_waiting_marks(&mut self, known: &Known) {
+        while let Some(mark) = self.marks.pop_front() {
+            let result = take_mark(known, &mut self.receipts, &mark);
+            self.answer_mark(mark, result);
+        }
     }
 
     fn answer_mark(&mut self, mark: Mark<T>, result: Result<(), ErrorCode>) {

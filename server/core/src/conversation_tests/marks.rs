@@ -56,17 +56,28 @@ fn marks_are_taken_within_what_their_user_may_see() {
     assert_eq!(marks.map(|m| world.marked(0, m)), [Some((Err(UnknownConversation), false)); 2]);
     world.submit(0, by(1, 1), 1, say());
     let mark = world.mark(0, by(2, 1), 1, 0);
-    assert_eq!(world.marked(0, mark), Some((Err(UnknownConversation), false)), "not before it is durable");
+    assert_eq!(world.marked(0, mark), None, "not before it is known to be durable, and not refused either");
+    let beyond = world.mark(0, by(2, 1), 2, 0);
+    assert_eq!(world.marked(0, beyond), Some((Err(UnknownConversation), false)));
     world.run(0);
+    assert_eq!(
+        world.marked(0, mark),
+        Some((Ok(()), false)),
+        "a reader of the store may know before the owner"
+    );
     let marks = [(2, 1), (3, 1), (2, 2)].map(|(n, delivered)| world.mark(0, by(n, 1), delivered, 0));
     assert_eq!(
         marks.map(|m| world.marked(0, m).map(|(result, _)| result)),
         [Some(Ok(())), Some(Err(UnknownConversation)), Some(Err(InvalidArgument))]
     );
-    // What is numbered and not durable is above the head.
+    // What is numbered and not durable is told to nobody; a mark of it waits, and one above it is refused.
     let ticket = world.submit(0, by(1, 1), 2, say());
-    let mark = world.mark(0, by(2, 1), 2, 0);
-    assert_eq!((world.marked(0, mark), told(&world, ticket)), (Some((Err(InvalidArgument), false)), None));
+    let marks = [2, 3].map(|delivered| world.mark(0, by(2, 1), delivered, 0));
+    let answers = marks.map(|mark| world.marked(0, mark));
+    assert_eq!((answers, told(&world, ticket)), ([None, Some((Err(InvalidArgument), false))], None));
+    assert!(world.persist(0).iter().all(|(_, dirty)| dirty.delivered.iter().all(|(_, seq)| *seq < Seq(2))));
+    world.run(0);
+    assert_eq!(world.marked(0, marks[0]), Some((Ok(()), false)));
 }
 
 #[test]
