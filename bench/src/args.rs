@@ -106,9 +106,9 @@ pub enum Command {
         tern-bench mixed --connections 2000 --duration 1800 --json day.json\n\n\
         --rate counts messages; the shares say what else is done for so many messages: with the defaults, 90 of 100 \
         things done are messages, 8 are looks back into a conversation, 2 are departures. The same seed gives the same \
-        clients the same things to do at the same times. Times of messages to somebody who was away are kept apart \
-        (`direct_missed`, `group_missed`), as is the time from wanting to be back until all that was missed is there \
-        (`return`)."
+        clients the same things to do at the same times. Times of messages to or from somebody who was away meanwhile are \
+        kept apart (`…_missed`, `…_ack_after_return`), as is the time from wanting to be back until all that was missed is \
+        there (`return`)."
     )]
     Mixed(MixedArgs),
     /// What this machine allows: frames moved and keys stored, and nothing else

@@ -70,6 +70,8 @@ impl Circle {
 pub struct Labels {
     /// From when a message was due until its acknowledgement.
     pub ack: &'static str,
+    /// The same when its sender has been away meanwhile: this is no acknowledgement time of the run as a whole.
+    pub ack_after_return: &'static str,
     /// Until a recipient has it who was connected all the time.
     pub deliver: &'static str,
     /// Until one has it who was not: this is no delivery time of the run as a whole.

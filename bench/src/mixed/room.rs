@@ -13,9 +13,19 @@ use crate::chat::{Chat, Labels};
 use crate::meter::Meter;
 
 /// What is measured of direct chats.
-const DIRECT: Labels = Labels { ack: "direct_ack", deliver: "direct_deliver", missed: "direct_missed" };
+const DIRECT: Labels = Labels {
+    ack: "direct_ack",
+    ack_after_return: "direct_ack_after_return",
+    deliver: "direct_deliver",
+    missed: "direct_missed",
+};
 /// And of groups.
-const GROUP: Labels = Labels { ack: "group_ack", deliver: "group_deliver", missed: "group_missed" };
+const GROUP: Labels = Labels {
+    ack: "group_ack",
+    ack_after_return: "group_ack_after_return",
+    deliver: "group_deliver",
+    missed: "group_missed",
+};
 
 /// A client's part in one of its conversations.
 #[derive(Debug)]

@@ -145,15 +145,16 @@ impl Scenario for MixedArgs {
             run.figure(name, 0.0);
         }
         let rates = [
-            ("direct_ack", "direct_messages_per_s"),
-            ("group_ack", "group_messages_per_s"),
-            ("direct_deliver", "direct_deliveries_per_s"),
-            ("group_deliver", "group_deliveries_per_s"),
-            ("page", "pages_per_s"),
-            ("return", "returns_per_s"),
+            ("direct_messages_per_s", &["direct_ack", "direct_ack_after_return"][..]),
+            ("group_messages_per_s", &["group_ack", "group_ack_after_return"]),
+            ("direct_deliveries_per_s", &["direct_deliver", "direct_missed"]),
+            ("group_deliveries_per_s", &["group_deliver", "group_missed"]),
+            ("pages_per_s", &["page"]),
+            ("returns_per_s", &["return"]),
         ];
-        for (timed, rate) in rates {
-            let count = measured.times.get(timed).map_or(0, |times| times.count());
+        for (rate, timed) in rates {
+            let count: u64 =
+                timed.iter().filter_map(|name| measured.times.get(name)).map(|t| t.count()).sum();
             run.figure(rate, if seconds > 0.0 { count as f64 / seconds } else { 0.0 });
         }
         Ok(())

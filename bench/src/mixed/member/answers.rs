@@ -63,8 +63,12 @@ impl Member {
                 let (took, labels) = (clock::nanos().saturating_sub(made), room.labels());
                 meter.count(|interval| {
                     interval.acked += 1;
-                    interval.ack.record(took);
-                    interval.time(labels.ack, took);
+                    if again {
+                        interval.time(labels.ack_after_return, took);
+                    } else {
+                        interval.ack.record(took);
+                        interval.time(labels.ack, took);
+                    }
                     interval.count("stored_by_an_earlier_try", u64::from(ok.duplicate));
                 });
             }
