@@ -3,12 +3,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
 use hashbrown::HashMap;
 use tern_client::raw::Received;
-use tern_protocol::error::{Effect, Retry};
+use tern_protocol::error::Effect;
 use tern_protocol::event::{SendOk, ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, UserId};
 use tern_protocol::limits::{IN_FLIGHT_MAX, MARKS_MAX};
@@ -22,10 +21,8 @@ use crate::client::{Account, Client};
 use crate::clock;
 use crate::fleet::{Crew, Share, until};
 use crate::meter::Meter;
+use crate::refusal::{self, is_passing};
 use crate::run::Run;
-
-/// After a refusal without advice.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// What one writer writes.
 #[derive(Debug, Clone)]
@@ -260,12 +257,12 @@ impl Writer<'_> {
 
     /// Nothing was done, and it may be tried again: waits until then.
     async fn wait(&self, error: &WireError) -> Result<(), Error> {
-        let what = format!("{}: {}", error.code, error.text);
-        if error.code.retry() != Retry::Later || error.code.effect() != Effect::None {
+        let what = refusal::text(error);
+        if !is_passing(error.code) || error.code.effect() != Effect::None {
             return Err(Error::Scenario(format!("conversations cannot be filled: {what}")));
         }
         self.meter.count(|interval| interval.refuse(what));
-        sleep(Duration::from_millis(error.retry_after_ms.into()).max(RETRY)).await;
+        sleep(refusal::wait(error)).await;
         Ok(())
     }
 }

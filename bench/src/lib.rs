@@ -37,6 +37,7 @@ pub mod progress;
 pub mod proxy;
 pub mod random;
 pub mod receipts;
+pub mod refusal;
 pub mod returning;
 pub mod run;
 pub mod scenario;

@@ -114,6 +114,14 @@ impl Meter {
         count(&mut self.interval.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Counts a refusal that passes: an error, and no broken promise.
+    pub fn refused(&self, what: String) {
+        self.count(|interval| {
+            interval.errors += 1;
+            interval.refuse(what);
+        });
+    }
+
     /// Takes what was counted since the last time.
     pub fn take(&self) -> Interval {
         std::mem::take(&mut self.interval.lock().unwrap_or_else(PoisonError::into_inner))

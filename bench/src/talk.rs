@@ -9,7 +9,6 @@ use std::rc::Rc;
 
 use hashbrown::HashMap;
 use tern_client::raw::Received;
-use tern_protocol::error::{ErrorCode, Retry};
 use tern_protocol::event::{ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, RequestId};
 use tern_protocol::limits::{HEARTBEAT_MS, IN_FLIGHT_MAX};
@@ -22,6 +21,7 @@ use crate::client::Client;
 use crate::clock;
 use crate::fleet::Phase;
 use crate::pace::{Pace, Schedule};
+use crate::refusal::{self, is_passing};
 use crate::run::DRAIN;
 use crate::stage::{Role, Stage};
 
@@ -36,8 +36,6 @@ const BATCH: usize = 128;
 const SENDS_MAX: usize = IN_FLIGHT_MAX - 2;
 /// Everything has arrived and only receipts are missing: these are hints, and have this long.
 const RECEIPTS_TIMEOUT: u64 = 3_000_000_000;
-/// After a refusal without advice.
-const RETRY: u64 = 100_000_000;
 
 /// A client in its conversation.
 pub struct Talker {
@@ -255,7 +253,7 @@ impl Talker {
     }
 
     fn on_error(&mut self, id: RequestId, error: &WireError) {
-        let what = format!("{}: {}", error.code, error.text);
+        let what = refusal::text(error);
         let sent = self.unanswered.remove(&id);
         if matches!(sent, Some(Sent::Message(_))) {
             self.stage.meter.ended(1);
@@ -268,8 +266,7 @@ impl Talker {
         if matches!(sent, Some(Sent::Create)) && !is_passing(error.code) {
             return self.stage.fail(format!("a group cannot be created: {what}"));
         }
-        let wait = (u64::from(error.retry_after_ms) * 1_000_000).max(RETRY);
-        let again = clock::nanos() + wait;
+        let again = clock::nanos() + refusal::wait(error).as_nanos() as u64;
         match sent {
             Some(Sent::Create) => self.resume_at = again,
             // By a schedule it is sent what is due, whatever the server says.
@@ -279,10 +276,7 @@ impl Talker {
             None => self.pull_at = self.chat.is_pulling(id).then_some(again),
         }
         if is_passing(error.code) {
-            self.stage.meter.count(|interval| {
-                interval.errors += 1;
-                interval.refuse(what);
-            });
+            self.stage.meter.refused(what);
         } else {
             self.refused(what);
         }
@@ -425,9 +419,4 @@ impl Talker {
     fn messages_unanswered(&self) -> u64 {
         self.unanswered.values().filter(|sent| matches!(sent, Sent::Message(_))).count() as u64
     }
-}
-
-/// The client may try again later, and nothing was promised.
-pub fn is_passing(code: ErrorCode) -> bool {
-    code.retry() == Retry::Later && code != ErrorCode::Internal
 }

@@ -1,10 +1,8 @@
 //! Clients page through long conversations: each reads the whole of one, page by page, again and again.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tern_client::raw::{Received, ask_on_own_stream};
-use tern_protocol::error::Retry;
 use tern_protocol::event::{HistoryPage, ServerBody, WireError};
 use tern_protocol::ids::{ConversationId, RequestId, Seq};
 use tern_protocol::limits::MEMBERS_MAX;
@@ -23,11 +21,10 @@ use crate::fill::{Chapter, Draft, fill};
 use crate::fleet::{Crew, Phase, Share, until};
 use crate::meter::Meter;
 use crate::random::Random;
+use crate::refusal::{self, is_passing};
 use crate::run::{DRAIN, Run, Scenario};
 use crate::scenario::background::Background;
 
-/// After a refusal without advice.
-const RETRY: Duration = Duration::from_millis(100);
 /// Requests on streams of their own are numbered from here on.
 const OWN_STREAMS: u64 = 1 << 32;
 /// Names of figures.
@@ -264,15 +261,12 @@ impl Reader<'_> {
     }
 
     async fn refused(&mut self, error: &WireError) {
-        let what = format!("{}: {}", error.code, error.text);
-        if error.code.retry() != Retry::Later {
+        let what = refusal::text(error);
+        if !is_passing(error.code) {
             self.faults.refused += 1;
             return self.meter.count(|interval| interval.refuse(what));
         }
-        self.meter.count(|interval| {
-            interval.errors += 1;
-            interval.refuse(what);
-        });
-        sleep(Duration::from_millis(error.retry_after_ms.into()).max(RETRY)).await;
+        self.meter.refused(what);
+        sleep(refusal::wait(error)).await;
     }
 }

@@ -11,10 +11,7 @@ use tern_protocol::request::RequestBody;
 use super::{Asked, Ended, Member, Sending};
 use crate::client::Client;
 use crate::clock;
-use crate::talk::is_passing;
-
-/// After a refusal without advice.
-const RETRY: u64 = 100_000_000;
+use crate::refusal::{self, is_passing};
 
 impl Member {
     pub(super) fn take(
@@ -124,7 +121,7 @@ impl Member {
     }
 
     fn on_error(&mut self, id: RequestId, asked: Option<Asked>, error: &WireError) {
-        let what = format!("{}: {}", error.code, error.text);
+        let what = refusal::text(error);
         let Some(asked) = asked.filter(|_| id != RequestId(0)) else {
             // About the connection, which ends now.
             self.returning.advise(Duration::from_millis(error.retry_after_ms.into()));
@@ -138,8 +135,7 @@ impl Member {
             // It is sent what is due, whatever the server says.
             Asked::Send(_) => {}
             asked if passing => {
-                let wait = (u64::from(error.retry_after_ms) * 1_000_000).max(RETRY);
-                self.again.push((clock::nanos() + wait, asked));
+                self.again.push((clock::nanos() + refusal::wait(error).as_nanos() as u64, asked));
             }
             _ => {}
         }
@@ -147,10 +143,7 @@ impl Member {
         let overtaken = error.code == ErrorCode::ClientSeqStale
             && matches!(asked, Asked::Send(Sending { again: true, .. }));
         if passing || overtaken {
-            self.meter().count(|interval| {
-                interval.errors += 1;
-                interval.refuse(what);
-            });
+            self.meter().refused(what);
         } else {
             self.refused(what);
         }

@@ -2,11 +2,9 @@
 //! not fit.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use hashbrown::HashMap;
 use tern_client::raw::Received;
-use tern_protocol::error::Retry;
 use tern_protocol::event::{ConversationState, HistoryPage, ServerBody, SyncPage, WireError};
 use tern_protocol::ids::{ConversationId, RequestId, Seq};
 use tern_protocol::limits::{HISTORY_ENTRIES_MAX, IN_FLIGHT_MAX};
@@ -18,9 +16,7 @@ use crate::check::Faults;
 use crate::client::Client;
 use crate::clock;
 use crate::meter::Meter;
-
-/// After a refusal without advice.
-const RETRY: Duration = Duration::from_millis(100);
+use crate::refusal::{self, is_passing};
 
 /// What a user is a member of, in the order of the ids.
 #[derive(Debug)]
@@ -215,16 +211,13 @@ impl<'a> CatchUp<'a> {
     }
 
     async fn on_error(&mut self, asked: Asked, error: &WireError) {
-        let what = format!("{}: {}", error.code, error.text);
-        if error.code.retry() != Retry::Later {
+        let what = refusal::text(error);
+        if !is_passing(error.code) {
             self.faults.refused += 1;
             return self.meter.count(|interval| interval.refuse(what));
         }
-        self.meter.count(|interval| {
-            interval.errors += 1;
-            interval.refuse(what);
-        });
-        sleep(Duration::from_millis(error.retry_after_ms.into()).max(RETRY)).await;
+        self.meter.refused(what);
+        sleep(refusal::wait(error)).await;
         self.waiting.push_front(asked);
     }
 }
