@@ -65,7 +65,7 @@ pub struct Conn {
 pub struct MarkWait {
     /// The connection's own number for it.
     pub number: u64,
-    /// To be answered; 0: not.
+    /// To be answered.
     pub request: RequestId,
     /// Watermarks that no owner has answered yet.
     pub remaining: usize,

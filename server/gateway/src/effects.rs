@@ -105,6 +105,17 @@ impl Shard {
     }
 
     fn mark(self: &Rc<Self>, conn: &Rc<Conn>, id: RequestId, sender: Sender, marks: &[request::Mark]) {
+        let request = |mark: &request::Mark, ticket| {
+            let request::Mark { conversation, delivered, read } = *mark;
+            OwnerRequest::Mark(conversation, Mark { ticket, sender, delivered, read })
+        };
+        if id.get() == 0 {
+            for mark in marks {
+                // Nobody waits for an answer, and what finds no room is said again.
+                let _ = self.to_owner(request(mark, None));
+            }
+            return;
+        }
         let number = self.next_number();
         let remaining = marks.len();
         conn.marks.borrow_mut().push(MarkWait {
@@ -115,20 +126,9 @@ impl Shard {
         });
         let question = Question::Mark(number);
         for mark in marks {
-            let overloaded = Answer::Marked(Err(ErrorCode::Overloaded));
-            let (delivered, read) = (mark.delivered, mark.read);
-            let unanswered = id.get() == 0;
-            let ticket = if unanswered { None } else { self.ticket(conn, question, mark.conversation, 0) };
-            if ticket.is_none() && !unanswered {
-                self.on_answer(conn, question, overloaded);
-                continue;
-            }
-            let request = OwnerRequest::Mark(mark.conversation, Mark { ticket, sender, delivered, read });
-            let sent = self.to_owner(request);
-            if unanswered {
-                self.on_answer(conn, question, Answer::Marked(Ok(())));
-            } else if sent.is_err() {
-                self.on_answer(conn, question, overloaded);
+            let ticket = self.ticket(conn, question, mark.conversation, 0);
+            if ticket.is_none_or(|ticket| self.to_owner(request(mark, Some(ticket))).is_err()) {
+                self.on_answer(conn, question, Answer::Marked(Err(ErrorCode::Overloaded)));
             }
         }
         // The one counted beyond the marks: an empty request is answered too.
@@ -166,9 +166,6 @@ impl Shard {
                     return;
                 }
                 let wait = marks.swap_remove(i);
-                if wait.request.get() == 0 {
-                    return;
-                }
                 (wait.request, wait.refused.map_or(Ok(ServerBody::MarkOk), Err))
             }
             (Question::Send(_), Answer::Marked(_)) | (Question::Mark(_), Answer::Sent(_)) => {

@@ -68,8 +68,10 @@ impl Shard {
             if owner.is_dirty() {
                 self.dirty.borrow_mut().insert(id);
             }
-            let held_back = self.moved_later.borrow().contains(&id);
-            if owner.has_notices() && !held_back && self.moved.borrow_mut().insert(id) {
+            if owner.has_notices()
+                && !self.moved_later.borrow().contains(&id)
+                && self.moved.borrow_mut().insert(id)
+            {
                 self.settle_soon();
             }
             std::iter::from_fn(|| owner.poll_effect()).collect()

@@ -22,7 +22,7 @@ use tern_protocol::event::ServerBody;
 use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
 use tern_store::Kv;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info};
 
@@ -109,6 +109,11 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::SeqCst);
     }
+}
+
+/// Takes what waits in a lane, up to a bound.
+fn take<T>(lane: &mut mpsc::Receiver<T>, each: impl FnMut(T)) {
+    std::iter::from_fn(|| lane.try_recv().ok()).take(LANE_BATCH).for_each(each);
 }
 
 /// Heads to be told, each to its audience.
@@ -269,23 +274,10 @@ impl Shard {
     /// Handles what is there, of all lanes before any connection gets its turn: an ack and the push of the same entry
     /// then leave in one write.
     fn empty(self: &Rc<Self>, inbox: &mut Inbox) {
-        let Inbox { requests, replies, events, homes } = inbox;
-        for _ in 0..LANE_BATCH {
-            let Ok(request) = requests.try_recv() else { break };
-            self.on_owner_request(request);
-        }
-        for _ in 0..LANE_BATCH {
-            let Ok(reply) = replies.try_recv() else { break };
-            self.on_reply(reply);
-        }
-        for _ in 0..LANE_BATCH {
-            let Ok(event) = events.try_recv() else { break };
-            self.on_event(event);
-        }
-        for _ in 0..LANE_BATCH {
-            let Ok(request) = homes.try_recv() else { break };
-            self.on_home(request);
-        }
+        take(&mut inbox.requests, |request| self.on_owner_request(request));
+        take(&mut inbox.replies, |reply| self.on_reply(reply));
+        take(&mut inbox.events, |event| self.on_event(event));
+        take(&mut inbox.homes, |request| self.on_home(request));
     }
 
     fn on_tick(self: &Rc<Self>, ticks: u32) {

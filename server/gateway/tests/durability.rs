@@ -20,8 +20,11 @@ use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{Session, Start, TRANSPORTS, Ternd, message, text, texts, user};
 use tern_client::Transport;
+use tern_core::limits::SENDS_WAITING_MIN;
+use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{SendOk, ServerBody};
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
+use tern_protocol::limits::IN_FLIGHT_MAX;
 use tern_protocol::model::{Entry, Target};
 use tern_protocol::request::{Mark, RequestBody, Send};
 use tern_server::server::EXIT_STORE_FAILED;
@@ -103,6 +106,55 @@ async fn nothing_is_told_before_it_is_synced() {
         assert_eq!(bob.answer(marked).await, Ok(ServerBody::MarkOk));
         assert!(ternd.terminate().success());
     }
+}
+
+/// While a sync hangs, a shard takes up no more sends than its bound; those beyond are refused at once, and none of the
+/// others is lost.
+#[tokio::test]
+async fn sends_beyond_what_a_shard_takes_up_are_refused_at_once() {
+    // With a query behind them, as many as a connection may have unanswered.
+    const SENDS: u64 = IN_FLIGHT_MAX as u64 - 1;
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let faults = Faults::new(data.path());
+    let ternd = Ternd::start(data.path(), &Start { shards: 1, ..faults.start() });
+    faults.set("hold-sync");
+    let (mut sessions, mut sent) = (Vec::new(), 0);
+    while sent <= SENDS_WAITING_MIN {
+        let mut session = ternd.login(Transport::Tcp, &format!("user {sent}"), 1).await;
+        let mut asked = Vec::new();
+        for n in 1..=SENDS {
+            let target = Target::User(user("bob"));
+            let send = Send { target, client_seq: ClientSeq(n), change: message("now") };
+            asked.push((n, session.request(RequestBody::Send(send)).await));
+        }
+        // A connection's requests are taken up in order, so its sends have been when this is answered.
+        assert_eq!(session.conversations(1).await.len(), 0, "nothing is durable");
+        sent += SENDS;
+        sessions.push((session, asked));
+    }
+    let (last, asked) = sessions.last_mut().expect("there are some");
+    let beyond = sent - SENDS_WAITING_MIN;
+    for (_, id) in asked.split_off((SENDS - beyond) as usize) {
+        assert_eq!(support::refused(last.answer(id).await), ErrorCode::Overloaded, "while the disk hangs");
+    }
+
+    faults.clear("hold-sync");
+    for (session, asked) in &mut sessions {
+        for (n, id) in asked {
+            match session.answer(*id).await.expect("what was taken up is stored") {
+                ServerBody::SendOk(ok) => assert_eq!((ok.seq, ok.duplicate), (Seq(*n), false)),
+                other => panic!("not the answer to a send: {other:?}"),
+            }
+        }
+    }
+    let (last, asked) = sessions.last_mut().expect("there are some");
+    let next = asked.len() as u64 + 1;
+    let ok = last
+        .send_as(Target::User(user("bob")), ClientSeq(next), message("again"))
+        .await
+        .expect("there is room");
+    assert_eq!((ok.seq, ok.duplicate), (Seq(next), false), "a refused send was not stored");
+    assert!(ternd.terminate().success());
 }
 
 /// After a failed write or sync the process ends with a reason, acknowledges nothing more, and what it had acknowledged

@@ -14,6 +14,7 @@ use tern_protocol::event::{ServerBody, ServerMessage};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, UserId};
 use tern_protocol::model::{Change, Entry, Message, Sender, Target};
 use tern_protocol::request::{Request, RequestBody, Send};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -78,7 +79,7 @@ pub struct Device {
 struct Line<'a> {
     device: &'a mut Device,
     history: &'a Shared,
-    out: mpsc::UnboundedSender<BytesMut>,
+    out: mpsc::Sender<BytesMut>,
     requests: u64,
     in_flight: HashMap<RequestId, Key>,
 }
@@ -129,7 +130,8 @@ impl Line<'_> {
     fn write(&self, frames: BytesMut) {
         if !frames.is_empty() {
             // Whoever writes them ends when the server is gone; what is unanswered is sent again.
-            let _ = self.out.send(frames);
+            let full = matches!(self.out.try_send(frames), Err(TrySendError::Full(_)));
+            assert!(!full, "more is written than is unanswered");
         }
     }
 
@@ -202,11 +204,11 @@ async fn send(
     transport: Transport,
     history: Shared,
     mut phase: watch::Receiver<Phase>,
-    running: mpsc::UnboundedSender<()>,
+    running: mpsc::Sender<()>,
 ) -> Device {
     let session = server.login(transport, &device.name, device.sender.device.get()).await;
     let (mut sender, mut receiver, _quic) = session.into_connection().into_split();
-    let (out, mut frames) = mpsc::unbounded_channel::<BytesMut>();
+    let (out, mut frames) = mpsc::channel::<BytesMut>(2 * PIPELINED);
     let writer = tokio::spawn(async move {
         while let Some(frames) = frames.recv().await {
             if sender.send_bytes(&frames).await.is_err() {
@@ -235,7 +237,7 @@ async fn send(
                     let answered = message.id.get() != 0;
                     line.take(&mut listener, message);
                     if answered && let Some(running) = running.take() {
-                        let _ = running.send(());
+                        let _ = running.try_send(());
                     }
                 }
                 Ok(Received::Heartbeat) => {}
@@ -290,8 +292,8 @@ impl Running {
             tokio::spawn(listen(server.clone(), transport(i), who, history.clone(), phase.subscribe()))
         });
         let listeners = listeners.collect();
-        let (running, mut answered) = mpsc::unbounded_channel();
         let count = devices.len();
+        let (running, mut answered) = mpsc::channel(count);
         let devices = devices.into_iter().enumerate().map(|(i, device)| {
             let (history, phase) = (history.clone(), phase.subscribe());
             tokio::spawn(send(device, server.clone(), transport(i), history, phase, running.clone()))
