@@ -17,8 +17,9 @@ use tern_core::routing::ShardId;
 use thiserror::Error;
 use tracing::warn;
 
-/// How many connections the kernel completes ahead of us; it cuts this to `net.core.somaxconn`.
-const LISTEN_BACKLOG: i32 = 4096;
+/// How many connections the kernel completes ahead of us; it cuts this to `net.core.somaxconn`. Who comes when it is full
+/// is not heard.
+const LISTEN_BACKLOG: i32 = 65_535;
 /// What a UDP socket may hold while its shard is busy; the kernel cuts this to `net.core.rmem_max`.
 const UDP_RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// Tries to find one port that is free for TCP and for UDP.

@@ -1,5 +1,6 @@
 //! TCP with TLS: accepting, and nothing that lets a client or a full file table stop it.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,13 +21,18 @@ use super::tls_stream::TlsStream;
 /// Rest after an error that the next accept would meet again, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// Places for connections that wait which are kept for the next storm.
+const ROOM_KEPT: usize = 256;
+
 /// Bounds of a shard's handshakes.
 #[derive(Debug, Clone, Copy)]
 pub struct TcpOptions {
-    /// From accept to the end of the TLS handshake.
+    /// From the beginning to the end of the TLS handshake.
     pub handshake_timeout: Duration,
-    /// Handshakes at once. Above it nothing is accepted: connections wait in the kernel's backlog.
+    /// Handshakes at once. Above it connections wait until it is their turn.
     pub handshakes_max: usize,
+    /// Connections that wait. Above it nothing is accepted.
+    pub waiting_max: usize,
 }
 
 impl Default for TcpOptions {
@@ -36,6 +42,9 @@ impl Default for TcpOptions {
             // 100 µs of one core each, so a storm is worked off in order. A client that says nothing holds a place
             // for the whole timeout: this many of them, not one, are needed to keep others waiting.
             handshakes_max: 1024,
+            // The kernel's backlog takes no more than `somaxconn`, often 4,096, and forgets who comes then. They would
+            // knock again after 1, 3, 7 and 15 s: waves, with an idle server in between.
+            waiting_max: 16_384,
         }
     }
 }
@@ -61,6 +70,7 @@ pub struct Acceptor {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     options: TcpOptions,
+    waiting: VecDeque<(TcpStream, SocketAddr)>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<Accepted>>>,
     paused_until: Option<Instant>,
     /// Whether the last accept failed: the log hears of the first failure of a row and of its end.
@@ -85,6 +95,7 @@ impl Acceptor {
             listener: TcpListener::from_std(listener)?,
             tls,
             options,
+            waiting: VecDeque::new(),
             handshakes: FuturesUnordered::new(),
             paused_until: None,
             failing: false,
@@ -97,7 +108,8 @@ impl Acceptor {
     /// Handshakes go on only while this is polled. It may be dropped and called again.
     pub async fn accept(&mut self) -> Accepted {
         loop {
-            let room = self.handshakes.len() < self.options.handshakes_max;
+            self.start_waiting();
+            let room = self.waiting.len() < self.options.waiting_max;
             let paused_until = self.paused_until;
             let pause = async {
                 match paused_until {
@@ -106,15 +118,17 @@ impl Acceptor {
                 }
             };
             tokio::select! {
+                biased;
+                // First, so that the kernel's backlog stays short. It costs a tenth of a handshake.
+                accepted = self.listener.accept(), if room && paused_until.is_none() => match accepted {
+                    Ok(connection) => self.accepted(connection),
+                    Err(error) => self.failed(&error),
+                },
                 Some(done) = self.handshakes.next(), if !self.handshakes.is_empty() => {
                     if let Some(connection) = done {
                         return connection;
                     }
                 }
-                accepted = self.listener.accept(), if room && paused_until.is_none() => match accepted {
-                    Ok((stream, from)) => self.start(stream, from),
-                    Err(error) => self.failed(&error),
-                },
                 () = pause => self.paused_until = None,
             }
         }
@@ -125,10 +139,26 @@ impl Acceptor {
         &self.stats
     }
 
-    fn start(&mut self, stream: TcpStream, from: SocketAddr) {
+    fn accepted(&mut self, connection: (TcpStream, SocketAddr)) {
         if std::mem::take(&mut self.failing) {
             info!("accepting TCP connections again");
         }
+        self.waiting.push_back(connection);
+    }
+
+    /// Starts the handshakes whose turn it is.
+    fn start_waiting(&mut self) {
+        while self.handshakes.len() < self.options.handshakes_max
+            && let Some((stream, from)) = self.waiting.pop_front()
+        {
+            self.start(stream, from);
+        }
+        if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
+            self.waiting = VecDeque::new();
+        }
+    }
+
+    fn start(&mut self, stream: TcpStream, from: SocketAddr) {
         let tls = self.tls.clone();
         let timeout = self.options.handshake_timeout;
         let stats = self.stats.clone();
