@@ -122,6 +122,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         sampler: Sampler::new(scenario.rate(), common.quiet),
         server: None,
         before: Memory::default(),
+        is_prepared: false,
         connected: None,
         after: None,
         connections: 0,
@@ -167,6 +168,8 @@ pub struct Run<'a> {
     sampler: Sampler,
     server: Option<Server>,
     before: Memory,
+    /// A preparation has left its marks in the memory of the server: what a connection takes cannot be told.
+    is_prepared: bool,
     /// When all were connected and nothing else had happened.
     connected: Option<Memory>,
     /// At the end of the measured time.
@@ -235,7 +238,7 @@ impl Run<'_> {
         W: AsyncFnOnce(Share) -> Result<R, Error> + Clone + Send + 'static,
     {
         let Common { threads, ramp, seed, .. } = *self.common;
-        self.before = Memory::now(self.server()?);
+        self.before = if self.is_prepared { Memory::default() } else { Memory::now(self.server()?) };
         let rig = Rig { transport: self.transport, threads, ramp, seed };
         let fleet = Fleet::start(self.server()?, rig, crew, work)?;
         self.sampler.watch(fleet.meters());
@@ -346,8 +349,7 @@ impl Run<'_> {
         if let Some(error) = self.ended.take() {
             return Err(error);
         }
-        // What it has left in the memory of the server is none of the connections' business.
-        self.before = Memory::default();
+        self.is_prepared = true;
         self.all_may_leave = false;
         self.finishing = false;
         self.connections = 0;
