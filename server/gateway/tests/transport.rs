@@ -65,6 +65,8 @@ async fn other_protocols_are_refused() {
 struct Proxy {
     address: SocketAddr,
     renumber: mpsc::Sender<()>,
+    /// The client's latest datagram.
+    latest: watch::Receiver<Vec<u8>>,
 }
 
 impl Proxy {
@@ -78,6 +80,7 @@ impl Proxy {
         let inside = tokio::net::UdpSocket::bind(any_port()).await.unwrap();
         let address = inside.local_addr().unwrap();
         let (renumber, mut renumbered) = mpsc::channel(1);
+        let (datagram, latest) = watch::channel(Vec::new());
         tokio::spawn(async move {
             let mut up = outside(server).await;
             let mut client = None;
@@ -87,6 +90,7 @@ impl Proxy {
                     Ok((len, from)) = inside.recv_from(&mut there) => {
                         client = Some(from);
                         let _ = up.send(&there[..len]).await;
+                        datagram.send_replace(there[..len].to_vec());
                     }
                     Ok(len) = up.recv(&mut here) => {
                         if let (Some(client), true) = (client, back) {
@@ -100,7 +104,7 @@ impl Proxy {
                 }
             }
         });
-        Self { address, renumber }
+        Self { address, renumber, latest }
     }
 }
 
@@ -297,6 +301,36 @@ async fn a_restarted_server_resets_connections_it_does_not_know() {
     assert!(in_time("the answer", ask(&mut stream, 2)).await.is_err());
     let reason = in_time("the reset", connection.closed()).await;
     assert!(matches!(reason, quinn::ConnectionError::Reset), "{reason}");
+}
+
+/// However many phones come with their first datagrams at the same moment.
+#[tokio::test]
+async fn a_restarted_server_leaves_no_datagram_of_an_old_connection_unanswered() {
+    const PHONES: usize = 100;
+
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), Options { shards: 1, ..Options::default() });
+    let address = server.address;
+    let proxy = Proxy::start(address, true).await;
+    let endpoint = quic_client(tern_client(&server).0);
+    let connection = connect_quic(&endpoint, proxy.address).await.unwrap();
+    let mut stream = connection.open_bi().await.unwrap();
+    ask(&mut stream, 1).await.unwrap();
+    let datagram = proxy.latest.borrow().clone();
+    assert_eq!(datagram[0] & 0x80, 0, "a datagram of an established connection");
+    server.stop();
+
+    let _server = Server::start(dir.path(), Options { address, shards: 1, ..Options::default() });
+    let phone = tokio::net::UdpSocket::bind(any_port()).await.unwrap();
+    phone.connect(address).await.unwrap();
+    for _ in 0..PHONES {
+        phone.send(&datagram).await.unwrap();
+    }
+    let mut reset = [0; 2048];
+    for n in 0..PHONES {
+        let len = in_time(&format!("reset {n}"), phone.recv(&mut reset)).await.unwrap();
+        assert!(len < datagram.len(), "a reset is smaller than what it answers");
+    }
 }
 
 #[tokio::test]

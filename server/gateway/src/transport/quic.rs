@@ -118,7 +118,10 @@ impl QuicSocket {
         let mut config = EndpointConfig::new(Arc::new(secrets.reset_key()));
         config
             .cid_generator(move || Box::new(ShardCids { scheme, shard }))
-            .supported_versions(vec![tls::VERSION_1]);
+            .supported_versions(vec![tls::VERSION_1])
+            // After a restart everybody's first datagram needs one. Only ids that we have minted get any, and each is
+            // smaller than what it answers.
+            .min_reset_interval(Duration::ZERO);
         let udp = Udp::new(socket)?;
         let server = server_config(tls, secrets)?;
         let endpoint =
