@@ -2,6 +2,8 @@
 //!
 //! No task, no queue: a call writes or reads the socket.
 
+mod source;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -143,6 +145,7 @@ impl Connector {
         }
         .map_err(io)?;
         if let Some(source) = self.source {
+            source::choose_port_late(&socket);
             socket.bind(SocketAddr::new(source, 0)).map_err(io)?;
         }
         let stream: TcpStream = socket.connect(address).await.map_err(io)?;
