@@ -1,10 +1,15 @@
-//! Ctrl-C and SIGTERM end a run early: what was measured until then is the result. The second one ends the program.
+//! Ctrl-C and SIGTERM end a run early: what was measured until then is the result. The second one ends the program, and
+//! the servers that it has started.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
 static WANTED: AtomicBool = AtomicBool::new(false);
+/// Processes that nobody else would end.
+static STARTED: Mutex<Vec<u32>> = Mutex::new(Vec::new());
 /// 128 + SIGINT, as shells have it.
 const INTERRUPTED: i32 = 130;
 
@@ -19,6 +24,12 @@ pub(crate) fn catch() {
                 _ = terminate.recv() => {}
             }
             if WANTED.swap(true, Ordering::Relaxed) {
+                // Held to the end: nobody may wait for one now, and make its number another's.
+                let started = started();
+                for pid in started.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?)) {
+                    // It may have ended by itself.
+                    let _ = kill_process(pid, Signal::KILL);
+                }
                 std::process::exit(INTERRUPTED);
             }
         }
@@ -29,6 +40,20 @@ pub(crate) fn catch() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.and_then(|runtime| runtime.block_on(wait()))
     });
+}
+
+fn started() -> MutexGuard<'static, Vec<u32>> {
+    STARTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// This process ends with the program.
+pub(crate) fn takes_along(pid: u32) {
+    started().push(pid);
+}
+
+/// No longer, since it is about to be waited for.
+pub(crate) fn leaves(pid: u32) {
+    started().retain(|other| *other != pid);
 }
 
 /// Whether one has come.

@@ -17,6 +17,7 @@ use tern_server::clock;
 use crate::Error;
 use crate::args::Common;
 use crate::client::Account;
+use crate::interrupt;
 use crate::process::{self, Usage};
 
 /// Longer than any run.
@@ -145,6 +146,7 @@ impl Server {
         };
         let child = started.child.get_mut();
         let _ = child.kill();
+        interrupt::leaves(child.id());
         child.wait().map_err(Error::io("cannot wait for ternd"))?;
         let mut starting = started.launch.start(&self.address)?;
         *child = starting.child.0.take().ok_or(Error::Driver)?;
@@ -250,6 +252,7 @@ impl Launch {
             .process_group(0)
             .spawn()
             .map_err(Error::io(format!("cannot start {}", self.program.display())))?;
+        interrupt::takes_along(child.id());
         let stdout = child.stdout.take();
         let child = Killed(Some(child));
         let stdout = stdout.ok_or(Error::Driver)?;
@@ -275,6 +278,7 @@ impl Starting {
         serde_json::from_str(&line).or_else(|_| {
             // Whatever it is, it does not say what ternd says.
             let _ = child.kill();
+            interrupt::leaves(child.id());
             let status = child.wait().map_err(Error::io("cannot wait for ternd"))?;
             Err(Error::Server(format!("ternd did not start: {status} (what it says is above)")))
         })
@@ -302,6 +306,7 @@ impl Drop for Killed {
     fn drop(&mut self) {
         if let Some(child) = &mut self.0 {
             let _ = child.kill();
+            interrupt::leaves(child.id());
             let _ = child.wait();
         }
     }

@@ -4,8 +4,11 @@ use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tern_store::embedded::{Embedded, Options};
 
 use crate::support::{Server, above_0, bench};
 
@@ -125,4 +128,37 @@ fn a_server_that_goes_away_leaves_a_partial_result() {
         assert_eq!(result["complete"], false, "{result:#}");
         above_0(&[result], &["/acked_per_s", "/ack_ms/p50", "/disconnected"]);
     }
+}
+
+/// Nobody is left who would hold the port and the data.
+#[test]
+fn a_second_signal_ends_the_server_too() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tern-bench"))
+        .args(["idle", "--connections", "4", "--duration", "600", "--data"])
+        .arg(data.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("tern-bench starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    lines
+        .find(|line| line.as_ref().is_ok_and(|line| line.contains("measuring")))
+        .expect("it runs")
+        .expect("text");
+    let pid = Pid::from_child(&child);
+    // Two signals of one kind might arrive as one.
+    for signal in [Signal::INT, Signal::TERM] {
+        kill_process(pid, signal).expect("it is there");
+    }
+    assert_eq!(child.wait().expect("it ends").code(), Some(130));
+    let free = (0..200).any(|_| {
+        let store = Embedded::open(&data.path().join("store"), Options::default(), Box::new(|_| ()));
+        // The kernel takes a moment to end what was killed.
+        store.is_ok() || {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        }
+    });
+    assert!(free, "somebody still has the data");
 }
