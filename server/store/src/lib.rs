@@ -35,6 +35,7 @@ pub mod memory;
 pub mod ops;
 pub mod records;
 pub mod resolver;
+pub mod verify;
 mod writes;
 
 pub use error::{CommitError, Corrupt, QueryError, StoreError};

@@ -14,19 +14,19 @@ use crate::keys::member::MemberKey;
 use crate::keys::mine::MineKey;
 use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
-use crate::keys::{BadKey, after_key, after_prefix};
+use crate::keys::{after_key, after_prefix};
 use crate::writes::Row;
 use crate::{RangeQuery, StoreError, records};
 
 /// Verifies the records, which `scan` reads.
 pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>) -> Result<(), StoreError> {
     let conversations = each(&scan, ConversationKey::PREFIX, |key, value| {
-        let key = ConversationKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let key = ConversationKey::decode(key).map_err(|error| error.corrupt(key))?;
         records::conversation::decode(&key, value).map(drop)?;
         Ok(())
     })?;
     let heads = each(&scan, HeadKey::PREFIX, |key, value| {
-        let key = HeadKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let key = HeadKey::decode(key).map_err(|error| error.corrupt(key))?;
         let head = records::head::decode(&key, value)?;
         log_ends(&scan, key.conversation, head.floor, head.last)?;
         let record = ConversationKey { conversation: key.conversation };
@@ -41,25 +41,25 @@ pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>
         return Err(Corrupt::new(HeadKey::KIND, "(all)", what).into());
     }
     each(&scan, MemberKey::PREFIX, |key, value| {
-        let key = MemberKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let key = MemberKey::decode(key).map_err(|error| error.corrupt(key))?;
         records::member::decode(&key, value).map(drop)?;
         Ok(())
     })?;
     each(&scan, MineKey::PREFIX, |key, _| {
-        MineKey::decode(key).map_err(|error| bad_key(error, key))?;
+        MineKey::decode(key).map_err(|error| error.corrupt(key))?;
         Ok(())
     })?;
     each(&scan, WindowKey::PREFIX, |key, value| {
-        let key = WindowKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let key = WindowKey::decode(key).map_err(|error| error.corrupt(key))?;
         records::window::decode(&key, value).map(drop)?;
         Ok(())
     })?;
     each(&scan, ReadKey::PREFIX, |key, value| {
-        let key = ReadKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let key = ReadKey::decode(key).map_err(|error| error.corrupt(key))?;
         watermark(records::watermark::decode(value), ReadKey::KIND, &key)
     })?;
     each(&scan, DeliveredKey::PREFIX, |key, value| {
-        let key = DeliveredKey::decode(key).map_err(|error| bad_key(error, key))?;
+        let key = DeliveredKey::decode(key).map_err(|error| error.corrupt(key))?;
         watermark(records::watermark::decode(value), DeliveredKey::KIND, &key)
     })?;
     Ok(())
@@ -97,11 +97,6 @@ fn log_ends(
 
 fn watermark(seq: Option<Seq>, kind: &'static str, key: &impl std::fmt::Display) -> Result<(), StoreError> {
     seq.map(drop).ok_or_else(|| Corrupt::new(kind, key, "not 8 bytes long").into())
-}
-
-fn bad_key(error: BadKey, key: &[u8]) -> Corrupt {
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    Corrupt::new(error.kind, hex, "the key makes no sense")
 }
 
 /// Calls `check` with every row of a kind; their number.

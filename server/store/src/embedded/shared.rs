@@ -15,6 +15,7 @@ use futures_channel::oneshot;
 use super::files::{self, Mirror};
 use super::spaces::Spaces;
 use super::{OnFatal, OpenError, Options, check, journal};
+use crate::keys::hex;
 use crate::resolver::ReadSet;
 use crate::writes::{Row, WriteSet};
 use crate::{CommitError, Corrupt, RangeQuery, StoreError, Version};
@@ -405,6 +406,5 @@ impl Shared {
 }
 
 fn unreadable(key: &[u8], error: &fjall::Error) -> StoreError {
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    StoreError::Corrupt(Corrupt::new("engine", hex, error))
+    StoreError::Corrupt(Corrupt::new("engine", hex(key), error))
 }

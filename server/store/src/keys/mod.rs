@@ -24,12 +24,26 @@ pub mod mine;
 pub mod read;
 pub mod window;
 
+use crate::Corrupt;
+
 /// The bytes are not a key of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a key of kind {kind}")]
 pub struct BadKey {
     /// The kind that was expected.
     pub kind: &'static str,
+}
+
+impl BadKey {
+    /// As something that is wrong with the store.
+    pub(crate) fn corrupt(self, key: &[u8]) -> Corrupt {
+        Corrupt::new(self.kind, hex(key), "the key makes no sense")
+    }
+}
+
+/// A key for people.
+pub(crate) fn hex(key: &[u8]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The first key after all those that begin with `prefix`.

@@ -66,8 +66,7 @@ const CONCURRENT_READS: usize = 64;
 const RANGE_BYTES: usize = 1 << 20;
 
 fn bad_key(error: BadKey, key: &[u8]) -> StoreError {
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    Corrupt::new(error.kind, hex, "the key makes no sense").into()
+    error.corrupt(key).into()
 }
 
 // ---------------------------------------------------------------------------------------------- single records

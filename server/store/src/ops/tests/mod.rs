@@ -41,31 +41,31 @@ macro_rules! on_all {
 }
 use on_all;
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
 }
 
-fn user(name: &str) -> UserId {
+pub(crate) fn user(name: &str) -> UserId {
     UserId::from_sub(name)
 }
 
-fn device(name: &str, number: u64) -> Sender {
+pub(crate) fn device(name: &str, number: u64) -> Sender {
     Sender { user: user(name), device: DeviceId::new(number).unwrap() }
 }
 
-fn group(n: u8) -> ConversationId {
+pub(crate) fn group(n: u8) -> ConversationId {
     ConversationId::group_from_random([n; 16])
 }
 
-fn message(text: &str) -> Change {
+pub(crate) fn message(text: &str) -> Change {
     let payload = Bytes::copy_from_slice(text.as_bytes());
     Change::Message(Message { content_type: "text/plain".to_owned(), payload, reply_to: None })
 }
 
 /// A much simplified owner, which loads before every append.
-struct Owner<'a> {
-    kv: &'a dyn Kv,
-    id: ConversationId,
+pub(crate) struct Owner<'a> {
+    pub(crate) kv: &'a dyn Kv,
+    pub(crate) id: ConversationId,
 }
 
 impl Owner<'_> {
@@ -99,18 +99,18 @@ impl Owner<'_> {
         Ok(Batch { conversation: self.id, base, entries, head: new, windows, members: vec![], record: None })
     }
 
-    async fn append(&self, sender: Sender, client_seq: u64, changes: Vec<Change>) -> Version {
+    pub(crate) async fn append(&self, sender: Sender, client_seq: u64, changes: Vec<Change>) -> Version {
         let batch = self.batch(sender, client_seq, changes).await.unwrap();
         append::commit(self.kv, &batch).await.unwrap()
     }
 
-    async fn messages(&self, sender: Sender, client_seq: u64, count: u64) {
+    pub(crate) async fn messages(&self, sender: Sender, client_seq: u64, count: u64) {
         let changes = (0..count).map(|n| message(&format!("{}", client_seq + n))).collect();
         self.append(sender, client_seq, changes).await;
     }
 
     /// Creates a group of these users, the first being its owner, in its first entry.
-    async fn create(&self, names: &[&str]) {
+    pub(crate) async fn create(&self, names: &[&str]) {
         let others = names[1..].iter().map(|name| user(name)).collect();
         let change = Change::Create { title: "Tern".to_owned(), members: others };
         let mut batch = self.batch(device(names[0], 1), 1, vec![change]).await.unwrap();
@@ -122,7 +122,7 @@ impl Owner<'_> {
     }
 
     /// An entry after which one user's membership is this.
-    async fn change_member(
+    pub(crate) async fn change_member(
         &self,
         sender: Sender,
         client_seq: u64,
@@ -142,7 +142,7 @@ impl Owner<'_> {
 }
 
 /// The direct chat of two users, which begins with a message of the first.
-async fn direct<'a>(kv: &'a dyn Kv, from: &str, to: &str) -> Owner<'a> {
+pub(crate) async fn direct<'a>(kv: &'a dyn Kv, from: &str, to: &str) -> Owner<'a> {
     let owner = Owner { kv, id: ConversationId::direct(user(from), user(to)) };
     let mut batch = owner.batch(device(from, 1), 1, vec![message("hello")]).await.unwrap();
     let member = Membership { role: Role::Member, joined: Seq(1), left: None };
