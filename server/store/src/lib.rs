@@ -26,6 +26,7 @@ use std::pin::Pin;
 
 use bytes::Bytes;
 
+pub mod backup;
 pub mod conformance;
 pub mod embedded;
 pub mod error;
