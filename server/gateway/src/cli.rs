@@ -37,6 +37,45 @@ pub enum Command {
     /// Print or check a configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What an operator does with what is stored
+    #[command(flatten)]
+    Store(StoreCommand),
+}
+
+/// What an operator does with what is stored.
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Read everything that is stored and say what is wrong, and where; the server has to be stopped
+    #[command(after_help = "Exit status: 0, nothing is wrong; 1, something is, or it could not be read.")]
+    Verify {
+        /// The server's data directory
+        #[arg(value_name = "DIR")]
+        data: PathBuf,
+    },
+    /// Write all that is stored to a new file, while the server runs or not
+    #[command(
+        after_help = "The file holds everybody's messages. It is of one moment, and is read back before it gets its \
+                            name. A running server needs no configuration for it: who may open its data directory may \
+                            make a backup.\n\nExample:\n  ternd backup --data /var/lib/tern /backup/tern-$(date +%F)"
+    )]
+    Backup(BackupFile),
+    /// Make the store of a data directory, which has none, from a backup, and verify it
+    #[command(
+        after_help = "What was stored after the backup is gone. Move the damaged `store` away first; it may be \
+                            wanted.\n\nExample:\n  mv /var/lib/tern/store /var/lib/tern/store.damaged\n  \
+                            ternd restore --data /var/lib/tern /backup/tern-2026-11-22"
+    )]
+    Restore(BackupFile),
+}
+
+/// `ternd backup` and `ternd restore`.
+#[derive(Debug, Args)]
+pub struct BackupFile {
+    /// The server's data directory
+    #[arg(long, value_name = "DIR", default_value = "tern-data")]
+    pub data: PathBuf,
+    /// The backup
+    pub file: PathBuf,
 }
 
 /// `ternd dev`.

@@ -8,7 +8,7 @@ use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand};
 use tern_server::config::{Config, EXAMPLE};
 use tern_server::server::{Server, Setup};
-use tern_server::{dev, tls};
+use tern_server::{dev, offline, tls};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -43,6 +43,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             setup(&Config::load(&file)?)?;
             print(&format!("{} can be used", file.display()))
         }
+        Command::Store(command) => Ok(offline::run(command, &mut |line| drop(print(line)))?),
     }
 }
 

@@ -13,10 +13,11 @@ use tern_store::embedded::{Embedded, OpenError, Options};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::accept;
 use crate::auth::Verifier;
+use crate::control::{self, Control};
 use crate::mailbox::{Inbox, mailbox};
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
@@ -76,6 +77,7 @@ pub struct Server {
     phase: watch::Sender<Phase>,
     node: Arc<Node>,
     threads: Vec<thread::JoinHandle<()>>,
+    control: Option<Control>,
 }
 
 impl Server {
@@ -93,7 +95,16 @@ impl Server {
         let bound = transport::bind(setup.tcp, setup.quic, count, Steering::Kernel)?;
 
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
-        let node = Arc::new(Node::new(Arc::new(kv) as Arc<dyn Kv>, setup.verifier, mailboxes));
+        let kv: Arc<dyn Kv> = Arc::new(kv);
+        // A server that cannot be backed up while it runs is better than none.
+        let control = Control::start(&setup.data, Arc::downgrade(&kv));
+        let control = control
+            .inspect_err(|error| {
+                let path = control::path(&setup.data);
+                warn!(%error, path = %path.display(), "no control socket: backups need the server to be stopped");
+            })
+            .ok();
+        let node = Arc::new(Node::new(kv, setup.verifier, mailboxes));
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
         for ((id, sockets), inbox) in node.shards().zip(bound.shards).zip(inboxes) {
@@ -110,19 +121,21 @@ impl Server {
             threads.push(thread::Builder::new().name(format!("{SHARD_THREAD}{}", id.0)).spawn(run)?);
         }
         info!(tcp = %bound.tcp, quic = %bound.quic, shards, "serving");
-        Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads })
+        Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads, control })
     }
 
     /// Ends it well: clients are told, what is under way is finished, in bounded time.
     pub async fn stop(self) {
         info!(connections = self.node.connections.load(Ordering::SeqCst), "stopping");
         shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
-        let Self { threads, node, .. } = self;
+        let Self { threads, node, control, .. } = self;
         let ended = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // A shard that panicked has ended the process already.
                 let _ = thread.join();
             }
+            // A backup under way ends.
+            drop(control);
             // Closes the store.
             drop(node);
         });

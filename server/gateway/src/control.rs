@@ -1,0 +1,166 @@
+//! A socket in the store's directory, for the operator's own programs on this machine: who may open the directory may use
+//! it.
+//!
+//! ```text
+//! client   backup 1\n
+//! server   ok\n, then the stream of `tern_store::backup`, then the end
+//!          error: what is wrong\n, then the end
+//! ```
+//!
+//! One request at a time; others wait.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use tern_store::Kv;
+use tern_store::backup::{self, BackupError};
+use tracing::{info, warn};
+
+/// What a backup is asked for with.
+const BACKUP: &str = "backup 1\n";
+/// What it is answered with, before the stream.
+const OK: &str = "ok\n";
+/// For the line that says what is wanted.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_BYTES_MAX: u64 = 64;
+/// For each megabyte: a disk at the other end may be slow, and a process stopped.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Rest after an error that the next accept would meet again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// For the first line of an answer: another request may be under way.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the socket of the server with this data directory is.
+pub fn path(data: &Path) -> PathBuf {
+    data.join("store").join("control")
+}
+
+/// Serves the socket until it is dropped.
+pub struct Control {
+    path: PathBuf,
+    state: Arc<Mutex<State>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    /// Whose request is under way.
+    client: Option<UnixStream>,
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Control {
+    /// Begins to. The caller has the store open, so whatever is at that path is left over.
+    ///
+    /// # Errors
+    /// When the system refuses, for example because the path is longer than a socket's may be (107 bytes).
+    pub fn start(data: &Path, kv: Weak<dyn Kv>) -> io::Result<Self> {
+        let path = path(data);
+        let _ = std::fs::remove_file(&path);
+        let listener = UnixListener::bind(&path)?;
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = state.clone();
+        let run = move || {
+            for stream in listener.incoming() {
+                let served = stream.and_then(|stream| {
+                    let client = stream.try_clone()?;
+                    {
+                        let mut state = lock(&shared);
+                        if state.stopping {
+                            return Ok(false);
+                        }
+                        state.client = Some(client);
+                    }
+                    serve(stream, &kv);
+                    lock(&shared).client = None;
+                    Ok(true)
+                });
+                match served {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => {
+                        warn!(%error, "cannot accept on the control socket");
+                        // What it is will be so for a while, such as too many open files.
+                        thread::sleep(PAUSE);
+                    }
+                }
+            }
+        };
+        let thread = Some(thread::Builder::new().name("tern-control".to_owned()).spawn(run)?);
+        Ok(Self { path, state, thread })
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        {
+            let mut state = lock(&self.state);
+            state.stopping = true;
+            if let Some(client) = state.client.take() {
+                // Whoever is slow to take a backup does not hold up the end.
+                let _ = client.shutdown(Shutdown::Both);
+            }
+        }
+        // Wakes it; if that cannot be, it ends with the process.
+        let woken = UnixStream::connect(&self.path).is_ok();
+        if let Some(thread) = self.thread.take().filter(|_| woken) {
+            let _ = thread.join();
+        }
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn serve(mut stream: UnixStream, kv: &Weak<dyn Kv>) {
+    if let Err(error) = answer(&stream, kv) {
+        warn!(%error, "a backup was not made");
+        // The client may be gone, or in the middle of the stream, whose end it then misses.
+        let _ = stream.write_all(format!("error: {error}\n").as_bytes());
+    }
+}
+
+fn answer(mut stream: &UnixStream, kv: &Weak<dyn Kv>) -> Result<(), BackupError> {
+    stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
+    stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
+    let mut request = String::new();
+    BufReader::new(stream.take(REQUEST_BYTES_MAX)).read_line(&mut request)?;
+    if request != BACKUP {
+        return Err(
+            io::Error::other("the request is not understood; is the program of the same version?").into()
+        );
+    }
+    let kv = kv.upgrade().ok_or_else(|| io::Error::other("the server is stopping"))?;
+    let begin = Instant::now();
+    stream.write_all(OK.as_bytes())?;
+    let totals = backup::write(&*kv.begin(), stream)
+        .now_or_never()
+        .unwrap_or_else(|| Err(io::Error::other("the store has to be waited for").into()))?;
+    info!(rows = totals.rows, bytes = totals.bytes, seconds = begin.elapsed().as_secs(), "backup made");
+    Ok(())
+}
+
+/// Asks the server that runs on this data directory for a backup: a stream of `tern_store::backup`.
+///
+/// # Errors
+/// When no server answers there, or it says why not.
+pub fn ask_for_backup(data: &Path) -> io::Result<impl Read + use<>> {
+    let mut stream = UnixStream::connect(path(data))?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.write_all(BACKUP.as_bytes())?;
+    let mut stream = BufReader::with_capacity(1 << 20, stream);
+    let mut line = String::new();
+    stream.by_ref().take(1_000).read_line(&mut line)?;
+    match line.as_str() {
+        OK => Ok(stream),
+        other => Err(io::Error::other(format!("the server says: {}", other.trim_end()))),
+    }
+}

@@ -1,0 +1,200 @@
+//! Verifying, backing up and restoring a data directory with the real program.
+
+#[path = "support/history.rs"]
+mod history;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/random.rs"]
+mod random;
+mod support;
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use history::Stage;
+use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
+use random::Random;
+use support::{PATIENCE, Start, Ternd, message, user};
+use tern_client::Transport;
+use tern_protocol::ids::ConversationId;
+use tern_protocol::limits::PAYLOAD_BYTES_MAX;
+use tern_protocol::model::Target;
+
+fn ternd(arguments: &[&str], paths: &[&Path]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ternd")).args(arguments).args(paths).output().expect("ternd starts")
+}
+
+#[track_caller]
+fn succeeds(output: &Output, expected: &str) {
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains(expected), "{output:?}");
+}
+
+#[track_caller]
+fn refuses(output: &Output, expected: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(said.contains(expected), "{expected:?} is not in: {said}");
+}
+
+/// What was acknowledged before a backup of a busy server began is in it, and every log in it is a beginning of the real
+/// one.
+#[tokio::test]
+async fn a_backup_of_a_busy_server_is_of_one_moment() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (data, copy, file) =
+        (directory.path().join("data"), directory.path().join("copy"), directory.path().join("backup"));
+    let server = Ternd::start(&data, &Start::default());
+    let history = Shared::default();
+    let group = ConversationId::group_from_random([0x42; 16]);
+    create_group(&Server::new(&server), group, &history).await;
+    let mut random = Random::new(random::seed());
+    let devices = load::devices(group, &mut random);
+    let running = Running::start(1, devices, &Server::new(&server), &history).await;
+    let devices = running.end(Phase::Drain).await;
+    let mut before = Readers::new(group);
+    before.read(&Server::new(&server), false).await;
+    let running = Running::start(2, devices, &Server::new(&server), &history).await;
+
+    let (from, to) = (data.clone(), file.clone());
+    let made = tokio::task::spawn_blocking(move || ternd(&["backup", "--data"], &[&from, &to]));
+    succeeds(&made.await.expect("it runs"), "records");
+    let mode = std::fs::metadata(&file).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "nobody else may read it");
+
+    running.end(Phase::Drain).await;
+    let mut after = Readers::new(group);
+    after.read(&Server::new(&server), false).await;
+    after.check(&history, Stage::Settled, "at the end");
+    assert!(server.terminate().success());
+    succeeds(&ternd(&["verify"], &[&data]), ": 0 things wrong");
+
+    succeeds(&ternd(&["restore", "--data"], &[&copy, &file]), ": 0 things wrong");
+    let restored = Ternd::start(&copy, &Start::default());
+    let mut readers = Readers::new(group);
+    readers.read(&Server::new(&restored), false).await;
+    for (conversation, log) in &readers.logs {
+        let (before, after) = (&before.logs[conversation], &after.logs[conversation]);
+        assert!(log.starts_with(before), "{conversation}: all that there was before the backup");
+        assert!(after.starts_with(log), "{conversation}: nothing that was never there");
+    }
+    let [before, in_it, after] =
+        [&before, &readers, &after].map(|readers| readers.logs.values().map(Vec::len).sum::<usize>());
+    assert!(before > 0 && before <= in_it && in_it < after, "{before}, {in_it}, {after}");
+    assert!(lock(&history).totals().acked > 0);
+    // It goes on from there.
+    let mut session = restored.login(Transport::Tcp, "anna", 1).await;
+    session.text(user("ben"), "new").await.expect("stored");
+    session.close().await;
+    assert!(restored.terminate().success());
+    succeeds(&ternd(&["verify"], &[&copy]), ": 0 things wrong");
+}
+
+/// Messages of anna to ben, in a directory of its own.
+async fn filled(data: &Path, payloads: usize) -> Ternd {
+    let server = Ternd::start(data, &Start::default());
+    let mut session = server.login(Transport::Tcp, "anna", 1).await;
+    for _ in 0..payloads {
+        let big = message(&"x".repeat(PAYLOAD_BYTES_MAX));
+        session.send(Target::User(user("ben")), big).await.expect("stored");
+    }
+    session.close().await;
+    server
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_said_and_does_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let (data, file) = (path("data"), path("backup"));
+    let server = filled(&data, 3).await;
+    refuses(&ternd(&["verify"], &[&data]), "in use by process");
+    refuses(&ternd(&["verify"], &[&path("nothing")]), "there is no store in");
+    refuses(&ternd(&["backup", "--data"], &[&path("nothing"), &file]), "there is no store in");
+    refuses(&ternd(&["backup", "--data"], &[&data, &path("no/such/file")]), "no/such/file");
+    succeeds(&ternd(&["backup", "--data"], &[&data, &file]), "records");
+    let made = std::fs::read(&file).expect("a backup");
+    refuses(&ternd(&["backup", "--data"], &[&data, &file]), "exists; nothing was done");
+    refuses(&ternd(&["restore", "--data"], &[&data, &file]), "exists; nothing was done");
+    assert!(server.terminate().success());
+    assert_eq!(std::fs::read(&file).expect("a backup"), made);
+
+    // Without a server, the same.
+    let second = path("second");
+    succeeds(&ternd(&["backup", "--data"], &[&data, &second]), "records");
+    assert_eq!(std::fs::read(&second).expect("a backup"), made);
+
+    let damaged = path("damaged");
+    for (bytes, expected) in [(&made[..made.len() - 1], "damaged"), (&b"tar"[..], "no backup")] {
+        std::fs::write(&damaged, bytes).expect("written");
+        let copy = path("copy");
+        refuses(&ternd(&["restore", "--data"], &[&copy, &damaged]), expected);
+        assert!(!copy.join("store").exists() && !copy.join("store.restoring").exists());
+    }
+    let left: Vec<_> = std::fs::read_dir(directory.path())
+        .expect("readable")
+        .map(|entry| entry.expect("an entry").file_name())
+        .collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".part")), "{left:?}");
+}
+
+/// Flips a byte of a message in the engine's files, as a bad sector would.
+#[tokio::test]
+async fn damage_on_the_disk_is_found() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let data = directory.path().join("data");
+    let server = Ternd::start(&data, &Start::default());
+    let mut session = server.login(Transport::Tcp, "anna", 1).await;
+    for n in 0..3 {
+        session.text(user("ben"), &format!("a text to be found, number {n}")).await.expect("stored");
+    }
+    session.close().await;
+    assert!(server.terminate().success());
+    succeeds(&ternd(&["verify"], &[&data]), ": 0 things wrong");
+    let mut flipped = 0;
+    let mut directories = vec![data.join("store/engine")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("readable") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let mut bytes = std::fs::read(&path).expect("readable");
+            let text = b"number 1";
+            if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+                bytes[at] ^= 1;
+                std::fs::write(&path, bytes).expect("writable");
+                flipped += 1;
+            }
+        }
+    }
+    assert!(flipped > 0, "the text is somewhere");
+    let output = ternd(&["verify"], &[&data]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains("store/engine"), "it names the file or the record: {said}");
+}
+
+/// Whoever takes a backup and stops reading does not hold up the end of the server.
+#[tokio::test]
+async fn a_backup_that_nobody_reads_holds_up_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let data = directory.path().join("data");
+    // More than a socket holds.
+    let server = filled(&data, 20).await;
+    let mut stream = UnixStream::connect(tern_server::control::path(&data)).expect("a socket");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"backup 1\n").expect("written");
+    let mut first = [0; 3];
+    stream.read_exact(&mut first).expect("an answer");
+    assert_eq!(&first, b"ok\n");
+    assert!(server.terminate().success());
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert!(rest.len() < 20 * PAYLOAD_BYTES_MAX, "it did not get all");
+}
