@@ -1,5 +1,5 @@
-//! A socket in the store's directory, for the operator's own programs on this machine: who may open the directory may use
-//! it.
+//! A socket in a directory of its own, for the operator's own programs on this machine: who may enter that directory may
+//! use it. It is not beside the store's files, which people copy.
 //!
 //! ```text
 //! client   backup 1\n
@@ -9,8 +9,10 @@
 //!
 //! One request at a time; others wait.
 
+use std::fs::DirBuilder;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -38,7 +40,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Where the socket of the server with this data directory is.
 pub fn path(data: &Path) -> PathBuf {
-    data.join("store").join("control")
+    data.join("run").join("control")
 }
 
 /// Serves the socket until it is dropped.
@@ -66,6 +68,8 @@ impl Control {
     /// When the system refuses, for example because the path is longer than a socket's may be (107 bytes).
     pub fn start(data: &Path, kv: Weak<dyn Kv>) -> io::Result<Self> {
         let path = path(data);
+        let directory = path.parent().unwrap_or(data);
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let _ = std::fs::remove_file(&path);
         let listener = UnixListener::bind(&path)?;
         let state = Arc::new(Mutex::new(State::default()));

@@ -173,9 +173,10 @@ impl Tree {
                     open.push(path.join(entry.expect("readable").file_name()));
                 }
                 directories.insert(path, about);
-            } else {
+            } else if metadata.is_file() {
                 files.insert(path, about);
             }
+            // Else a socket, which is nothing after a power failure.
         }
         Self { root: root.to_owned(), directories, files, contents: HashMap::new() }
     }
