@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::config::Overrides;
+
 /// Tern's chat server.
 #[derive(Debug, Parser)]
 #[command(
@@ -27,11 +29,7 @@ pub enum Command {
     /// what to type next
     Dev(Dev),
     /// Run a server with a configuration file, until SIGTERM or SIGINT
-    Serve {
-        /// The configuration, TOML; `ternd config example` prints one
-        #[arg(long, value_name = "FILE", env = "TERN_CONFIG")]
-        config: PathBuf,
-    },
+    Serve(Sources),
     /// Print a token for a user of a development server
     Token(Token),
     /// Print or check a configuration
@@ -78,6 +76,17 @@ pub struct BackupFile {
     pub file: PathBuf,
 }
 
+/// Where a configuration comes from.
+#[derive(Debug, Args)]
+pub struct Sources {
+    /// The configuration, TOML; `ternd config example` prints one
+    #[arg(long, value_name = "FILE", env = "TERN_CONFIG")]
+    pub config: PathBuf,
+    /// What goes before it.
+    #[command(flatten)]
+    pub overrides: Overrides,
+}
+
 /// `ternd dev`.
 #[derive(Debug, Args)]
 pub struct Dev {
@@ -118,8 +127,14 @@ pub enum ConfigCommand {
     /// Print a complete configuration with its defaults
     Example,
     /// Say whether a configuration can be used: syntax, keys, certificates, token keys
-    Check {
+    Check(Sources),
+    /// Print what is set, as TOML, each value with where it comes from; never what key files hold
+    Show {
+        /// Also what nobody has set
+        #[arg(long)]
+        effective: bool,
         /// The configuration
-        file: PathBuf,
+        #[command(flatten)]
+        sources: Sources,
     },
 }

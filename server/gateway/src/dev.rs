@@ -41,20 +41,21 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
     let identity = DevIdentity::load_or_create(&data, &names, now)?;
     let minter = Minter::load_or_create(&data)?;
     let server = Server::start(Setup {
-        tcp: dev.listen,
-        quic: dev.listen,
-        shards: dev.shards,
+        tcp: vec![dev.listen],
+        quic: vec![dev.listen],
+        shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         identity: identity.identity,
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
         data: data.clone(),
     })?;
+    let (tcp, quic) = (server.tcp[0], server.quic[0]);
     let tokens = ["alice", "bob"].map(|user| minter.mint(user, LIFETIME, now));
     let [alice, bob] = tokens;
     let (alice, bob) = (alice?, bob?);
     let greeting = if dev.json {
         let line = serde_json::json!({
-            "tcp": server.tcp.to_string(),
-            "quic": server.quic.to_string(),
+            "tcp": tcp.to_string(),
+            "quic": quic.to_string(),
             "ca": data.join("ca.pem"),
             "data": data,
             "tokens": { "alice": alice, "bob": bob },
@@ -63,7 +64,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
     } else {
         let ca = shown(&data.join("ca.pem"));
         let (tern, ternd) = (command("tern"), command("ternd"));
-        let address = reachable(server.tcp);
+        let address = reachable(tcp);
         let file = |user: &str, token: &str| -> Result<PathBuf, Box<dyn Error>> {
             let path = data.join(format!("{user}.token"));
             files::replace(&path, Access::Owner, token.as_bytes())?;
@@ -83,7 +84,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
              Alice writes, in a third:\n\n{}\n\n\
              Over QUIC: add --transport quic. A token for another user:\n\n  {ternd} token NAME --data {}\n\n\
              Ctrl-C stops the server.",
-            server.tcp,
+            tcp,
             shown(&data).display(),
             call(&bob, "tail"),
             call(&alice, "send --to bob \"hello bob\""),

@@ -5,10 +5,10 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tern_server::cli::{Cli, Command, ConfigCommand};
-use tern_server::config::{Config, EXAMPLE};
+use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
+use tern_server::config::{ConfigError, EXAMPLE, Loaded};
 use tern_server::server::{Server, Setup};
-use tern_server::{dev, offline, tls};
+use tern_server::{dev, offline};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -36,25 +36,33 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             print(&running.greeting)?;
             Ok(running.server)
         }),
-        Command::Serve { config } => serve(|| Ok(Server::start(setup(&Config::load(&config)?)?)?)),
+        Command::Serve(sources) => serve(|| Ok(Server::start(setup(&load(&sources)?)?)?)),
         Command::Token(args) => print(&dev::token(&args)?),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE.trim_end()),
-        Command::Config(ConfigCommand::Check { file }) => {
-            setup(&Config::load(&file)?)?;
-            print(&format!("{} can be used", file.display()))
+        Command::Config(ConfigCommand::Check(sources)) => {
+            setup(&load(&sources)?)?;
+            print(&format!("{} can be used", sources.config.display()))
+        }
+        Command::Config(ConfigCommand::Show { effective, sources }) => {
+            print(load(&sources)?.show(effective).trim_end())
         }
         Command::Store(command) => Ok(offline::run(command, &mut |line| drop(print(line)))?),
     }
 }
 
-fn setup(config: &Config) -> Result<Setup, Box<dyn Error>> {
+fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    Loaded::read(&sources.config, &sources.overrides)
+}
+
+fn setup(loaded: &Loaded) -> Result<Setup, ConfigError> {
+    let config = &loaded.config;
     Ok(Setup {
         data: config.data.clone(),
-        tcp: config.listen,
-        quic: config.listen_quic.unwrap_or(config.listen),
-        shards: config.shards,
-        identity: tls::Identity::from_pem_files(&config.tls.certificate, &config.tls.key)?,
-        verifier: config.verifier()?,
+        tcp: config.listen.clone(),
+        quic: config.quic_addresses().to_vec(),
+        shards: config.shard_count(),
+        identity: loaded.identity()?,
+        verifier: loaded.verifier()?,
     })
 }
 

@@ -36,12 +36,12 @@ const SHARD_THREAD: &str = "tern-shard-";
 pub struct Setup {
     /// Where the store and the secrets live.
     pub data: PathBuf,
-    /// TCP address; port 0 takes a free one.
-    pub tcp: SocketAddr,
-    /// QUIC address; port 0 takes a free one, the same as TCP's if that is 0 too.
-    pub quic: SocketAddr,
-    /// Threads; `None`: one per core.
-    pub shards: Option<usize>,
+    /// TCP addresses; port 0 takes a free one.
+    pub tcp: Vec<SocketAddr>,
+    /// QUIC addresses; port 0 takes a free one, the same as the TCP address at the same place if that is 0 too.
+    pub quic: Vec<SocketAddr>,
+    /// Threads.
+    pub shards: usize,
     /// The certificate.
     pub identity: tls::Identity,
     /// What tokens are good.
@@ -70,10 +70,10 @@ pub enum StartError {
 
 /// A running server.
 pub struct Server {
-    /// Where it listens for TCP.
-    pub tcp: SocketAddr,
-    /// Where it listens for QUIC.
-    pub quic: SocketAddr,
+    /// Where it listens for TCP, in the order of the setup.
+    pub tcp: Vec<SocketAddr>,
+    /// Where it listens for QUIC, in the order of the setup.
+    pub quic: Vec<SocketAddr>,
     phase: watch::Sender<Phase>,
     node: Arc<Node>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -86,13 +86,13 @@ impl Server {
     /// # Errors
     /// See [`StartError`]; nothing is left running.
     pub fn start(setup: Setup) -> Result<Self, StartError> {
-        let shards = setup.shards.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        let shards = setup.shards;
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
         let kv = Embedded::open(&setup.data.join("store"), Options::default(), Box::new(store_failed))?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(CurrentIdentity::new(setup.identity), &secrets)?;
-        let bound = transport::bind(setup.tcp, setup.quic, count, Steering::Kernel)?;
+        let bound = transport::bind_all(&setup.tcp, &setup.quic, count, Steering::Kernel)?;
 
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
         let kv: Arc<dyn Kv> = Arc::new(kv);
@@ -113,14 +113,16 @@ impl Server {
             // The sockets join the runtime here, so that what is wrong with them is an error of the start.
             let listeners = {
                 let _entered = runtime.enter();
-                let tcp = Acceptor::new(sockets.tcp, tls.clone(), TcpOptions::default())?;
-                let quic = sockets.quic.listener(tls.clone(), &secrets, QuicOptions::default())?;
-                (tcp, quic)
+                let tcp = sockets.tcp.into_iter();
+                let tcp = tcp.map(|socket| Acceptor::new(socket, tls.clone(), TcpOptions::default()));
+                let quic = sockets.quic.into_iter();
+                let quic = quic.map(|socket| socket.listener(tls.clone(), &secrets, QuicOptions::default()));
+                (tcp.collect::<io::Result<Vec<_>>>()?, quic.collect::<io::Result<Vec<_>>>()?)
             };
             let run = move || runtime.block_on(LocalSet::new().run_until(shard.run(inbox, listeners)));
             threads.push(thread::Builder::new().name(format!("{SHARD_THREAD}{}", id.0)).spawn(run)?);
         }
-        info!(tcp = %bound.tcp, quic = %bound.quic, shards, "serving");
+        info!(tcp = ?bound.tcp, quic = ?bound.quic, shards, "serving");
         Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads, control })
     }
 
@@ -158,10 +160,14 @@ struct ShardThread {
 }
 
 impl ShardThread {
-    async fn run(self, inbox: Inbox, (tcp, quic): (Acceptor, QuicListener)) {
+    async fn run(self, inbox: Inbox, (tcp, quic): (Vec<Acceptor>, Vec<QuicListener>)) {
         let shard = Shard::new(self.id, self.node, self.phase);
-        tokio::task::spawn_local(accept::tcp(shard.clone(), tcp));
-        tokio::task::spawn_local(accept::quic(shard.clone(), QuicAcceptor::new(quic)));
+        for acceptor in tcp {
+            tokio::task::spawn_local(accept::tcp(shard.clone(), acceptor));
+        }
+        for listener in quic {
+            tokio::task::spawn_local(accept::quic(shard.clone(), QuicAcceptor::new(listener)));
+        }
         shard.run(inbox).await;
     }
 }

@@ -147,6 +147,64 @@ impl BindError {
     }
 }
 
+/// The listening ends of one shard: of each address one.
+#[derive(Debug)]
+pub struct ShardListeners {
+    /// Listening, non-blocking.
+    pub tcp: Vec<TcpListener>,
+    /// Its ends of the QUIC ports.
+    pub quic: Vec<quic::QuicSocket>,
+}
+
+/// Every socket of a process with several addresses.
+#[derive(Debug)]
+pub struct BoundAll {
+    /// The TCP addresses, with their real ports.
+    pub tcp: Vec<SocketAddr>,
+    /// The UDP addresses, with their real ports.
+    pub quic: Vec<SocketAddr>,
+    /// One for each shard, in order.
+    pub shards: Vec<ShardListeners>,
+}
+
+/// Opens the sockets of all shards on every address. Port 0 takes a free one: the same for the TCP and the UDP address
+/// at the same place of the two lists when both ask for it.
+///
+/// # Errors
+/// Also when another process, be it a second server with the same configuration, has a port.
+pub fn bind_all(
+    tcp: &[SocketAddr],
+    quic: &[SocketAddr],
+    shards: ShardCount,
+    steering: Steering,
+) -> Result<BoundAll, BindError> {
+    let empty = |_| ShardListeners { tcp: Vec::new(), quic: Vec::new() };
+    let mut all = BoundAll { tcp: Vec::new(), quic: Vec::new(), shards: shards.iter().map(empty).collect() };
+    for i in 0..tcp.len().max(quic.len()) {
+        let tcp_wanted = tcp.get(i).map(|address| Wanted::among(*address, tcp));
+        let quic_wanted = quic.get(i).map(|address| Wanted::among(*address, quic));
+        let (listeners, sockets) = match (tcp_wanted, quic_wanted) {
+            (Some(tcp), Some(quic)) => {
+                let (listeners, sockets) = bind_pair(tcp, quic, shards, steering)?;
+                (Some(listeners), Some(sockets))
+            }
+            (tcp, quic) => {
+                let tcp = tcp.map(|wanted| bind_tcp(wanted, shards)).transpose()?;
+                (tcp, quic.map(|wanted| bind_quic(wanted, shards, steering)).transpose()?)
+            }
+        };
+        if let Some((address, listeners)) = listeners {
+            all.tcp.push(address);
+            all.shards.iter_mut().zip(listeners).for_each(|(shard, listener)| shard.tcp.push(listener));
+        }
+        if let Some(BoundQuic { address, sockets, .. }) = sockets {
+            all.quic.push(address);
+            all.shards.iter_mut().zip(sockets).for_each(|(shard, socket)| shard.quic.push(socket));
+        }
+    }
+    Ok(all)
+}
+
 /// Opens the sockets of all shards. Port 0 takes a free one: the same for both when both ask for it.
 ///
 /// # Errors
@@ -157,41 +215,82 @@ pub fn bind(
     shards: ShardCount,
     steering: Steering,
 ) -> Result<Bound, BindError> {
-    let mut tries = if tcp.port() == 0 && quic.port() == 0 { SAME_PORT_TRIES } else { 1 };
-    loop {
-        let listeners = bind_group(tcp, shards, Kind::Tcp)?;
-        let tcp_bound = local_address(&listeners, tcp, Kind::Tcp)?;
-        let quic_wanted = match quic.port() {
-            0 if tcp.port() == 0 => SocketAddr::new(quic.ip(), tcp_bound.port()),
-            _ => quic,
-        };
-        tries -= 1;
-        let sockets = match bind_group(quic_wanted, shards, Kind::Udp) {
-            Err(BindError::InUse { .. }) if tries > 0 => continue,
-            sockets => sockets?,
-        };
-        let quic_bound = local_address(&sockets, quic, Kind::Udp)?;
-        let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
-        let steering = match (steering, sockets.first()) {
-            // There is nothing to choose, and the kernel makes no group of one.
-            (Steering::Kernel, _) if shards.get() == 1 => Steering::Kernel,
-            (Steering::Kernel, Some(socket)) => match steering::attach(socket, shards) {
-                Ok(()) => Steering::Kernel,
-                Err(error) => {
-                    warn!(%error, "this kernel cannot steer QUIC by connection id: shards forward instead");
-                    Steering::Forwarding
-                }
-            },
-            _ => Steering::Forwarding,
-        };
-        let shards = shards
-            .iter()
-            .zip(listeners)
-            .zip(quic::QuicSocket::connect_all(sockets, shards))
-            .map(|((shard, tcp), quic)| ShardSockets { shard, tcp: tcp.into(), quic })
-            .collect();
-        return Ok(Bound { tcp: tcp_bound, quic: quic_bound, steering, shards });
+    let (tcp, quic) = (Wanted::among(tcp, &[]), Wanted::among(quic, &[]));
+    let ((tcp, listeners), quic) = bind_pair(tcp, quic, shards, steering)?;
+    let sockets = shards.iter().zip(listeners).zip(quic.sockets);
+    let shards = sockets.map(|((shard, tcp), quic)| ShardSockets { shard, tcp, quic }).collect();
+    Ok(Bound { tcp, quic: quic.address, steering: quic.steering, shards })
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    address: SocketAddr,
+    /// An IPv6 socket takes IPv4 clients too.
+    dual: bool,
+}
+
+impl Wanted {
+    /// `[::]` takes IPv4 too, whatever the system's default is, unless another of the addresses has that port on IPv4.
+    fn among(address: SocketAddr, others: &[SocketAddr]) -> Self {
+        let taken = others.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+        Self { address, dual: address.ip() == Ipv6Addr::UNSPECIFIED && !taken }
     }
+}
+
+type BoundTcp = (SocketAddr, Vec<TcpListener>);
+
+struct BoundQuic {
+    address: SocketAddr,
+    steering: Steering,
+    sockets: Vec<quic::QuicSocket>,
+}
+
+fn bind_pair(
+    tcp: Wanted,
+    quic: Wanted,
+    shards: ShardCount,
+    steering: Steering,
+) -> Result<(BoundTcp, BoundQuic), BindError> {
+    let any_port = tcp.address.port() == 0 && quic.address.port() == 0;
+    let mut tries = if any_port { SAME_PORT_TRIES } else { 1 };
+    loop {
+        let listeners = bind_tcp(tcp, shards)?;
+        let mut quic = quic;
+        if any_port {
+            quic.address.set_port(listeners.0.port());
+        }
+        tries -= 1;
+        match bind_quic(quic, shards, steering) {
+            Err(BindError::InUse { .. }) if tries > 0 => continue,
+            sockets => return Ok((listeners, sockets?)),
+        }
+    }
+}
+
+fn bind_tcp(wanted: Wanted, shards: ShardCount) -> Result<BoundTcp, BindError> {
+    let listeners = bind_group(wanted, shards, Kind::Tcp)?;
+    let address = local_address(&listeners, wanted.address, Kind::Tcp)?;
+    Ok((address, listeners.into_iter().map(TcpListener::from).collect()))
+}
+
+fn bind_quic(wanted: Wanted, shards: ShardCount, steering: Steering) -> Result<BoundQuic, BindError> {
+    let sockets = bind_group(wanted, shards, Kind::Udp)?;
+    let address = local_address(&sockets, wanted.address, Kind::Udp)?;
+    let sockets: Vec<UdpSocket> = sockets.into_iter().map(UdpSocket::from).collect();
+    let steering = match (steering, sockets.first()) {
+        // There is nothing to choose, and the kernel makes no group of one.
+        (Steering::Kernel, _) if shards.get() == 1 => Steering::Kernel,
+        (Steering::Kernel, Some(socket)) => match steering::attach(socket, shards) {
+            Ok(()) => Steering::Kernel,
+            Err(error) => {
+                warn!(%error, "this kernel cannot steer QUIC by connection id: shards forward instead");
+                Steering::Forwarding
+            }
+        },
+        _ => Steering::Forwarding,
+    };
+    Ok(BoundQuic { address, steering, sockets: quic::QuicSocket::connect_all(sockets, shards) })
 }
 
 #[derive(Clone, Copy)]
@@ -215,15 +314,15 @@ fn local_address(group: &[Socket], wanted: SocketAddr, kind: Kind) -> Result<Soc
 }
 
 /// The sockets of a reuseport group, in the kernel's order.
-fn bind_group(wanted: SocketAddr, shards: ShardCount, kind: Kind) -> Result<Vec<Socket>, BindError> {
+fn bind_group(wanted: Wanted, shards: ShardCount, kind: Kind) -> Result<Vec<Socket>, BindError> {
     let mut group: Vec<Socket> = Vec::with_capacity(shards.get());
     for shard in shards.iter() {
         let address = match group.is_empty() {
-            true => wanted,
-            false => local_address(&group, wanted, kind)?,
+            true => wanted.address,
+            false => local_address(&group, wanted.address, kind)?,
         };
-        let socket =
-            open(address, kind, shard.get() == 0).map_err(|e| BindError::new(kind.name(), wanted, e))?;
+        let socket = open(Wanted { address, ..wanted }, kind, shard.get() == 0)
+            .map_err(|e| BindError::new(kind.name(), wanted.address, e))?;
         group.push(socket);
     }
     Ok(group)
@@ -232,16 +331,15 @@ fn bind_group(wanted: SocketAddr, shards: ShardCount, kind: Kind) -> Result<Vec<
 /// The first socket takes the port for itself alone, and only then lets others of this process join it. With
 /// SO_REUSEPORT from the start it would join the group of a second server of the same user, and each of the two
 /// would get a share of the clients.
-fn open(address: SocketAddr, kind: Kind, first: bool) -> io::Result<Socket> {
+fn open(Wanted { address, dual }: Wanted, kind: Kind, first: bool) -> io::Result<Socket> {
     let (ty, protocol) = match kind {
         Kind::Tcp => (Type::STREAM, Protocol::TCP),
         Kind::Udp => (Type::DGRAM, Protocol::UDP),
     };
     let socket = Socket::new(Domain::for_address(address), ty, Some(protocol))?;
     socket.set_nonblocking(true)?;
-    if address.ip() == Ipv6Addr::UNSPECIFIED {
-        // IPv4 clients too, whatever the system's default is.
-        socket.set_only_v6(false)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!dual)?;
     }
     if !first {
         socket.set_reuse_port(true)?;

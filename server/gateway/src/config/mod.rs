@@ -1,0 +1,237 @@
+//! Configuration of `ternd serve`: a TOML file, above it the environment, above that flags. Every key is listed in
+//! [`EXAMPLE`], which a test parses.
+
+mod origin;
+mod overrides;
+mod show;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::auth::{TokenKey, Verifier};
+use crate::tls;
+use crate::transport::ShardCount;
+
+pub use origin::{Origin, Origins};
+pub use overrides::{Override, Overrides};
+
+/// A complete configuration with its defaults and explanations.
+pub const EXAMPLE: &str = include_str!("example.toml");
+/// Addresses of one transport; each costs a socket on each shard.
+const ADDRESSES_MAX: usize = 16;
+
+/// What a server needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where the store and the server's secrets live.
+    pub data: PathBuf,
+    /// TCP addresses.
+    #[serde(default = "default_listen")]
+    pub listen: Vec<SocketAddr>,
+    /// UDP addresses for QUIC; the same as `listen` if not given.
+    pub listen_quic: Option<Vec<SocketAddr>>,
+    /// Threads, each with its own listeners, connections and conversations; one per core if not given.
+    pub shards: Option<usize>,
+    /// The server's certificate.
+    pub tls: Tls,
+    /// What tokens are accepted.
+    pub tokens: Tokens,
+}
+
+/// A configuration, and where each of its values was set.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The values; paths are absolute or relative to the working directory.
+    pub config: Config,
+    /// Where they come from.
+    pub origins: Origins,
+}
+
+/// Certificate files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// PEM: the server's certificate, then intermediates.
+    pub certificate: PathBuf,
+    /// PEM: its private key.
+    pub key: PathBuf,
+}
+
+/// What tokens are accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tokens {
+    /// The required `iss`.
+    pub issuer: Option<String>,
+    /// The required `aud`.
+    pub audience: Option<String>,
+    /// How far the clocks of the app's backend and of this server may be apart.
+    #[serde(default = "default_leeway")]
+    pub leeway_seconds: u64,
+    /// At least one.
+    #[serde(default)]
+    pub keys: Vec<Key>,
+}
+
+/// A key that signs tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// How it signs.
+    pub algorithm: Algorithm,
+    /// The file: a public key in PEM (EdDSA, ES256), or the secret in base64 (HS256).
+    pub file: PathBuf,
+    /// The `kid` of tokens that it has signed.
+    pub id: Option<String>,
+}
+
+/// A signature algorithm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+pub enum Algorithm {
+    /// Ed25519.
+    EdDSA,
+    /// ECDSA on P-256.
+    ES256,
+    /// HMAC with SHA-256.
+    HS256,
+}
+
+/// Why a configuration cannot be used: the file and line, variable or flag, what is wrong with it, what was expected.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+fn default_listen() -> Vec<SocketAddr> {
+    vec![SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 7443))]
+}
+
+fn default_leeway() -> u64 {
+    30
+}
+
+impl Config {
+    /// How many shards there will be.
+    pub fn shard_count(&self) -> usize {
+        self.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+    }
+
+    /// Where QUIC is served.
+    pub fn quic_addresses(&self) -> &[SocketAddr] {
+        self.listen_quic.as_ref().unwrap_or(&self.listen)
+    }
+}
+
+impl Loaded {
+    /// Reads a file. Relative paths in it are relative to its directory.
+    ///
+    /// # Errors
+    /// With the file, the line, and what was expected.
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
+        let (mut config, origins) = origin::read(path, &text, &overrides.0)?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        for file in [&mut config.data, &mut config.tls.certificate, &mut config.tls.key]
+            .into_iter()
+            .chain(config.tokens.keys.iter_mut().map(|key| &mut key.file))
+        {
+            *file = base.join(&*file);
+        }
+        let loaded = Self { config, origins };
+        loaded.check()?;
+        Ok(loaded)
+    }
+
+    /// An error about the value of `key`.
+    fn refuse(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
+        ConfigError(format!("{}: {key}: {problem}", self.origins.at(key)))
+    }
+
+    /// What the types cannot say.
+    fn check(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        if let Some(shards) = config.shards.filter(|shards| ShardCount::new(*shards).is_none()) {
+            return Err(self.refuse("shards", format!("{shards} threads: expected 1 to {}", ShardCount::MAX)));
+        }
+        for (key, addresses) in
+            [("listen", Some(&config.listen)), ("listen_quic", config.listen_quic.as_ref())]
+        {
+            let Some(addresses) = addresses else { continue };
+            if !(1..=ADDRESSES_MAX).contains(&addresses.len()) {
+                let problem = format!("{} addresses: expected 1 to {ADDRESSES_MAX}", addresses.len());
+                return Err(self.refuse(key, problem));
+            }
+            let twice =
+                |i: usize, address: &SocketAddr| address.port() != 0 && addresses[..i].contains(address);
+            if let Some((_, address)) = addresses.iter().enumerate().find(|(i, address)| twice(*i, address)) {
+                return Err(self.refuse(key, format!("{address} is there twice")));
+            }
+        }
+        if !config.data.is_dir() && !config.data.parent().is_some_and(Path::is_dir) {
+            let data = config.data.display();
+            return Err(self.refuse("data", format!("there is no directory {data}, nor one to make it in")));
+        }
+        let same = |a: &Key, b: &Key| a.algorithm == b.algorithm && (a.id.is_none() || a.id == b.id);
+        let keys = &config.tokens.keys;
+        for (i, key) in keys.iter().enumerate() {
+            if keys[..i].iter().any(|before| same(key, before) || same(before, key)) {
+                let problem = "several keys of one algorithm need an id each, the `kid` of their tokens";
+                return Err(self.refuse(&format!("tokens.keys[{i}].algorithm"), problem));
+            }
+        }
+        if keys.is_empty() {
+            return Err(self.refuse("tokens.keys", "there is none: no login could succeed"));
+        }
+        Ok(())
+    }
+
+    /// The certificate.
+    ///
+    /// # Errors
+    /// When a file cannot be read or is not what it should be.
+    pub fn identity(&self) -> Result<tls::Identity, ConfigError> {
+        let files = &self.config.tls;
+        tls::Identity::from_pem_files(&files.certificate, &files.key)
+            .map_err(|error| self.refuse("tls", error))
+    }
+
+    /// What checks tokens.
+    ///
+    /// # Errors
+    /// When a key file cannot be read or is not such a key.
+    pub fn verifier(&self) -> Result<Verifier, ConfigError> {
+        let tokens = &self.config.tokens;
+        let key = |(i, key)| self.token_key(&format!("tokens.keys[{i}].file"), key);
+        let keys = tokens.keys.iter().enumerate().map(key).collect::<Result<Vec<_>, _>>()?;
+        let mut verifier = Verifier::new(keys, Duration::from_secs(tokens.leeway_seconds));
+        if let Some(issuer) = &tokens.issuer {
+            verifier = verifier.with_issuer(issuer.clone());
+        }
+        if let Some(audience) = &tokens.audience {
+            verifier = verifier.with_audience(audience.clone());
+        }
+        Ok(verifier)
+    }
+
+    fn token_key(&self, name: &str, key: &Key) -> Result<TokenKey, ConfigError> {
+        let refuse = |problem: String| self.refuse(name, format!("{}: {problem}", key.file.display()));
+        let text = std::fs::read_to_string(&key.file).map_err(|error| refuse(error.to_string()))?;
+        let parsed = match key.algorithm {
+            Algorithm::EdDSA => TokenKey::ed25519_pem(&text),
+            Algorithm::ES256 => TokenKey::es256_pem(&text),
+            Algorithm::HS256 => TokenKey::hs256_base64(text.trim()),
+        };
+        let parsed = parsed.map_err(|error| refuse(error.to_string()))?;
+        Ok(match &key.id {
+            Some(id) => parsed.with_kid(id.clone()),
+            None => parsed,
+        })
+    }
+}
