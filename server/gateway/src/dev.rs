@@ -9,8 +9,8 @@ use crate::auth::{Minter, Verifier};
 use crate::cli::{Dev, Token};
 use crate::clock;
 use crate::server::{Server, Setup};
-use crate::tls::DevIdentity;
 use crate::tls::files::{self, Access};
+use crate::tls::{CurrentIdentity, DevIdentity};
 
 /// Tokens of a development server are good for a month.
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -44,7 +44,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         tcp: vec![dev.listen],
         quic: vec![dev.listen],
         shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
-        identity: identity.identity,
+        identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
         data: data.clone(),
     })?;

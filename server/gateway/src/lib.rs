@@ -8,7 +8,8 @@
 //! - [`fanout`]: from an owner to the connections of all shards.
 //! - [`reply`]: results into frames.
 //! - [`shard`], [`mailbox`]: one thread, and how threads talk.
-//! - [`server`], [`config`], [`dev`], [`shutdown`]: putting it together and ending it.
+//! - [`server`], [`config`], [`serve`], [`dev`], [`reload`], [`shutdown`]: putting it together, keeping it up to date
+//!   and ending it.
 
 pub mod accept;
 pub mod auth;
@@ -23,7 +24,9 @@ pub mod fanout;
 pub mod mailbox;
 pub mod offline;
 pub mod owners;
+pub mod reload;
 pub mod reply;
+pub mod serve;
 pub mod server;
 pub mod shard;
 pub mod shutdown;

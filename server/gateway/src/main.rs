@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
 use tern_server::config::{ConfigError, EXAMPLE, Loaded};
-use tern_server::server::{Server, Setup};
-use tern_server::{dev, offline};
+use tern_server::reload::Reloader;
+use tern_server::server::Server;
+use tern_server::{dev, offline, serve};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -31,16 +32,19 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
-        Command::Dev(args) => serve(|| {
+        Command::Dev(args) => run_server(async || {
             let running = dev::start(&args)?;
             print(&running.greeting)?;
-            Ok(running.server)
+            Ok((running.server, None))
         }),
-        Command::Serve(sources) => serve(|| Ok(Server::start(setup(&load(&sources)?)?)?)),
+        Command::Serve(sources) => run_server(async || {
+            let prepared = serve::prepare(&load(&sources)?)?;
+            Ok((Server::start(prepared.setup)?, Some(prepared.reloader)))
+        }),
         Command::Token(args) => print(&dev::token(&args)?),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE.trim_end()),
         Command::Config(ConfigCommand::Check(sources)) => {
-            setup(&load(&sources)?)?;
+            serve::prepare(&load(&sources)?)?;
             print(&format!("{} can be used", sources.config.display()))
         }
         Command::Config(ConfigCommand::Show { effective, sources }) => {
@@ -54,29 +58,28 @@ fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     Loaded::read(&sources.config, &sources.overrides)
 }
 
-fn setup(loaded: &Loaded) -> Result<Setup, ConfigError> {
-    let config = &loaded.config;
-    Ok(Setup {
-        data: config.data.clone(),
-        tcp: config.listen.clone(),
-        quic: config.quic_addresses().to_vec(),
-        shards: config.shard_count(),
-        identity: loaded.identity()?,
-        verifier: loaded.verifier()?,
-    })
-}
-
 /// Starts a server and runs it until SIGTERM or SIGINT.
-fn serve(start: impl FnOnce() -> Result<Server, Box<dyn Error>>) -> Result<(), Box<dyn Error>> {
+fn run_server(
+    start: impl AsyncFnOnce() -> Result<(Server, Option<Reloader>), Box<dyn Error>>,
+) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Before the server says that it is ready, so that nobody's signal comes too early.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let server = start()?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (server, reloader) = start().await?;
+        let keep_up_to_date = async {
+            match reloader {
+                Some(reloader) => reloader.run(hangup).await,
+                // With the terminal that it was started from, a development server goes too.
+                None => drop(hangup.recv().await),
+            }
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
+            () = keep_up_to_date => {}
         }
         let second_signal = async {
             tokio::select! {

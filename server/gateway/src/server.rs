@@ -43,7 +43,7 @@ pub struct Setup {
     /// Threads.
     pub shards: usize,
     /// The certificate.
-    pub identity: tls::Identity,
+    pub identity: Arc<CurrentIdentity>,
     /// What tokens are good.
     pub verifier: Verifier,
 }
@@ -91,7 +91,7 @@ impl Server {
         let kv = Embedded::open(&setup.data.join("store"), Options::default(), Box::new(store_failed))?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
-        let tls = tls::server_config(CurrentIdentity::new(setup.identity), &secrets)?;
+        let tls = tls::server_config(setup.identity, &secrets)?;
         let bound = transport::bind_all(&setup.tcp, &setup.quic, count, Steering::Kernel)?;
 
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();

@@ -278,6 +278,12 @@ impl Session {
         self.login.user
     }
 
+    /// Asks for something and is answered.
+    pub async fn is_served(&mut self) {
+        let list = RequestBody::ListConversations(ListConversations { after: None, limit: 1 });
+        assert!(self.ask(list).await.is_ok(), "the connection is served");
+    }
+
     /// The connection, for bytes that no client should send.
     pub fn connection(&mut self) -> &mut Connection {
         &mut self.connection

@@ -1,0 +1,85 @@
+//! File, environment, flags; several addresses.
+
+use tern_client::Transport;
+use tern_client::raw::Connector;
+
+use crate::served::{Files, output, read};
+use crate::support::{Session, TRANSPORTS};
+
+#[test]
+fn flags_go_before_the_environment_and_that_before_the_file() {
+    let files = Files::new();
+    let show = |arguments: &[&str]| {
+        let mut command = files.command(&[&["config", "show", "--effective"], arguments].concat());
+        command.env("TERN_SHARDS", "3").env("TERN_LISTEN", "127.0.0.1:1,[::1]:1");
+        let (status, shown, errors) = output(command);
+        assert!(status.success(), "{errors}");
+        shown
+    };
+    let line = |shown: &str, start: &str| {
+        let line = shown.lines().find(|line| line.starts_with(start)).map(str::to_owned);
+        line.unwrap_or_else(|| panic!("no {start:?} in:\n{shown}"))
+    };
+    let shown = show(&[]);
+    assert!(line(&shown, "shards = 3 ").ends_with("# TERN_SHARDS"));
+    assert!(line(&shown, "listen = [\"127.0.0.1:1\", \"[::1]:1\"]").ends_with("# TERN_LISTEN"));
+    assert!(line(&shown, "leeway_seconds = 30").ends_with("# default"));
+    let shown = show(&["--shards", "4"]);
+    assert!(line(&shown, "shards = 4 ").ends_with("# --shards"));
+    let place = format!("# {}:1", files.path("tern.toml").display());
+    assert!(line(&shown, "data = ").ends_with(&place), "{shown}");
+}
+
+#[test]
+fn what_cannot_be_used_is_refused_with_its_place() {
+    let check = |change: (&str, &str), environment: Option<(&str, &str)>, expected: &[&str]| {
+        let mut files = Files::new();
+        files.config = files.config.replace(change.0, change.1);
+        for command in [&["config", "check"][..], &["serve"]] {
+            let mut command = files.command(command);
+            command.envs(environment);
+            let (status, _, errors) = output(command);
+            assert!(!status.success(), "{expected:?}");
+            assert!(expected.iter().all(|part| errors.contains(part)), "{expected:?}: {errors}");
+        }
+    };
+    check(("shards", "shrads"), None, &["tern.toml:3: unknown field `shrads`", "`shards`"]);
+    check(("server.key", "none.key"), None, &["tern.toml:5: tls: ", "none.key", "no such file"]);
+    check(("token.pub", "server.pem"), None, &["tern.toml:13: tokens.keys[0].file: ", "Ed25519 public key"]);
+    check(("", ""), Some(("TERN_LISTEN", "nowhere")), &["TERN_LISTEN: ", "expected", "[::]:7443"]);
+    check(("", ""), Some(("TERN_SHARDS", "0")), &["TERN_SHARDS: shards: 0 threads: expected 1 to 1024"]);
+    let (status, said, errors) = output(Files::new().command(&["config", "check"]));
+    assert!(status.success() && said.contains("can be used"), "{errors}");
+}
+
+/// IPv6 and IPv4 with one port, and a port for QUIC alone.
+#[tokio::test]
+async fn every_address_is_served() {
+    let mut files = Files::new();
+    files.config = files.config.replace(
+        "listen = [\"127.0.0.1:0\"]",
+        "listen = [\"127.0.0.1:0\", \"[::1]:0\"]\nlisten_quic = [\"127.0.0.1:0\", \"[::1]:0\", \"127.0.0.1:0\"]",
+    );
+    let served = files.serve();
+    assert_eq!((served.tcp.len(), served.quic.len()), (2, 3));
+    assert_eq!(served.tcp, served.quic[..2], "the same ports for both");
+    let ca = read(&files.path("first/ca.pem"));
+    let mut device = 0;
+    let mut login = async |address: std::net::SocketAddr, transport: Transport| {
+        let connector = Connector::new(&address.to_string(), None, &ca).expect("good");
+        let connection = connector.connect(transport).await.expect("it listens there");
+        device += 1;
+        Session::login(connection, &files.token("alice"), device).await.expect("good")
+    };
+    let mut sessions = Vec::new();
+    for address in &served.tcp {
+        for transport in TRANSPORTS {
+            sessions.push(login(*address, transport).await);
+        }
+    }
+    sessions.push(login(served.quic[2], Transport::Quic).await);
+    for session in &mut sessions {
+        session.is_served().await;
+    }
+    served.signal(libc::SIGTERM);
+}

@@ -1,0 +1,8 @@
+//! `ternd serve` as a process: what a configuration means, and what is read again while it runs.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod certificates;
+mod config;
+mod served;
