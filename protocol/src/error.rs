@@ -82,7 +82,8 @@ error_codes! {
     NotLoggedIn = 4, "not_logged_in", Never, None, false;
     /// The connection is logged in already.
     AlreadyLoggedIn = 5, "already_logged_in", Never, None, false;
-    /// The token is not valid here: signature, algorithm, audience, issuer, not yet valid, or no `sub`.
+    /// The token is not valid here: signature, algorithm, audience, issuer, not yet valid, no `sub`, or
+    /// revoked.
     TokenInvalid = 6, "token_invalid", Never, None, true;
     /// The token has expired, at login or during the connection.
     TokenExpired = 7, "token_expired", Reconnect, None, true;

@@ -4,132 +4,36 @@
 //! is an argument. What a client is told never holds a part of its token.
 
 mod claims;
+mod https;
+pub mod jwks;
+mod key;
 mod mint;
+pub mod revoked;
+mod ring;
 
-use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::Validation;
 use tern_protocol::error::ErrorCode;
-use tern_protocol::ids::UserId;
+use tern_protocol::ids::{DeviceId, UserId};
 use tern_protocol::limits;
 use tern_protocol::limits::SUB_BYTES_MAX;
 use tern_protocol::model::WallMillis;
 use thiserror::Error;
 
 use claims::Claims;
+pub use https::{FetchError, Fetcher};
+pub use key::{TokenKey, TokenKeyError};
 pub use mint::{MintError, Minter};
-
-/// A shorter secret can be guessed from one token (RFC 7518, 3.2).
-const HS256_SECRET_BYTES_MIN: usize = 32;
-/// Header of a PEM file.
-const PEM_MARK: &str = "-----BEGIN";
-
-/// A key that the app's backend signs with.
-#[derive(Clone)]
-pub struct TokenKey {
-    kid: Option<String>,
-    algorithm: Algorithm,
-    key: DecodingKey,
-}
-
-impl fmt::Debug for TokenKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenKey")
-            .field("kid", &self.kid)
-            .field("algorithm", &self.algorithm)
-            .finish_non_exhaustive()
-    }
-}
-
-/// Why a key cannot be used, and what to do about it.
-#[derive(Debug, Error)]
-pub enum TokenKeyError {
-    /// Not what it should be.
-    #[error(
-        "not an Ed25519 public key in PEM (-----BEGIN PUBLIC KEY-----): make one with `openssl pkey -pubout`"
-    )]
-    NotEd25519,
-    /// Not what it should be.
-    #[error("not a P-256 public key in PEM (-----BEGIN PUBLIC KEY-----): make one with `openssl ec -pubout`")]
-    NotP256,
-    /// Too easy to guess.
-    #[error(
-        "an HS256 secret of {0} bytes: it needs at least {HS256_SECRET_BYTES_MIN}, for example from \
-         `openssl rand -base64 32`"
-    )]
-    SecretTooShort(usize),
-    /// Everybody has the public key, so everybody could sign with it.
-    #[error("a PEM file as an HS256 secret: for a public key choose EdDSA or ES256")]
-    SecretIsPem,
-    /// Not what it should be.
-    #[error("an HS256 secret that is not base64")]
-    NotBase64,
-}
-
-impl TokenKey {
-    /// An Ed25519 public key, PEM.
-    pub fn ed25519_pem(pem: &str) -> Result<Self, TokenKeyError> {
-        let key = DecodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| TokenKeyError::NotEd25519)?;
-        match key.try_get_as_bytes() {
-            Ok(bytes) if bytes.len() == 32 => Ok(Self::new(Algorithm::EdDSA, key)),
-            _ => Err(TokenKeyError::NotEd25519),
-        }
-    }
-
-    /// A P-256 public key, PEM.
-    pub fn es256_pem(pem: &str) -> Result<Self, TokenKeyError> {
-        let key = DecodingKey::from_ec_pem(pem.as_bytes()).map_err(|_| TokenKeyError::NotP256)?;
-        match key.try_get_as_bytes() {
-            // An uncompressed point; those of other curves are longer.
-            Ok(bytes) if bytes.len() == 65 => Ok(Self::new(Algorithm::ES256, key)),
-            _ => Err(TokenKeyError::NotP256),
-        }
-    }
-
-    /// A secret that the app's backend and this server share.
-    pub fn hs256(secret: &[u8]) -> Result<Self, TokenKeyError> {
-        if secret.windows(PEM_MARK.len()).any(|window| window == PEM_MARK.as_bytes()) {
-            return Err(TokenKeyError::SecretIsPem);
-        }
-        if secret.len() < HS256_SECRET_BYTES_MIN {
-            return Err(TokenKeyError::SecretTooShort(secret.len()));
-        }
-        Ok(Self::new(Algorithm::HS256, DecodingKey::from_secret(secret)))
-    }
-
-    /// The same, base64 or base64url; white space around it is no part of it.
-    pub fn hs256_base64(secret: &str) -> Result<Self, TokenKeyError> {
-        let secret = secret.trim();
-        let bytes = STANDARD.decode(secret).or_else(|_| URL_SAFE_NO_PAD.decode(secret.trim_end_matches('=')));
-        Self::hs256(&bytes.map_err(|_| TokenKeyError::NotBase64)?)
-    }
-
-    /// The key id under which tokens name it.
-    pub fn with_kid(mut self, kid: impl Into<String>) -> Self {
-        self.kid = Some(kid.into());
-        self
-    }
-
-    fn new(algorithm: Algorithm, key: DecodingKey) -> Self {
-        Self { kid: None, algorithm, key }
-    }
-
-    /// A token that names a key is checked with this one if it has that name, or has none at all.
-    fn may_be(&self, kid: Option<&str>) -> bool {
-        match (&self.kid, kid) {
-            (Some(own), Some(named)) => own == named,
-            (None, _) | (_, None) => true,
-        }
-    }
-}
+pub use revoked::Revocations;
+pub use ring::KeyRing;
 
 /// Checks tokens.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    keys: Vec<TokenKey>,
+    keys: Arc<KeyRing>,
+    revocations: Arc<Revocations>,
     issuer: Option<String>,
     audience: Option<String>,
     leeway: Duration,
@@ -144,6 +48,8 @@ pub struct Identity {
     pub sub: String,
     /// From then on the token is refused: its `exp` and the leeway.
     pub expires: WallMillis,
+    /// When the token was made: its `iat`.
+    pub issued: Option<WallMillis>,
 }
 
 /// Why a token is refused. The texts are fit for the client: they hold nothing of the token.
@@ -191,6 +97,9 @@ pub enum TokenError {
     /// More than [`SUB_BYTES_MAX`].
     #[error("the token's subject (sub) is too long")]
     SubjectTooLong,
+    /// See [`Revocations`].
+    #[error("the token has been revoked")]
+    Revoked,
 }
 
 impl TokenError {
@@ -210,7 +119,8 @@ impl TokenError {
             | Self::NoExpiry
             | Self::NotYetValid
             | Self::NoSubject
-            | Self::SubjectTooLong => ErrorCode::TokenInvalid,
+            | Self::SubjectTooLong
+            | Self::Revoked => ErrorCode::TokenInvalid,
         }
     }
 }
@@ -218,7 +128,18 @@ impl TokenError {
 impl Verifier {
     /// Takes tokens that one of these keys signed. `leeway` is for clocks that differ.
     pub fn new(keys: Vec<TokenKey>, leeway: Duration) -> Self {
-        Self { keys, issuer: None, audience: None, leeway }
+        let keys = Arc::new(KeyRing::new(keys));
+        Self { keys, revocations: Arc::default(), issuer: None, audience: None, leeway }
+    }
+
+    /// The keys, which may change while it is used; clones share them.
+    pub fn keys(&self) -> &Arc<KeyRing> {
+        &self.keys
+    }
+
+    /// Whom it refuses in spite of a good token; clones share it.
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
     }
 
     /// Demands that tokens have this `iss`.
@@ -241,6 +162,15 @@ impl Verifier {
         self.check(self.signed_claims(token)?, now)
     }
 
+    /// The same for a login from this device, which may have been revoked.
+    pub fn admit(&self, token: &str, device: DeviceId, now: WallMillis) -> Result<Identity, TokenError> {
+        let identity = self.verify(token, now)?;
+        if self.revocations.cover(identity.user, device, identity.issued) {
+            return Err(TokenError::Revoked);
+        }
+        Ok(identity)
+    }
+
     /// The claims, once a key has confirmed them.
     fn signed_claims(&self, token: &str) -> Result<Claims, TokenError> {
         let header = match jsonwebtoken::decode_header(token) {
@@ -252,18 +182,21 @@ impl Verifier {
             return Err(TokenError::CriticalHeader);
         }
         let mut refusal = TokenError::UnknownKey;
-        for key in self.keys.iter().filter(|key| key.may_be(header.kid.as_deref())) {
-            if key.algorithm != header.alg {
+        for key in self.keys.all().iter().flat_map(|keys| keys.iter()) {
+            if !key.may_be(header.kid.as_deref()) {
+                continue;
+            }
+            if key.algorithm() != header.alg {
                 refusal = refusal.max_specific(TokenError::WrongAlgorithm);
                 continue;
             }
             // Only the signature: times are checked against our own `now`, the rest in one place with them.
-            let mut validation = Validation::new(key.algorithm);
+            let mut validation = Validation::new(key.algorithm());
             validation.required_spec_claims.clear();
             validation.validate_exp = false;
             validation.validate_nbf = false;
             validation.validate_aud = false;
-            match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
+            match jsonwebtoken::decode::<Claims>(token, key.decoding(), &validation) {
                 Ok(data) => return Ok(data.claims),
                 Err(error) => match error.kind() {
                     jsonwebtoken::errors::ErrorKind::InvalidSignature => refusal = TokenError::WrongSignature,
@@ -301,7 +234,8 @@ impl Verifier {
         if now.0 >= expires {
             return Err(TokenError::Expired);
         }
-        Ok(Identity { user: UserId::from_sub(&sub), sub, expires: WallMillis(expires) })
+        let issued = claims.iat.map(|iat| WallMillis(iat.millis()));
+        Ok(Identity { user: UserId::from_sub(&sub), sub, expires: WallMillis(expires), issued })
     }
 }
 

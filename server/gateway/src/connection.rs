@@ -20,6 +20,7 @@ use tern_protocol::error::ErrorCode;
 use tern_protocol::frame;
 use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
 use tern_protocol::limits::WRITE_STALL_TIMEOUT_MS;
+use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::reply;
@@ -48,6 +49,8 @@ pub struct Conn {
     pub querying: Cell<bool>,
     /// Who has logged in on it, also when the session has ended since.
     pub user: Cell<Option<UserId>>,
+    /// When its token was made, if the token says so.
+    pub issued: Cell<Option<WallMillis>>,
     /// `Mark` requests that wait for their conversations.
     pub marks: RefCell<Vec<MarkWait>>,
     outbound: RefCell<Outbound>,
@@ -82,6 +85,7 @@ impl Conn {
             queries: RefCell::default(),
             querying: Cell::new(false),
             user: Cell::new(None),
+            issued: Cell::new(None),
             marks: RefCell::default(),
             outbound: RefCell::default(),
             receipts_wait: Cell::new(false),

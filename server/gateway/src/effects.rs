@@ -10,10 +10,11 @@ use tern_protocol::event::ServerBody;
 use tern_protocol::frame::Frame;
 use tern_protocol::ids::{ConversationId, RequestId, UserId};
 use tern_protocol::model::Sender;
-use tern_protocol::request;
+use tern_protocol::request::{self, Login};
 use tern_store::ops;
 use tracing::{debug, error};
 
+use crate::auth::{self, TokenError};
 use crate::connection::{Conn, MarkWait};
 use crate::fanout::Handle;
 use crate::mailbox::{Answer, HomeRequest, OwnerRequest, Question, Ticket};
@@ -38,18 +39,7 @@ impl Shard {
         match effect {
             Effect::None => {}
             Effect::Heartbeat => conn.echo(),
-            Effect::Verify(id, login) => {
-                let now = self.now();
-                let verified = match self.node.verifier.verify(&login.token, now.wall) {
-                    Ok(identity) => Ok(Identity { user: identity.user, expires: identity.expires }),
-                    Err(error) => {
-                        debug!(session = ?conn.id, %error, client = login.client, "login refused");
-                        Err((error.code(), error.to_string().into()))
-                    }
-                };
-                let effect = conn.session.borrow_mut().on_verified(now, id, verified);
-                self.execute(conn, effect);
-            }
+            Effect::Verify(id, login) => self.verify(conn, id, login),
             Effect::LoggedIn(id, ok, sender) => {
                 debug!(session = ?conn.id, user = %sender.user, device = %sender.device, "logged in");
                 // Before the answer and before any further request: whatever becomes durable from here on is pushed,
@@ -78,6 +68,45 @@ impl Shard {
                 conn.close_after_flush(self.now());
             }
         }
+    }
+
+    fn verify(self: &Rc<Self>, conn: &Rc<Conn>, id: RequestId, login: Login) {
+        let verified = self.node.verifier.admit(&login.token, login.device, self.now().wall);
+        let asked = match verified {
+            Err(TokenError::UnknownKey) => self.node.verifier.keys().ask_for_more(),
+            _ => None,
+        };
+        let Some(fetched) = asked else { return self.verified(conn, id, &login, verified) };
+        // One for a connection, whose session takes no other login meanwhile.
+        let (shard, conn) = (self.clone(), conn.clone());
+        tokio::task::spawn_local(async move {
+            fetched.await;
+            if !conn.is_gone() {
+                let verified = shard.node.verifier.admit(&login.token, login.device, shard.now().wall);
+                shard.verified(&conn, id, &login, verified);
+            }
+        });
+    }
+
+    fn verified(
+        self: &Rc<Self>,
+        conn: &Rc<Conn>,
+        id: RequestId,
+        login: &Login,
+        verified: Result<auth::Identity, TokenError>,
+    ) {
+        let verified = match verified {
+            Ok(identity) => {
+                conn.issued.set(identity.issued);
+                Ok(Identity { user: identity.user, expires: identity.expires })
+            }
+            Err(error) => {
+                debug!(session = ?conn.id, %error, client = login.client, "login refused");
+                Err((error.code(), error.to_string().into()))
+            }
+        };
+        let effect = conn.session.borrow_mut().on_verified(self.now(), id, verified);
+        self.execute(conn, effect);
     }
 
     fn append(

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
 use tern_server::config::{ConfigError, EXAMPLE, Loaded};
-use tern_server::reload::Reloader;
+use tern_server::serve::Upkeep;
 use tern_server::server::Server;
 use tern_server::{dev, offline, serve};
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,13 +38,13 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             Ok((running.server, None))
         }),
         Command::Serve(sources) => run_server(async || {
-            let prepared = serve::prepare(&load(&sources)?)?;
-            Ok((Server::start(prepared.setup)?, Some(prepared.reloader)))
+            let (server, upkeep) = serve::start(&load(&sources)?).await?;
+            Ok((server, Some(upkeep)))
         }),
         Command::Token(args) => print(&dev::token(&args)?),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE.trim_end()),
         Command::Config(ConfigCommand::Check(sources)) => {
-            serve::prepare(&load(&sources)?)?;
+            runtime()?.block_on(serve::check(&load(&sources)?))?;
             print(&format!("{} can be used", sources.config.display()))
         }
         Command::Config(ConfigCommand::Show { effective, sources }) => {
@@ -58,20 +58,23 @@ fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     Loaded::read(&sources.config, &sources.overrides)
 }
 
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
 /// Starts a server and runs it until SIGTERM or SIGINT.
 fn run_server(
-    start: impl AsyncFnOnce() -> Result<(Server, Option<Reloader>), Box<dyn Error>>,
+    start: impl AsyncFnOnce() -> Result<(Server, Option<Upkeep>), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         // Before the server says that it is ready, so that nobody's signal comes too early.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
-        let (server, reloader) = start().await?;
+        let (server, upkeep) = start().await?;
         let keep_up_to_date = async {
-            match reloader {
-                Some(reloader) => reloader.run(hangup).await,
+            match upkeep {
+                Some(upkeep) => upkeep.run(hangup).await,
                 // With the terminal that it was started from, a development server goes too.
                 None => drop(hangup.recv().await),
             }

@@ -1,27 +1,62 @@
 //! `ternd serve`: a configuration becomes a server, and what the configuration names is read again when it changes.
 
+use std::error::Error;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::signal::unix::Signal;
 use tracing::info;
 
+use crate::auth::jwks::Published;
 use crate::config::{ConfigError, Loaded};
 use crate::reload::{Looks, Reloader};
-use crate::server::Setup;
+use crate::server::{Server, Setup};
 use crate::tls::CurrentIdentity;
 
-/// What a server needs, and what it watches while it runs.
-pub struct Prepared {
-    /// To be started.
-    pub setup: Setup,
-    /// To be run beside it.
-    pub reloader: Reloader,
+/// Reads again what the configuration names while the server runs.
+pub struct Upkeep {
+    reloader: Reloader,
+    published: Option<Published>,
 }
 
-/// Reads everything that a configuration names.
+impl Upkeep {
+    /// For ever. A `hangup` has all files read at once.
+    pub async fn run(self, hangup: Signal) {
+        let published = async {
+            match self.published {
+                Some(published) => published.run().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(self.reloader.run(hangup), published);
+    }
+}
+
+/// Starts a server.
 ///
 /// # Errors
 /// What is wrong, and where it was configured.
-pub fn prepare(loaded: &Loaded) -> Result<Prepared, ConfigError> {
+pub async fn start(loaded: &Loaded) -> Result<(Server, Upkeep), Box<dyn Error>> {
+    let (setup, upkeep) = prepare(loaded)?;
+    if let Some(published) = &upkeep.published {
+        published.begin().await.map_err(|error| loaded.refuse("tokens.jwks.url", error))?;
+    }
+    Ok((Server::start(setup)?, upkeep))
+}
+
+/// Reads and fetches everything that a server would, and changes nothing.
+///
+/// # Errors
+/// What is wrong, and where it was configured.
+pub async fn check(loaded: &Loaded) -> Result<(), ConfigError> {
+    let (_, upkeep) = prepare(loaded)?;
+    if let Some(published) = &upkeep.published {
+        published.check().await.map_err(|error| loaded.refuse("tokens.jwks.url", error))?;
+    }
+    Ok(())
+}
+
+fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let config = &loaded.config;
     let mut reloader = Reloader::default();
 
@@ -31,13 +66,35 @@ pub fn prepare(loaded: &Loaded) -> Result<Prepared, ConfigError> {
     reloader.watch("Certificate", before, move || again.identity().map(|identity| current.replace(identity)));
     info!(certificate = %config.tls.certificate.display(), "certificate read");
 
+    let tokens = &config.tokens;
+    let files = |paths: &mut dyn Iterator<Item = &PathBuf>| Looks::of(paths.cloned().collect::<Vec<_>>());
+    let keys_before = files(&mut tokens.keys.iter().map(|key| &key.file));
+    let jwks_before = files(&mut tokens.jwks.iter().filter_map(|jwks| jwks.file.as_ref()));
+    let revoked_before = files(&mut tokens.revoked.iter());
+    let verifier = loaded.verifier()?;
+    let (again, ring) = (loaded.clone(), Arc::clone(verifier.keys()));
+    reloader
+        .watch("Token keys", keys_before, move || again.token_keys().map(|keys| ring.set_configured(keys)));
+    let (again, ring) = (loaded.clone(), Arc::clone(verifier.keys()));
+    reloader.watch("Key set", jwks_before, move || {
+        again.jwks_file().map(|keys| keys.into_iter().for_each(|keys| ring.set_published(keys)))
+    });
+    let (again, revocations) = (loaded.clone(), Arc::clone(verifier.revocations()));
+    reloader.watch("Revocations", revoked_before, move || {
+        again.revoked().map(|revoked| revoked.into_iter().for_each(|revoked| revocations.replace(revoked)))
+    });
+    let ring = verifier.keys();
+    let published = loaded.jwks_fetcher()?;
+    let published =
+        published.map(|(fetcher, refresh)| Published::new(fetcher, Arc::clone(ring), refresh, &config.data));
+
     let setup = Setup {
         data: config.data.clone(),
         tcp: config.listen.clone(),
         quic: config.quic_addresses().to_vec(),
         shards: config.shard_count(),
         identity,
-        verifier: loaded.verifier()?,
+        verifier,
     };
-    Ok(Prepared { setup, reloader })
+    Ok((setup, Upkeep { reloader, published }))
 }

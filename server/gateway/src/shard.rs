@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info};
 
-use crate::auth::Verifier;
+use crate::auth::{TokenError, Verifier};
 use crate::clock::Clock;
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::Handle;
@@ -160,6 +160,8 @@ pub struct Shard {
     pub searching: Semaphore,
     /// How many there are.
     pub searches: Cell<usize>,
+    /// The generation of revocations at the last sweep.
+    revocations_seen: Cell<u64>,
     stopping: Cell<bool>,
     settle: Notify,
     numbers: Cell<u64>,
@@ -169,6 +171,7 @@ pub struct Shard {
 impl Shard {
     /// A shard without connections.
     pub fn new(id: ShardId, node: Arc<Node>, phase: watch::Receiver<Phase>) -> Rc<Self> {
+        let revocations_seen = node.verifier.revocations().generation();
         Rc::new(Self {
             id,
             node,
@@ -190,6 +193,8 @@ impl Shard {
             persisting: Cell::new(false),
             searching: Semaphore::new(1),
             searches: Cell::new(0),
+            // Those of the start were heeded by every login.
+            revocations_seen: Cell::new(revocations_seen),
             stopping: Cell::new(false),
             settle: Notify::new(),
             numbers: Cell::new(0),
@@ -297,13 +302,21 @@ impl Shard {
         }
     }
 
-    /// Watches the deadlines of all connections.
+    /// Watches the deadlines of all connections, and whether they have been revoked.
     fn sweep(self: &Rc<Self>) {
         let now = self.now();
+        let revocations = self.node.verifier.revocations();
+        let generation = revocations.generation();
+        let changed = self.revocations_seen.replace(generation) != generation;
         let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
         for conn in conns {
             let effect = conn.session.borrow_mut().on_tick(now);
             self.execute(&conn, effect);
+            let sender = conn.session.borrow().sender().filter(|_| changed);
+            if sender.is_some_and(|who| revocations.cover(who.user, who.device, conn.issued.get())) {
+                let text = TokenError::Revoked.to_string();
+                self.close(&conn, RequestId(0), TokenError::Revoked.code(), text.into());
+            }
             conn.check_stall(now);
         }
     }

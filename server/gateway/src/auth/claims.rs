@@ -11,6 +11,7 @@ pub(super) struct Claims {
     pub(super) aud: Option<Audience>,
     pub(super) exp: Option<NumericDate>,
     pub(super) nbf: Option<NumericDate>,
+    pub(super) iat: Option<NumericDate>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -1,8 +1,15 @@
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
-use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519};
+use aws_lc_rs::rsa;
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, RSA_PKCS1_SHA256};
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use rcgen::{
+    KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ECDSA_P384_SHA384, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
+};
 use serde_json::{Value, json};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::RSAPublicKey;
 
 use super::*;
 
@@ -17,12 +24,13 @@ fn now() -> WallMillis {
 enum Backend {
     Ed25519(KeyPair),
     Es256(KeyPair),
+    Rs256(KeyPair),
     Hs256(Vec<u8>),
 }
 
 impl Backend {
     fn all() -> Vec<Self> {
-        vec![Self::ed25519(), Self::es256(), Self::Hs256(SECRET.to_vec())]
+        vec![Self::ed25519(), Self::es256(), Self::rs256(), Self::Hs256(SECRET.to_vec())]
     }
 
     fn ed25519() -> Self {
@@ -33,17 +41,22 @@ impl Backend {
         Self::Es256(KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap())
     }
 
+    fn rs256() -> Self {
+        Self::Rs256(KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap())
+    }
+
     fn alg(&self) -> &'static str {
         match self {
             Self::Ed25519(_) => "EdDSA",
             Self::Es256(_) => "ES256",
+            Self::Rs256(_) => "RS256",
             Self::Hs256(_) => "HS256",
         }
     }
 
     fn public_pem(&self) -> String {
         match self {
-            Self::Ed25519(pair) | Self::Es256(pair) => pair.public_key_pem(),
+            Self::Ed25519(pair) | Self::Es256(pair) | Self::Rs256(pair) => pair.public_key_pem(),
             Self::Hs256(_) => panic!("a secret has no public part"),
         }
     }
@@ -52,6 +65,7 @@ impl Backend {
         match self {
             Self::Ed25519(_) => TokenKey::ed25519_pem(&self.public_pem()).unwrap(),
             Self::Es256(_) => TokenKey::es256_pem(&self.public_pem()).unwrap(),
+            Self::Rs256(_) => TokenKey::rs256_pem(&self.public_pem()).unwrap(),
             Self::Hs256(secret) => TokenKey::hs256(secret).unwrap(),
         }
     }
@@ -65,6 +79,12 @@ impl Backend {
                 let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pair.serialized_der())
                     .unwrap();
                 pair.sign(&SystemRandom::new(), message).unwrap().as_ref().to_vec()
+            }
+            Self::Rs256(pair) => {
+                let pair = rsa::KeyPair::from_pkcs8(pair.serialized_der()).unwrap();
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message, &mut signature).unwrap();
+                signature
             }
             Self::Hs256(secret) => {
                 hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), message).as_ref().to_vec()
@@ -87,7 +107,16 @@ impl Backend {
     }
 }
 
-fn encode(json: &Value) -> String {
+/// Too short to be used.
+const RSA_1024: &str = "-----BEGIN PUBLIC KEY-----
+MIGfMA0GCSqGSIb3DQEBAQUAA4GNADCBiQKBgQDIuk9VLEivhkQmTvXmq//3nj+i
+MZJOx32vtUoq/uAyeS/S1+Bp8QQ0RU5n7ei4gXrW68Xxeqlbt2kMJFWeFG7SrSBp
+sblVIwSac0yiDjy5KCiHaYNVair6oxram6MdfbQtQMhvRP//+JK56Iu+omulgF7H
+4LNjWdTCrIZIWOjrUQIDAQAB
+-----END PUBLIC KEY-----
+";
+
+pub(super) fn encode(json: &Value) -> String {
     URL_SAFE_NO_PAD.encode(json.to_string())
 }
 
@@ -112,7 +141,8 @@ fn good_tokens_say_who_it_is() {
     for backend in Backend::all() {
         let identity = backend.verifier().verify(&backend.usual(good()), now()).unwrap();
         let expires = WallMillis((NOW + 60 + 30) * 1000);
-        assert_eq!(identity, Identity { user: UserId::from_sub("alice"), sub: "alice".into(), expires });
+        let user = UserId::from_sub("alice");
+        assert_eq!(identity, Identity { user, sub: "alice".into(), expires, issued: None });
     }
 }
 
@@ -192,8 +222,8 @@ fn the_key_decides_the_algorithm() {
 
 #[test]
 fn a_public_key_is_no_secret() {
-    for backend in [Backend::ed25519(), Backend::es256()] {
-        let der = backend.key().key.try_get_as_bytes().unwrap().to_vec();
+    for backend in [Backend::ed25519(), Backend::es256(), Backend::rs256()] {
+        let der = backend.key().decoding().try_get_as_bytes().unwrap().to_vec();
         for secret in [backend.public_pem().into_bytes(), backend.public_pem().trim().into(), der] {
             let forged = Backend::Hs256(secret).usual(good());
             assert_eq!(backend.verifier().verify(&forged, now()), Err(TokenError::WrongAlgorithm));
@@ -204,6 +234,35 @@ fn a_public_key_is_no_secret() {
         }
         let as_secret = TokenKey::hs256(backend.public_pem().as_bytes());
         assert!(matches!(as_secret, Err(TokenKeyError::SecretIsPem)));
+    }
+}
+
+#[test]
+fn published_keys_check_signatures() {
+    let part = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    for backend in [Backend::ed25519(), Backend::es256(), Backend::rs256()] {
+        let jwk = match &backend {
+            Backend::Ed25519(pair) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "x": part(pair.public_key_raw())})
+            }
+            Backend::Es256(pair) => {
+                let (x, y) = pair.public_key_raw()[1..].split_at(32);
+                json!({"kty": "EC", "crv": "P-256", "x": part(x), "y": part(y)})
+            }
+            Backend::Rs256(pair) => {
+                let (_, key) = RSAPublicKey::from_der(pair.public_key_raw()).unwrap();
+                json!({"kty": "RSA", "n": part(&key.modulus[1..]), "e": part(key.exponent)})
+            }
+            Backend::Hs256(_) => unreachable!("not in the list"),
+        };
+        let verifier = Verifier::new(Vec::new(), Duration::ZERO);
+        assert_eq!(verifier.verify(&backend.usual(good()), now()), Err(TokenError::UnknownKey));
+        verifier.keys().set_published(jwks::parse(json!({"keys": [jwk]}).to_string().as_bytes()).unwrap());
+        assert!(verifier.verify(&backend.usual(good()), now()).is_ok(), "{}", backend.alg());
+        for other in Backend::all() {
+            let refused = verifier.verify(&other.usual(good()), now()).unwrap_err();
+            assert!(matches!(refused, TokenError::WrongSignature | TokenError::WrongAlgorithm), "{refused}");
+        }
     }
 }
 
@@ -220,7 +279,7 @@ fn unsigned_and_damaged_tokens_are_refused() {
             (format!("{}.{claims}.{signature}", alg("none")), WrongAlgorithm),
             (format!("{}.{claims}.{signature}", alg("None")), WrongAlgorithm),
             (format!("{}.{claims}.{signature}", alg("HS512")), WrongAlgorithm),
-            (format!("{}.{claims}.{signature}", alg("RS256")), WrongAlgorithm),
+            (format!("{}.{claims}.{signature}", alg("PS256")), WrongAlgorithm),
             (format!("{header}.{claims}."), WrongSignature),
             (format!("{header}.{}.{signature}", encode(&with(json!({"sub": "bob"})))), WrongSignature),
             (format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode([7; 64])), WrongSignature),
@@ -285,6 +344,8 @@ fn unfit_keys_are_refused_when_they_are_loaded() {
     assert!(matches!(TokenKey::ed25519_pem("no key"), Err(NotEd25519)));
     assert!(matches!(TokenKey::es256_pem(&ed), Err(NotP256)));
     assert!(matches!(TokenKey::es256_pem(&p384), Err(NotP256)));
+    assert!(matches!(TokenKey::rs256_pem(&es), Err(NotRsa)));
+    assert!(matches!(TokenKey::rs256_pem(RSA_1024), Err(NotRsa)));
     assert!(matches!(TokenKey::hs256(&[7; 31]), Err(SecretTooShort(31))));
     assert!(matches!(TokenKey::hs256_base64("not base64!"), Err(NotBase64)));
     let secret = [0xfb; 32];

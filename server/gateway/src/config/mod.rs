@@ -6,20 +6,20 @@ mod overrides;
 mod show;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::auth::{TokenKey, Verifier};
 use crate::tls;
 use crate::transport::ShardCount;
 
 pub use origin::{Origin, Origins};
 pub use overrides::{Override, Overrides};
+pub use tokens::{Algorithm, Jwks, Key, Tokens};
 
 /// A complete configuration with its defaults and explanations.
 pub const EXAMPLE: &str = include_str!("example.toml");
@@ -64,45 +64,6 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// What tokens are accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Tokens {
-    /// The required `iss`.
-    pub issuer: Option<String>,
-    /// The required `aud`.
-    pub audience: Option<String>,
-    /// How far the clocks of the app's backend and of this server may be apart.
-    #[serde(default = "default_leeway")]
-    pub leeway_seconds: u64,
-    /// At least one.
-    #[serde(default)]
-    pub keys: Vec<Key>,
-}
-
-/// A key that signs tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct Key {
-    /// How it signs.
-    pub algorithm: Algorithm,
-    /// The file: a public key in PEM (EdDSA, ES256), or the secret in base64 (HS256).
-    pub file: PathBuf,
-    /// The `kid` of tokens that it has signed.
-    pub id: Option<String>,
-}
-
-/// A signature algorithm.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-pub enum Algorithm {
-    /// Ed25519.
-    EdDSA,
-    /// ECDSA on P-256.
-    ES256,
-    /// HMAC with SHA-256.
-    HS256,
-}
-
 /// Why a configuration cannot be used: the file and line, variable or flag, what is wrong with it, what was expected.
 #[derive(Debug, Error)]
 #[error("{0}")]
@@ -110,10 +71,6 @@ pub struct ConfigError(String);
 
 fn default_listen() -> Vec<SocketAddr> {
     vec![SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 7443))]
-}
-
-fn default_leeway() -> u64 {
-    30
 }
 
 impl Config {
@@ -140,7 +97,7 @@ impl Loaded {
         let base = path.parent().unwrap_or(Path::new("."));
         for file in [&mut config.data, &mut config.tls.certificate, &mut config.tls.key]
             .into_iter()
-            .chain(config.tokens.keys.iter_mut().map(|key| &mut key.file))
+            .chain(config.tokens.files())
         {
             *file = base.join(&*file);
         }
@@ -150,7 +107,7 @@ impl Loaded {
     }
 
     /// An error about the value of `key`.
-    fn refuse(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
+    pub(crate) fn refuse(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
         ConfigError(format!("{}: {key}: {problem}", self.origins.at(key)))
     }
 
@@ -178,18 +135,7 @@ impl Loaded {
             let data = config.data.display();
             return Err(self.refuse("data", format!("there is no directory {data}, nor one to make it in")));
         }
-        let same = |a: &Key, b: &Key| a.algorithm == b.algorithm && (a.id.is_none() || a.id == b.id);
-        let keys = &config.tokens.keys;
-        for (i, key) in keys.iter().enumerate() {
-            if keys[..i].iter().any(|before| same(key, before) || same(before, key)) {
-                let problem = "several keys of one algorithm need an id each, the `kid` of their tokens";
-                return Err(self.refuse(&format!("tokens.keys[{i}].algorithm"), problem));
-            }
-        }
-        if keys.is_empty() {
-            return Err(self.refuse("tokens.keys", "there is none: no login could succeed"));
-        }
-        Ok(())
+        self.check_tokens()
     }
 
     /// The certificate.
@@ -200,38 +146,5 @@ impl Loaded {
         let files = &self.config.tls;
         tls::Identity::from_pem_files(&files.certificate, &files.key)
             .map_err(|error| self.refuse("tls", error))
-    }
-
-    /// What checks tokens.
-    ///
-    /// # Errors
-    /// When a key file cannot be read or is not such a key.
-    pub fn verifier(&self) -> Result<Verifier, ConfigError> {
-        let tokens = &self.config.tokens;
-        let key = |(i, key)| self.token_key(&format!("tokens.keys[{i}].file"), key);
-        let keys = tokens.keys.iter().enumerate().map(key).collect::<Result<Vec<_>, _>>()?;
-        let mut verifier = Verifier::new(keys, Duration::from_secs(tokens.leeway_seconds));
-        if let Some(issuer) = &tokens.issuer {
-            verifier = verifier.with_issuer(issuer.clone());
-        }
-        if let Some(audience) = &tokens.audience {
-            verifier = verifier.with_audience(audience.clone());
-        }
-        Ok(verifier)
-    }
-
-    fn token_key(&self, name: &str, key: &Key) -> Result<TokenKey, ConfigError> {
-        let refuse = |problem: String| self.refuse(name, format!("{}: {problem}", key.file.display()));
-        let text = std::fs::read_to_string(&key.file).map_err(|error| refuse(error.to_string()))?;
-        let parsed = match key.algorithm {
-            Algorithm::EdDSA => TokenKey::ed25519_pem(&text),
-            Algorithm::ES256 => TokenKey::es256_pem(&text),
-            Algorithm::HS256 => TokenKey::hs256_base64(text.trim()),
-        };
-        let parsed = parsed.map_err(|error| refuse(error.to_string()))?;
-        Ok(match &key.id {
-            Some(id) => parsed.with_kid(id.clone()),
-            None => parsed,
-        })
     }
 }

@@ -1,3 +1,4 @@
+use super::tokens::default_leeway;
 use super::*;
 
 fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
@@ -51,6 +52,20 @@ fn mistakes_are_named() {
     check(("# shards = 4", "shards = -1"), &["-1", "expected"]);
     check(("# shards = 4", "shards = = 4"), &["="]);
     check(("/tmp/tern", "/proc/none/none"), &["/proc/none/none", "directory"]);
+}
+
+#[test]
+fn a_key_set_is_in_one_place() {
+    let check = |section: &str, expected: &[&str]| {
+        let text = example() + section;
+        let (_dir, path) = written(&text);
+        let error = Loaded::read(&path, &Overrides::default()).expect_err("refused").to_string();
+        assert!(expected.iter().all(|part| error.contains(part)), "{error}");
+    };
+    check("[tokens.jwks]\n", &["tokens.jwks", "a file or a url"]);
+    check("[tokens.jwks]\nfile = \"a\"\nurl = \"b\"\n", &["tokens.jwks", "a file or a url"]);
+    check("[tokens.jwks]\nfile = \"a\"\nca = \"b\"\n", &["tokens.jwks.ca"]);
+    check("[tokens.jwks]\nurl = \"b\"\nrefresh_seconds = 0\n", &["refresh_seconds: 0", "1 to 86400"]);
 }
 
 #[test]

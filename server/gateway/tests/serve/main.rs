@@ -5,4 +5,7 @@ mod support;
 
 mod certificates;
 mod config;
+mod idp;
+mod jwks;
+mod revoked;
 mod served;

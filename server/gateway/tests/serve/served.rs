@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
@@ -43,6 +44,7 @@ impl Files {
     pub(crate) fn put(&self, name: &str, contents: impl AsRef<[u8]>) {
         let new = self.path(".new");
         fs::write(&new, contents).expect("writable");
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).expect("possible");
         fs::rename(new, self.path(name)).expect("renamed");
     }
 
