@@ -4,20 +4,22 @@
 //! |---|---|
 //! | every key | the kinds that there are |
 //! | every record | its checksum, version and form |
-//! | the log | dense from the floor to the head; each entry says its own number; times and a device's numbers rise |
+//! | the log | dense from the floor to the head; each entry says its own number and is of a member; times and a device's numbers rise |
 //! | conversation, members, windows, watermarks | a head of theirs |
-//! | members | the entries that made them so and ended it, and the reverse index |
-//! | send windows | the entries that they name, and the device's last one |
+//! | members | the entries that made them so and ended it, the id of a direct chat, and the reverse index |
+//! | send windows | each device's last sends in the log |
 //! | watermarks | the head |
 //!
-//! One conversation is in memory at a time, without its entries.
+//! What a log with a hole cannot prove is not held against anything else: one damaged record is one finding. One
+//! conversation is in memory at a time, without its entries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Display;
 
 use bytes::Bytes;
 use tern_protocol::convert::decode_entry;
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
+use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{Change, Entry, Head, Kind, Membership, Role, Sender, WallMillis};
 
 use crate::error::Corrupt;
@@ -74,6 +76,8 @@ pub struct Totals {
     pub watermarks: u64,
     /// What was found wrong.
     pub wrong: u64,
+    /// Of these, parts that could not be read: what is in them was not looked at.
+    pub unreadable: u64,
 }
 
 /// Looks at everything that this transaction sees, and calls `found` with each thing that is wrong.
@@ -89,6 +93,48 @@ pub async fn verify(tx: &dyn Transaction, found: &mut dyn FnMut(Corrupt)) -> Res
     let mine = rows(tx, [MineKey::PREFIX], [MineKey::PREFIX + 1]);
     verifier.each(mine, MineKey::KIND, async |verifier, key, _| verifier.mine(key).await).await?;
     Ok(verifier.totals)
+}
+
+/// Looks at one record by itself.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn record(key: &[u8], value: &Bytes) -> Result<(), Corrupt> {
+    let bad_key = |bad: BadKey| bad.corrupt(key);
+    let watermark = |kind, key: &dyn Display| match records::watermark::decode(value) {
+        Some(_) => Ok(()),
+        None => Err(Corrupt::new(kind, key, "not 8 bytes long")),
+    };
+    match key.first().copied().unwrap_or_default() {
+        ConversationKey::PREFIX => {
+            let key = ConversationKey::decode(key).map_err(bad_key)?;
+            records::conversation::decode(&key, value).map(drop)
+        }
+        EntryKey::PREFIX => {
+            let key = EntryKey::decode(key).map_err(bad_key)?;
+            records::entry::decode(&key, value).map(drop)
+        }
+        HeadKey::PREFIX => {
+            let key = HeadKey::decode(key).map_err(bad_key)?;
+            records::head::decode(&key, value).map(drop)
+        }
+        WindowKey::PREFIX => {
+            let key = WindowKey::decode(key).map_err(bad_key)?;
+            records::window::decode(&key, value).map(drop)
+        }
+        MemberKey::PREFIX => {
+            let key = MemberKey::decode(key).map_err(bad_key)?;
+            records::member::decode(&key, value).map(drop)
+        }
+        MineKey::PREFIX => MineKey::decode(key).map(drop).map_err(bad_key),
+        ReadKey::PREFIX => watermark(ReadKey::KIND, &ReadKey::decode(key).map_err(bad_key)?),
+        DeliveredKey::PREFIX => watermark(DeliveredKey::KIND, &DeliveredKey::decode(key).map_err(bad_key)?),
+        _ => Err(stranger(key)),
+    }
+}
+
+fn stranger(key: &[u8]) -> Corrupt {
+    Corrupt::new("unknown", hex(key), "no kind of key begins like this")
 }
 
 /// A range, read in pages.
@@ -121,19 +167,23 @@ impl Rows<'_> {
     }
 }
 
+/// Sends of a device: its numbers, and the entries that they became.
+type Sends = VecDeque<(ClientSeq, Seq)>;
+
 /// A conversation while it is looked at.
 struct Conversation {
     id: ConversationId,
     head: Head,
-    members: BTreeMap<UserId, Membership>,
+    /// `None`: there is a record, which is damaged.
+    members: BTreeMap<UserId, Option<Membership>>,
+    /// `None`: there is a record, which is damaged.
+    windows: HashMap<Sender, Option<Sends>>,
     /// What the log says about who was a member from when to when.
     spans: HashMap<UserId, Span>,
-    /// What the windows say that has not been met in the log: who sent the entry, under which number.
-    claims: HashMap<Seq, (Sender, ClientSeq)>,
-    /// The last pair of each window.
-    newest: HashMap<Sender, (ClientSeq, Seq)>,
-    /// The last entry of each device that was met in the log.
-    sent: HashMap<Sender, (ClientSeq, Seq)>,
+    /// The last sends of each device in the log, as many as a window holds.
+    sent: HashMap<Sender, Sends>,
+    /// All from the floor to the head was there and could be read.
+    is_whole: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -164,24 +214,41 @@ impl<'a> Verifier<'a> {
     }
 
     fn key<T>(&mut self, key: &[u8], decoded: Result<T, BadKey>) -> Option<T> {
-        decoded.map_err(|bad| self.report(bad.corrupt(key))).ok()
+        self.good(decoded.map_err(|bad| bad.corrupt(key)))
     }
 
-    /// Calls `row` with each row, up to a part that cannot be read.
+    fn unreadable(&mut self, corrupt: Corrupt) {
+        self.totals.unreadable += 1;
+        self.report(corrupt);
+    }
+
+    /// Whether there is such a key. One that cannot be read is a finding, and is taken to be there.
+    async fn has(&mut self, key: &[u8]) -> Result<bool, StoreError> {
+        match self.tx.get_snapshot(key).await {
+            Ok(value) => Ok(value.is_some()),
+            Err(StoreError::Corrupt(corrupt)) => {
+                self.unreadable(corrupt);
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls `row` with each row, up to a part that cannot be read; whether there was none.
     async fn each(
         &mut self,
         mut rows: Rows<'a>,
         kind: &'static str,
         mut row: impl AsyncFnMut(&mut Self, &Bytes, &Bytes) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         loop {
             match rows.next().await {
                 Ok(Some((key, value))) => row(self, &key, &value).await?,
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(true),
                 Err(StoreError::Corrupt(corrupt)) => {
-                    self.report(corrupt);
-                    self.wrong(kind, hex(&rows.query.begin), "what comes after this key cannot be read");
-                    return Ok(());
+                    let what = format!("cannot be read from here on: {}", corrupt.what);
+                    self.unreadable(Corrupt::new(kind, hex(&rows.query.begin), what));
+                    return Ok(false);
                 }
                 Err(error) => return Err(error),
             }
@@ -193,11 +260,11 @@ impl<'a> Verifier<'a> {
         let mut begin = vec![0];
         for prefix in PREFIXES.iter().copied().chain([0xFF]) {
             let rows = rows(self.tx, &begin, [prefix]);
-            let stranger = async |verifier: &mut Self, key: &Bytes, _: &Bytes| {
-                verifier.wrong("unknown", hex(key), "no kind of key begins like this");
+            let each = async |verifier: &mut Self, key: &Bytes, _: &Bytes| {
+                verifier.report(stranger(key));
                 Ok(())
             };
-            self.each(rows, "unknown", stranger).await?;
+            self.each(rows, "unknown", each).await?;
             begin = vec![prefix.wrapping_add(1)];
         }
         Ok(())
@@ -211,8 +278,11 @@ impl<'a> Verifier<'a> {
                 let query = RangeQuery::new(&begin, [prefix + 1], 1).snapshot();
                 let page = match self.tx.range(query).await {
                     Ok(page) => page,
-                    // The reader of that kind meets it again.
-                    Err(StoreError::Corrupt(_)) => break,
+                    Err(StoreError::Corrupt(corrupt)) => {
+                        let what = format!("cannot be read from here on: {}", corrupt.what);
+                        self.unreadable(Corrupt::new(kind, hex(&begin), what));
+                        break;
+                    }
                     Err(error) => return Err(error),
                 };
                 let Some((key, _)) = page.into_iter().next() else { break };
@@ -222,7 +292,7 @@ impl<'a> Verifier<'a> {
                     continue;
                 };
                 let conversation = ConversationId::from_bytes(id);
-                if self.tx.get_snapshot(&HeadKey { conversation }.encode()).await?.is_none() {
+                if !self.has(&HeadKey { conversation }.encode()).await? {
                     self.wrong(kind, conversation, "belongs to a conversation that has no head");
                 }
                 begin = after_prefix(&key[..17]);
@@ -239,35 +309,45 @@ impl<'a> Verifier<'a> {
             id: key.conversation,
             head,
             members: BTreeMap::new(),
+            windows: HashMap::new(),
             spans: HashMap::new(),
-            claims: HashMap::new(),
-            newest: HashMap::new(),
             sent: HashMap::new(),
+            is_whole: true,
         };
-        self.record(&conversation).await?;
-        self.members(&mut conversation).await?;
-        self.windows(&mut conversation).await?;
+        self.record(key.conversation).await?;
+        let members_known = self.members(&mut conversation).await?;
+        let windows_known = self.windows(&mut conversation).await?;
         self.log(&mut conversation).await?;
-        self.memberships(&conversation);
-        self.claims(&conversation);
-        self.watermarks(&conversation).await
+        if members_known {
+            self.memberships(&conversation);
+        }
+        if windows_known && conversation.is_whole {
+            self.last_sends(&conversation);
+        }
+        self.watermarks(&conversation, members_known).await
     }
 
-    async fn record(&mut self, conversation: &Conversation) -> Result<(), StoreError> {
-        let key = ConversationKey { conversation: conversation.id };
-        let Some(record) = self.tx.get_snapshot(&key.encode()).await? else {
-            self.wrong(ConversationKey::KIND, key, "missing, though there is a head");
-            return Ok(());
-        };
-        if let Some(record) = self.good(records::conversation::decode(&key, &record))
-            && (record.kind == Kind::Group) != key.conversation.is_group()
-        {
-            self.wrong(ConversationKey::KIND, key, "is of another kind than its id");
+    async fn record(&mut self, conversation: ConversationId) -> Result<(), StoreError> {
+        let expected = ConversationKey { conversation };
+        let mut found = false;
+        let rows = all_of(self.tx, &expected.encode());
+        let read = self.each(rows, ConversationKey::KIND, async |verifier, key, value| {
+            let Some(key) = verifier.key(key, ConversationKey::decode(key)) else { return Ok(()) };
+            found = true;
+            if let Some(record) = verifier.good(records::conversation::decode(&key, value))
+                && (record.kind == Kind::Group) != conversation.is_group()
+            {
+                verifier.wrong(ConversationKey::KIND, key, "is of another kind than its id");
+            }
+            Ok(())
+        });
+        if read.await? && !found {
+            self.wrong(ConversationKey::KIND, expected, "missing, though there is a head");
         }
         Ok(())
     }
 
-    async fn members(&mut self, conversation: &mut Conversation) -> Result<(), StoreError> {
+    async fn members(&mut self, conversation: &mut Conversation) -> Result<bool, StoreError> {
         let rows = all_of(self.tx, &MemberKey::of_conversation(conversation.id));
         let last = conversation.head.last;
         let members = &mut conversation.members;
@@ -275,43 +355,41 @@ impl<'a> Verifier<'a> {
             verifier.totals.members += 1;
             let Some(key) = verifier.key(key, MemberKey::decode(key)) else { return Ok(()) };
             let mine = MineKey { user: key.user, conversation: key.conversation };
-            if verifier.tx.get_snapshot(&mine.encode()).await?.is_none() {
+            if !verifier.has(&mine.encode()).await? {
                 verifier.wrong(MineKey::KIND, mine, "missing, though the user is or was a member");
             }
-            let Some(member) = verifier.good(records::member::decode(&key, value)) else { return Ok(()) };
+            let member = verifier.good(records::member::decode(&key, value));
+            members.insert(key.user, member);
+            let Some(member) = member else { return Ok(()) };
             let ends = member.left.unwrap_or(last);
             if member.joined == Seq(0) || member.joined > ends || ends > last {
                 let what = format!("from {} to {ends}, in a log that ends at {last}", member.joined);
                 verifier.wrong(MemberKey::KIND, key, what);
             }
-            members.insert(key.user, member);
             Ok(())
         })
         .await
     }
 
-    async fn windows(&mut self, conversation: &mut Conversation) -> Result<(), StoreError> {
+    async fn windows(&mut self, conversation: &mut Conversation) -> Result<bool, StoreError> {
         let rows = all_of(self.tx, &WindowKey::of_conversation(conversation.id));
         let head = conversation.head;
-        let Conversation { claims, newest, .. } = conversation;
+        let windows = &mut conversation.windows;
         self.each(rows, WindowKey::KIND, async |verifier, key, value| {
             verifier.totals.windows += 1;
             let Some(key) = verifier.key(key, WindowKey::decode(key)) else { return Ok(()) };
-            let Some(window) = verifier.good(records::window::decode(&key, value)) else { return Ok(()) };
-            let sender = Sender { user: key.user, device: key.device };
-            for (client_seq, seq) in window.sends {
-                newest.insert(sender, (client_seq, seq));
-                if seq > head.last {
-                    let what = format!("names entry {seq} of a log that ends at {}", head.last);
-                    verifier.wrong(WindowKey::KIND, key, what);
-                } else if seq >= head.floor
-                    && let Some((other, _)) = claims.insert(seq, (sender, client_seq))
-                {
-                    let what =
-                        format!("names entry {seq}, and so does that of {} {}", other.user, other.device);
-                    verifier.wrong(WindowKey::KIND, key, what);
-                }
+            let window = verifier.good(records::window::decode(&key, value));
+            if let Some((_, seq)) =
+                window.iter().flat_map(|window| &window.sends).find(|(_, seq)| *seq > head.last)
+            {
+                let what = format!("names entry {seq} of a log that ends at {}", head.last);
+                verifier.wrong(WindowKey::KIND, key, what);
             }
+            // What was trimmed cannot be compared.
+            let kept = |window: tern_protocol::model::SendWindow| {
+                window.sends.into_iter().filter(|(_, seq)| (head.floor..=head.last).contains(seq)).collect()
+            };
+            windows.insert(Sender { user: key.user, device: key.device }, window.map(kept));
             Ok(())
         })
         .await
@@ -320,9 +398,9 @@ impl<'a> Verifier<'a> {
     async fn log(&mut self, conversation: &mut Conversation) -> Result<(), StoreError> {
         let rows = all_of(self.tx, &EntryKey::of_conversation(conversation.id));
         let (id, head) = (conversation.id, conversation.head);
-        let mut expected = head.floor;
-        let mut time = WallMillis(0);
-        self.each(rows, EntryKey::KIND, async |verifier, key, value| {
+        let (mut expected, mut time, mut understood) = (head.floor, WallMillis(0), true);
+        let mut dense = true;
+        let readable = self.each(rows, EntryKey::KIND, async |verifier, key, value| {
             verifier.totals.entries += 1;
             let Some(key) = verifier.key(key, EntryKey::decode(key)) else { return Ok(()) };
             if key.seq < head.floor || key.seq > head.last {
@@ -330,11 +408,15 @@ impl<'a> Verifier<'a> {
                 verifier.wrong(EntryKey::KIND, key, what);
                 return Ok(());
             }
-            verifier.gap(id, expected, key.seq);
+            dense &= verifier.gap(id, expected, key.seq);
             expected = key.seq.next();
-            let Some(bytes) = verifier.good(records::entry::decode(&key, value)) else { return Ok(()) };
+            let Some(bytes) = verifier.good(records::entry::decode(&key, value)) else {
+                understood = false;
+                return Ok(());
+            };
             let Ok(entry) = decode_entry(bytes) else {
                 verifier.wrong(EntryKey::KIND, key, "is no entry");
+                understood = false;
                 return Ok(());
             };
             if entry.seq != key.seq {
@@ -348,118 +430,151 @@ impl<'a> Verifier<'a> {
                 );
             }
             time = time.max(entry.time);
-            verifier.entry(conversation, key, &entry);
+            verifier.entry(conversation, key, &entry, dense && understood);
             Ok(())
-        })
-        .await?;
-        self.gap(id, expected, head.last.next());
+        });
+        let readable = readable.await?;
+        if readable {
+            dense &= self.gap(id, expected, head.last.next());
+        }
+        conversation.is_whole = readable && dense && understood;
         Ok(())
     }
 
-    /// One finding for all that is missing in between.
-    fn gap(&mut self, conversation: ConversationId, expected: Seq, met: Seq) {
-        if expected < met {
-            let last = met.prev();
-            let what = if expected == last { "missing".to_owned() } else { format!("missing, up to {last}") };
-            self.wrong(EntryKey::KIND, EntryKey { conversation, seq: expected }, what);
+    /// One finding for all that is missing in between; whether nothing is.
+    fn gap(&mut self, conversation: ConversationId, expected: Seq, met: Seq) -> bool {
+        if expected >= met {
+            return true;
         }
+        let last = met.prev();
+        let what = if expected == last { "missing".to_owned() } else { format!("missing, up to {last}") };
+        self.wrong(EntryKey::KIND, EntryKey { conversation, seq: expected }, what);
+        false
     }
 
-    fn entry(&mut self, conversation: &mut Conversation, key: EntryKey, entry: &Entry) {
-        let Conversation { spans, claims, sent, .. } = conversation;
-        let now = (entry.client_seq, entry.seq);
-        if let Some((before, at)) = sent.insert(entry.sender, now)
-            && before >= entry.client_seq
+    /// `whole_so_far`: all entries before it could be read.
+    fn entry(&mut self, conversation: &mut Conversation, key: EntryKey, entry: &Entry, whole_so_far: bool) {
+        let Conversation { id, head, members, spans, sent, .. } = conversation;
+        let sends = sent.entry(entry.sender).or_default();
+        if let Some((before, at)) = sends.back()
+            && *before >= entry.client_seq
         {
             let what = format!("its client_seq {} is not above that of entry {at}", entry.client_seq);
             self.wrong(EntryKey::KIND, key, what);
         }
-        if let Some((sender, client_seq)) = claims.get(&key.seq).copied() {
-            if (sender, client_seq) == (entry.sender, entry.client_seq) {
-                claims.remove(&key.seq);
-            } else {
-                let window =
-                    WindowKey { conversation: key.conversation, user: sender.user, device: sender.device };
-                let what = format!("says that entry {} is its send {client_seq}, and it is not", key.seq);
-                self.wrong(WindowKey::KIND, window, what);
-                claims.remove(&key.seq);
-            }
+        if sends.len() == SEND_WINDOW {
+            sends.pop_front();
         }
+        sends.push_back((entry.client_seq, key.seq));
+        let sender = entry.sender.user;
         let joins = |spans: &mut HashMap<UserId, Span>, user: &UserId| {
             spans.insert(*user, Span { joined: Some(key.seq), left: None });
         };
+        if let Change::Create { members, .. } = &entry.change {
+            members.iter().chain([&sender]).for_each(|user| joins(spans, user));
+        }
+        let is_member = if id.is_group() {
+            spans.get(&sender).is_some_and(|span| span.joined.is_some() && span.left.is_none())
+        } else {
+            members.contains_key(&sender)
+        };
+        if !is_member && whole_so_far && (head.floor == Seq(1) || !id.is_group()) {
+            self.wrong(EntryKey::KIND, key, "its sender was no member then");
+        }
         let mut leaves = |user: UserId| spans.entry(user).or_default().left = Some(key.seq);
         match &entry.change {
-            Change::Create { members, .. } => {
-                members.iter().chain([&entry.sender.user]).for_each(|user| joins(spans, user));
-            }
             Change::Add { members } => members.iter().for_each(|user| joins(spans, user)),
             Change::Remove { member } => leaves(*member),
-            Change::Leave => leaves(entry.sender.user),
-            Change::Message(_) | Change::Title { .. } | Change::Role { .. } | Change::Unknown => {}
+            Change::Leave => leaves(sender),
+            Change::Create { .. }
+            | Change::Message(_)
+            | Change::Title { .. }
+            | Change::Role { .. }
+            | Change::Unknown => {}
         }
     }
 
-    /// Groups: members are those that the log says. Direct chats: both, from the beginning, for ever.
+    /// Groups: members are those that the log says. Direct chats: those of the id, from the beginning, for ever.
     fn memberships(&mut self, conversation: &Conversation) {
-        let Conversation { id, head, members, spans, .. } = conversation;
+        let Conversation { id, head, members, spans, is_whole, .. } = conversation;
         let key = |user: &UserId| MemberKey { conversation: *id, user: *user };
+        let known = || members.iter().filter_map(|(user, member)| Some((user, (*member)?)));
         if !id.is_group() {
             let fixed = Membership { role: Role::Member, joined: Seq(1), left: None };
-            for (user, _) in members.iter().filter(|(_, member)| **member != fixed) {
+            for (user, _) in known().filter(|(_, member)| *member != fixed) {
                 self.wrong(MemberKey::KIND, key(user), "a member of a direct chat who was not always one");
             }
-            if members.is_empty() || members.len() > 2 {
-                let what = format!("a direct chat with {} members", members.len());
-                self.wrong(MemberKey::KIND, id, what);
+            let mut users = members.keys();
+            let (first, last) = (users.next(), members.keys().next_back());
+            let is_theirs =
+                first.zip(last).is_some_and(|(first, last)| ConversationId::direct(*first, *last) == *id);
+            if !is_theirs || members.len() > 2 {
+                self.wrong(MemberKey::KIND, id, "the members are not those whose direct chat this is");
             }
             return;
         }
-        let whole = head.floor == Seq(1);
-        for (user, span) in spans {
-            match members.get(user) {
-                None => self.wrong(MemberKey::KIND, key(user), "missing, though the log made them a member"),
-                Some(member) => {
-                    let joined = span.joined.is_none_or(|joined| joined == member.joined);
-                    if !joined || span.left != member.left {
-                        let what = "does not begin or end with the entry that the log says";
-                        self.wrong(MemberKey::KIND, key(user), what);
+        if *is_whole {
+            for (user, span) in spans {
+                match members.get(user) {
+                    None => {
+                        self.wrong(MemberKey::KIND, key(user), "missing, though the log made them a member")
                     }
+                    Some(Some(member)) => {
+                        let joined = span.joined.is_none_or(|joined| joined == member.joined);
+                        if !joined || span.left != member.left {
+                            let what = "does not begin or end with the entry that the log says";
+                            self.wrong(MemberKey::KIND, key(user), what);
+                        }
+                    }
+                    Some(None) => {}
                 }
             }
+            let from_the_beginning = head.floor == Seq(1);
+            for user in members.keys().filter(|user| from_the_beginning && !spans.contains_key(user)) {
+                self.wrong(MemberKey::KIND, key(user), "the log never made them a member");
+            }
         }
-        for (user, _) in members.iter().filter(|(user, _)| whole && !spans.contains_key(user)) {
-            self.wrong(MemberKey::KIND, key(user), "the log never made them a member");
-        }
-        let active = || members.values().filter(|member| member.is_active());
-        let owners = active().filter(|member| member.role == Role::Owner).count();
-        if active().next().is_some() && owners != 1 {
+        let active = || known().filter(|(_, member)| member.is_active());
+        let owners = active().filter(|(_, member)| member.role == Role::Owner).count();
+        if active().next().is_some() && owners != 1 && members.values().all(Option::is_some) {
             self.wrong(MemberKey::KIND, id, format!("a group with {owners} owners"));
         }
     }
 
-    /// A send that the window forgets would be stored twice if it came again.
-    fn claims(&mut self, conversation: &Conversation) {
-        let Conversation { id, claims, newest, sent, .. } = conversation;
-        let key = |sender: &Sender| WindowKey { conversation: *id, user: sender.user, device: sender.device };
-        for (seq, (sender, client_seq)) in claims {
-            let what = format!("names entry {seq} for its send {client_seq}, which cannot be read");
-            self.wrong(WindowKey::KIND, key(sender), what);
-        }
-        for (sender, (client_seq, seq)) in sent {
-            if newest.get(sender) != Some(&(*client_seq, *seq)) {
-                let what = format!("its last send is not the log's: {client_seq} in entry {seq}");
-                self.wrong(WindowKey::KIND, key(sender), what);
+    /// A send that a window has forgotten would be stored twice if it came again.
+    fn last_sends(&mut self, conversation: &Conversation) {
+        let Conversation { id, windows, sent, .. } = conversation;
+        let nothing = Sends::new();
+        let senders = windows.keys().chain(sent.keys().filter(|sender| !windows.contains_key(sender)));
+        for sender in senders {
+            let key = WindowKey { conversation: *id, user: sender.user, device: sender.device };
+            let window = match windows.get(sender) {
+                Some(Some(window)) => window,
+                Some(None) => continue,
+                None => &nothing,
+            };
+            let log = sent.get(sender).unwrap_or(&nothing);
+            if let Some((client_seq, seq)) = log.iter().find(|send| !window.contains(send)) {
+                self.wrong(WindowKey::KIND, key, format!("lacks send {client_seq}, which is entry {seq}"));
+            }
+            if let Some((client_seq, seq)) = window.iter().find(|send| !log.contains(send)) {
+                let what = format!("says that send {client_seq} is entry {seq}, and it is not");
+                self.wrong(WindowKey::KIND, key, what);
             }
         }
     }
 
-    async fn watermarks(&mut self, conversation: &Conversation) -> Result<(), StoreError> {
+    async fn watermarks(
+        &mut self,
+        conversation: &Conversation,
+        members_known: bool,
+    ) -> Result<(), StoreError> {
         let Conversation { id, head, members, .. } = conversation;
+        let is_member = |user| !members_known || members.contains_key(&user);
         let rows = all_of(self.tx, &DeliveredKey::of_conversation(*id));
         self.each(rows, DeliveredKey::KIND, async |verifier, key, value| {
             if let Some(key) = verifier.key(key, DeliveredKey::decode(key)) {
-                verifier.watermark(DeliveredKey::KIND, key, value, head, members.contains_key(&key.user));
+                verifier.watermark(DeliveredKey::KIND, key, value, head, is_member(key.user));
             }
             Ok(())
         })
@@ -467,11 +582,12 @@ impl<'a> Verifier<'a> {
         let rows = all_of(self.tx, &ReadKey::of_conversation(*id));
         self.each(rows, ReadKey::KIND, async |verifier, key, value| {
             if let Some(key) = verifier.key(key, ReadKey::decode(key)) {
-                verifier.watermark(ReadKey::KIND, key, value, head, members.contains_key(&key.user));
+                verifier.watermark(ReadKey::KIND, key, value, head, is_member(key.user));
             }
             Ok(())
         })
-        .await
+        .await?;
+        Ok(())
     }
 
     fn watermark(
@@ -496,7 +612,7 @@ impl<'a> Verifier<'a> {
     async fn mine(&mut self, key: &Bytes) -> Result<(), StoreError> {
         let Some(key) = self.key(key, MineKey::decode(key)) else { return Ok(()) };
         let member = MemberKey { conversation: key.conversation, user: key.user };
-        if self.tx.get_snapshot(&member.encode()).await?.is_none() {
+        if !self.has(&member.encode()).await? {
             self.wrong(MineKey::KIND, key, "lists a conversation that the user was never a member of");
         }
         Ok(())
