@@ -53,8 +53,10 @@ pub enum StoreCommand {
     /// Write all that is stored to a new file, while the server runs or not
     #[command(
         after_help = "The file holds everybody's messages. It is of one moment, and is read back before it gets its \
-                            name. A running server needs no configuration for it: who may open its data directory may \
-                            make a backup.\n\nExample:\n  ternd backup --data /var/lib/tern /backup/tern-$(date +%F)"
+                            name. To be run as the server's user, on its machine; no configuration is needed. While it \
+                            works on the directory of a server that is stopped, that server cannot start.\n\n\
+                            Exit status: 0, there is a good backup; 1, there is none, or records in it are damaged.\n\n\
+                            Example:\n  ternd backup --data /var/lib/tern /backup/tern-$(date +%F)"
     )]
     Backup(BackupFile),
     /// Make the store of a data directory, which has none, from a backup, and verify it

@@ -14,6 +14,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
@@ -22,7 +23,8 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use tern_store::Kv;
 use tern_store::backup::{self, BackupError};
-use tracing::{info, warn};
+use thiserror::Error;
+use tracing::{error, info, warn};
 
 /// What a backup is asked for with.
 const BACKUP: &str = "backup 1\n";
@@ -31,12 +33,13 @@ const OK: &str = "ok\n";
 /// For the line that says what is wanted.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_BYTES_MAX: u64 = 64;
-/// For each megabyte: a disk at the other end may be slow, and a process stopped.
+/// For any progress: a disk at the other end may be slow, and a process stopped.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Rest after an error that the next accept would meet again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// For the first line of an answer: another request may be under way.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+const ANSWER_BYTES_MAX: u64 = 1_000;
 
 /// Where the socket of the server with this data directory is.
 pub fn path(data: &Path) -> PathBuf {
@@ -85,7 +88,10 @@ impl Control {
                         }
                         state.client = Some(client);
                     }
-                    serve(stream, &kv);
+                    // The engine meets some damage with a panic.
+                    if catch_unwind(AssertUnwindSafe(|| serve(stream, &kv))).is_err() {
+                        error!("a backup was not made: the storage engine has given up on damaged data");
+                    }
                     lock(&shared).client = None;
                     Ok(true)
                 });
@@ -152,19 +158,46 @@ fn answer(mut stream: &UnixStream, kv: &Weak<dyn Kv>) -> Result<(), BackupError>
     Ok(())
 }
 
+/// Why a server gives no backup.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// Nobody is there, or the system refuses.
+    #[error("{path} does not answer ({error}); is a server just starting, or another program at work there? Try again", path = .path.display())]
+    Nobody {
+        /// The socket.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It is busy.
+    #[error("it does not answer within {} s: is another backup under way?", ANSWER_TIMEOUT.as_secs())]
+    Busy,
+    /// It says why.
+    #[error("the server says: {0}")]
+    Refused(String),
+}
+
 /// Asks the server that runs on this data directory for a backup: a stream of `tern_store::backup`.
 ///
 /// # Errors
-/// When no server answers there, or it says why not.
-pub fn ask_for_backup(data: &Path) -> io::Result<impl Read + use<>> {
-    let mut stream = UnixStream::connect(path(data))?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.write_all(BACKUP.as_bytes())?;
-    let mut stream = BufReader::with_capacity(1 << 20, stream);
+/// [`AskError`].
+pub fn ask_for_backup(data: &Path) -> Result<impl Read + use<>, AskError> {
+    let path = path(data);
     let mut line = String::new();
-    stream.by_ref().take(1_000).read_line(&mut line)?;
-    match line.as_str() {
-        OK => Ok(stream),
-        other => Err(io::Error::other(format!("the server says: {}", other.trim_end()))),
+    let asked = UnixStream::connect(&path).and_then(|mut stream| {
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.write_all(BACKUP.as_bytes())?;
+        let mut stream = BufReader::with_capacity(1 << 20, stream);
+        stream.by_ref().take(ANSWER_BYTES_MAX).read_line(&mut line)?;
+        Ok(stream)
+    });
+    match asked {
+        Ok(stream) if line == OK => Ok(stream),
+        Ok(_) if line.is_empty() => Err(AskError::Refused("nothing, and is gone".to_owned())),
+        Ok(_) => Err(AskError::Refused(line.trim_start_matches("error: ").trim_end().to_owned())),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            Err(AskError::Busy)
+        }
+        Err(error) => Err(AskError::Nobody { path, error }),
     }
 }

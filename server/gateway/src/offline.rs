@@ -1,8 +1,9 @@
 //! What an operator does with a data directory: verify, back up, restore.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tern_store::backup::{self, BackupError};
@@ -12,10 +13,12 @@ use tern_store::{Corrupt, Kv, StoreError};
 use thiserror::Error;
 
 use crate::cli::{BackupFile, StoreCommand};
-use crate::control;
+use crate::control::{self, AskError};
 
 /// Findings that are printed; the rest is counted.
 const FINDINGS_MAX: u64 = 1_000;
+/// What is copied at once.
+const COPY_BYTES: usize = 1 << 20;
 
 /// Why it could not be done. The texts are for the operator.
 #[derive(Debug, Error)]
@@ -31,6 +34,9 @@ pub enum OfflineError {
     /// It cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The engine has met damage that it cannot tell.
+    #[error("the storage engine has given up on {0}, which is damaged; a backup from before is the way back")]
+    Engine(PathBuf),
     /// A file.
     #[error("{path}: {error}")]
     Io {
@@ -42,6 +48,12 @@ pub enum OfflineError {
     /// A file is in the way.
     #[error("{0} exists; nothing was done. Choose another name, or move it away")]
     Exists(PathBuf),
+    /// The same, under a name that is only used meanwhile.
+    #[error(
+        "{0} exists: either the same is being done at this moment, or it once did not come to its end. If it is the \
+             latter, remove it; nothing was done"
+    )]
+    Unfinished(PathBuf),
     /// The backup.
     #[error("{path}: {error}")]
     Backup {
@@ -50,18 +62,32 @@ pub enum OfflineError {
         /// What is wrong.
         error: BackupError,
     },
-    /// The running server gives none.
-    #[error("a server runs on {data} and gives no backup: {error}")]
+    /// Somebody has the store open, and gives no backup.
+    #[error("{holder}, and gives no backup: {error}")]
     Refused {
-        /// Its data directory.
-        data: PathBuf,
-        /// Why.
-        error: io::Error,
+        /// Who has it.
+        holder: String,
+        /// Why not.
+        error: AskError,
     },
+    /// The server ended the stream before its end.
+    #[error("the server has broken off the backup, so there is none; its log says why")]
+    BrokenOff,
     /// Something is wrong with what is stored.
     #[error("{0} things are wrong; a backup from before them is the way back")]
     Wrong(u64),
-    /// The same of a backup.
+    /// The same, of what went into a backup.
+    #[error(
+        "{path} was written, and {wrong} records in it are damaged, as they are in the store. Keep the backups from \
+             before; `ternd verify` says more"
+    )]
+    Rotten {
+        /// The backup.
+        path: PathBuf,
+        /// How many.
+        wrong: u64,
+    },
+    /// The same, of a backup.
     #[error(
         "{wrong} things are wrong in the backup: it was restored to {path}, and not put into its place. To use it all \
              the same, rename that to {place}"
@@ -81,9 +107,13 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
     move |error| OfflineError::Io { path, error }
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T, OfflineError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    Ok(runtime.map_err(io_error(Path::new("runtime")))?.block_on(future))
+/// Somebody's file may be in the way.
+fn claim_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
+    let path = path.to_owned();
+    move |error| match error.kind() {
+        io::ErrorKind::AlreadyExists => OfflineError::Unfinished(path),
+        _ => OfflineError::Io { path, error },
+    }
 }
 
 /// Runs a command; `say` gets lines for people.
@@ -94,7 +124,7 @@ pub fn run(command: StoreCommand, say: &mut dyn FnMut(&str)) -> Result<(), Offli
     match command {
         StoreCommand::Verify { data } => verify(&data, say),
         StoreCommand::Backup(BackupFile { data, file }) => {
-            let totals = backup(&data, &file)?;
+            let totals = backup(&data, &file, say)?;
             say(&format!("{}: {} records, {} bytes", file.display(), totals.rows, totals.bytes));
             Ok(())
         }
@@ -106,7 +136,14 @@ pub fn run(command: StoreCommand, say: &mut dyn FnMut(&str)) -> Result<(), Offli
     }
 }
 
-/// Opens the store of a data directory as it is: what is wrong with its records is not a reason to refuse.
+/// Waits for something that reads a store. The engine meets some damage with a panic.
+fn block_on<T>(store: &Path, future: impl Future<Output = T>) -> Result<T, OfflineError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(io_error(store))?;
+    let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(future)));
+    done.map_err(|_| OfflineError::Engine(store.to_owned()))
+}
+
+/// Opens a store as it is: what is wrong with its records is no reason to refuse.
 fn open(store: &Path) -> Result<Embedded, OfflineError> {
     let options = Options { check_records: false, ..Options::default() };
     let failed = |error: &tern_store::embedded::FatalError| eprintln!("ternd: {error}");
@@ -119,106 +156,156 @@ fn store_of(data: &Path) -> Result<PathBuf, OfflineError> {
     if store.join("format").is_file() { Ok(store) } else { Err(OfflineError::NoStore(data.to_owned())) }
 }
 
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Prints findings up to a bound.
+struct Findings<'a> {
+    count: u64,
+    say: &'a mut dyn FnMut(&str),
+}
+
+impl Findings<'_> {
+    fn add(&mut self, corrupt: &Corrupt) {
+        self.count += 1;
+        if self.count <= FINDINGS_MAX {
+            (self.say)(&corrupt.to_string());
+        }
+    }
+}
+
 /// Reads everything in the store of this data directory. `say` gets a line for each thing that is wrong, and at the end
 /// one that says what was looked at.
 ///
 /// # Errors
 /// [`OfflineError::Wrong`] when something is; [`OfflineError::Open`] also when a server has the store open.
 pub fn verify(data: &Path, say: &mut dyn FnMut(&str)) -> Result<(), OfflineError> {
-    let totals = verify_store(&open(&store_of(data)?)?, say)?;
+    let store = store_of(data)?;
+    let totals = verify_store(&store, &open(&store)?, say)?;
     if totals.wrong == 0 { Ok(()) } else { Err(OfflineError::Wrong(totals.wrong)) }
 }
 
-fn verify_store(store: &Embedded, say: &mut dyn FnMut(&str)) -> Result<Totals, OfflineError> {
-    let mut printed = 0;
-    let totals = block_on(verify::verify(&*store.begin(), &mut |corrupt: Corrupt| {
-        printed += 1;
-        if printed <= FINDINGS_MAX {
-            say(&corrupt.to_string());
-        }
-    }))??;
-    let Totals { conversations, entries, members, windows, watermarks, wrong } = totals;
-    say(&format!(
+fn verify_store(path: &Path, store: &Embedded, say: &mut dyn FnMut(&str)) -> Result<Totals, OfflineError> {
+    let mut findings = Findings { count: 0, say };
+    let tx = store.begin();
+    let totals = block_on(path, verify::verify(&*tx, &mut |corrupt| findings.add(&corrupt)))??;
+    let Totals { conversations, entries, members, windows, watermarks, wrong, unreadable } = totals;
+    let incomplete = match unreadable {
+        0 => String::new(),
+        _ => format!("; {unreadable} parts could not be read, so there may be more"),
+    };
+    (findings.say)(&format!(
         "{conversations} conversations, {entries} entries, {members} memberships, {windows} send windows, {watermarks} \
-         watermarks: {wrong} things wrong"
+         watermarks: {wrong} things wrong{incomplete}"
     ));
     Ok(totals)
 }
 
 /// Writes a backup of this data directory's store to a new file, of one moment, whether a server runs on it or not, and
-/// reads it back.
+/// reads it back. `say` gets a line for each damaged record in it.
 ///
 /// # Errors
-/// [`OfflineError`]; then there is no such file.
-pub fn backup(data: &Path, file: &Path) -> Result<backup::Totals, OfflineError> {
+/// [`OfflineError::Rotten`] when there are such; else [`OfflineError`], and there is no backup.
+pub fn backup(data: &Path, file: &Path, say: &mut dyn FnMut(&str)) -> Result<backup::Totals, OfflineError> {
     let store = store_of(data)?;
-    if file.exists() {
+    if exists(file) {
         return Err(OfflineError::Exists(file.to_owned()));
     }
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
-    let mut out = OpenOptions::new();
-    let out = out.write(true).create_new(true).mode(0o600).open(&part);
-    let mut out = out.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => OfflineError::Exists(part.clone()),
-        _ => OfflineError::Io { path: part.clone(), error },
-    })?;
-    let made = write_backup(data, &store, &mut out, &part)
-        .and_then(|()| out.sync_all().map_err(io_error(&part)))
-        .and_then(|()| check_backup(&part))
-        .and_then(|totals| {
-            std::fs::rename(&part, file).map_err(io_error(file))?;
-            sync_parent(file)?;
-            Ok(totals)
-        });
-    if made.is_err() {
-        let _ = std::fs::remove_file(&part);
-    }
-    made
+    let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
+    let mut out = out.map_err(claim_error(&part))?;
+    let made = write_backup(data, &store, &mut out, &part, say).and_then(|made| {
+        // Unlike a rename, this fails when somebody has made such a file meanwhile.
+        std::fs::hard_link(&part, file).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => OfflineError::Exists(file.to_owned()),
+            _ => OfflineError::Io { path: file.to_owned(), error },
+        })?;
+        Ok(made)
+    });
+    let _ = std::fs::remove_file(&part);
+    let (totals, wrong) = made?;
+    sync_parent(file)?;
+    if wrong == 0 { Ok(totals) } else { Err(OfflineError::Rotten { path: file.to_owned(), wrong }) }
 }
 
-fn write_backup(data: &Path, store: &Path, out: &mut File, part: &Path) -> Result<(), OfflineError> {
-    let kv = match open(store) {
-        Ok(kv) => kv,
-        Err(OfflineError::Open(OpenError::InUse { .. })) => {
-            let mut stream = control::ask_for_backup(data)
-                .map_err(|error| OfflineError::Refused { data: data.to_owned(), error })?;
-            io::copy(&mut stream, out).map_err(io_error(part))?;
-            return Ok(());
+/// Returns what is in it, and how many of the records are damaged.
+fn write_backup(
+    data: &Path,
+    store: &Path,
+    out: &mut File,
+    part: &Path,
+    say: &mut dyn FnMut(&str),
+) -> Result<(backup::Totals, u64), OfflineError> {
+    // A server first: whoever has the store open keeps one from starting.
+    let is_streamed = match control::ask_for_backup(data) {
+        Ok(mut stream) => {
+            copy(&mut stream, out, part)?;
+            true
         }
-        Err(error) => return Err(error),
+        Err(asked) => {
+            let kv = open(store).map_err(|error| match error {
+                OfflineError::Open(in_use @ OpenError::InUse { .. }) => {
+                    OfflineError::Refused { holder: in_use.to_string(), error: asked }
+                }
+                other => other,
+            })?;
+            let tx = kv.begin();
+            block_on(store, backup::write(&*tx, &mut *out))?
+                .map_err(|error| OfflineError::Backup { path: part.to_owned(), error })?;
+            false
+        }
     };
-    let made = block_on(backup::write(&*kv.begin(), out))?;
-    made.map(drop).map_err(|error| OfflineError::Backup { path: part.to_owned(), error })
+    out.sync_all().map_err(io_error(part))?;
+    let input = File::open(part).map_err(io_error(part))?;
+    let mut findings = Findings { count: 0, say };
+    let read = backup::read(buffered(input), async |rows| {
+        let damaged = rows.iter().filter_map(|(key, value)| verify::record(key, value).err());
+        damaged.for_each(|corrupt| findings.add(&corrupt));
+        Ok(())
+    });
+    match block_on(part, read)? {
+        Ok(totals) => Ok((totals, findings.count)),
+        Err(BackupError::Damaged(_) | BackupError::Unknown) if is_streamed => Err(OfflineError::BrokenOff),
+        Err(error) => Err(OfflineError::Backup { path: part.to_owned(), error }),
+    }
 }
 
-fn check_backup(part: &Path) -> Result<backup::Totals, OfflineError> {
-    let input = File::open(part).map_err(io_error(part))?;
-    let read = block_on(backup::read(buffered(input), async |_| Ok(())))?;
-    read.map_err(|error| OfflineError::Backup { path: part.to_owned(), error })
+fn copy(stream: &mut impl Read, out: &mut File, part: &Path) -> Result<(), OfflineError> {
+    let mut buffer = vec![0; COPY_BYTES];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => out.write_all(&buffer[..read]).map_err(io_error(part))?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Err(OfflineError::BrokenOff),
+        }
+    }
 }
 
 /// Makes a store in this data directory, which has none, from a backup, and verifies it. `say` gets what
 /// [`verify`] says.
 ///
 /// # Errors
-/// [`OfflineError`]; then the data directory still has no store.
+/// [`OfflineError::Restored`] when something is wrong with what is in the backup; else [`OfflineError`], and nothing is
+/// left of it.
 pub fn restore(file: &Path, data: &Path, say: &mut dyn FnMut(&str)) -> Result<backup::Totals, OfflineError> {
     let input = File::open(file).map_err(io_error(file))?;
     let place = data.join("store");
     let building = data.join("store.restoring");
-    for path in [&place, &building] {
-        if path.exists() {
-            return Err(OfflineError::Exists(path.clone()));
-        }
+    if exists(&place) {
+        return Err(OfflineError::Exists(place));
     }
     DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io_error(data))?;
+    sync_parent(data)?;
+    DirBuilder::new().mode(0o700).create(&building).map_err(claim_error(&building))?;
     let restored = || {
         let store = open(&building)?;
-        let totals = block_on(backup::restore(buffered(input), &store))?;
+        let totals = block_on(&building, backup::restore(buffered(input), &store))?;
         let totals = totals.map_err(|error| OfflineError::Backup { path: file.to_owned(), error })?;
-        Ok((totals, verify_store(&store, say)?.wrong))
+        Ok((totals, verify_store(&building, &store, say)?.wrong))
     };
     let (totals, wrong) = restored().inspect_err(|_: &OfflineError| {
         let _ = std::fs::remove_dir_all(&building);
@@ -226,13 +313,14 @@ pub fn restore(file: &Path, data: &Path, say: &mut dyn FnMut(&str)) -> Result<ba
     if wrong > 0 {
         return Err(OfflineError::Restored { wrong, path: building, place });
     }
+    // A directory does not take the place of one that is not empty.
     std::fs::rename(&building, &place).map_err(io_error(&place))?;
     sync_parent(&place)?;
     Ok(totals)
 }
 
 fn buffered(input: impl Read) -> impl Read {
-    BufReader::with_capacity(1 << 20, input)
+    BufReader::with_capacity(COPY_BYTES, input)
 }
 
 /// Makes a new name durable.
