@@ -61,8 +61,10 @@ pub enum StoreCommand {
     Backup(BackupFile),
     /// Make the store of a data directory, which has none, from a backup, and verify it
     #[command(
-        after_help = "What was stored after the backup is gone. Move the damaged `store` away first; it may be \
-                            wanted.\n\nExample:\n  mv /var/lib/tern/store /var/lib/tern/store.damaged\n  \
+        after_help = "What was stored after the backup is gone. Stop the server and move its `store` away first; it may \
+                            be wanted. To be run as the server's user. Keys, certificates and the configuration are \
+                            not in a backup.\n\n\
+                            Exit status: 0, the store is there and nothing is wrong with it; 1, it is not.\n\nExample:\n  mv /var/lib/tern/store /var/lib/tern/store.damaged\n  \
                             ternd restore --data /var/lib/tern /backup/tern-2026-11-22"
     )]
     Restore(BackupFile),

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use tern_store::backup::{self, BackupError};
-use tern_store::embedded::{Embedded, OpenError, Options};
+use tern_store::embedded::{self, Embedded, OpenError, Options};
 use tern_store::verify::{self, Totals};
 use tern_store::{Corrupt, Kv, StoreError};
 use thiserror::Error;
@@ -48,6 +48,14 @@ pub enum OfflineError {
     /// A file is in the way.
     #[error("{0} exists; nothing was done. Choose another name, or move it away")]
     Exists(PathBuf),
+    /// A store is in the way.
+    #[error("{0} exists; nothing was done. Move it away first; it may be wanted")]
+    StoreExists(PathBuf),
+    /// One directory too deep.
+    #[error(
+        "{0} is a store itself; nothing was done. Name the directory that is to have it, the server's `data`"
+    )]
+    IsStore(PathBuf),
     /// The same, under a name that is only used meanwhile.
     #[error(
         "{0} exists: either the same is being done at this moment, or it once did not come to its end. If it is the \
@@ -63,7 +71,7 @@ pub enum OfflineError {
         error: BackupError,
     },
     /// Somebody has the store open, and gives no backup.
-    #[error("{holder}, and gives no backup: {error}")]
+    #[error("{holder}. It gives no backup: {error}")]
     Refused {
         /// Who has it.
         holder: String,
@@ -153,7 +161,7 @@ fn open(store: &Path) -> Result<Embedded, OfflineError> {
 /// The store of a data directory, which has to be there.
 fn store_of(data: &Path) -> Result<PathBuf, OfflineError> {
     let store = data.join("store");
-    if store.join("format").is_file() { Ok(store) } else { Err(OfflineError::NoStore(data.to_owned())) }
+    if embedded::exists(&store)? { Ok(store) } else { Err(OfflineError::NoStore(data.to_owned())) }
 }
 
 fn exists(path: &Path) -> bool {
@@ -182,6 +190,7 @@ impl Findings<'_> {
 /// [`OfflineError::Wrong`] when something is; [`OfflineError::Open`] also when a server has the store open.
 pub fn verify(data: &Path, say: &mut dyn FnMut(&str)) -> Result<(), OfflineError> {
     let store = store_of(data)?;
+    let _lock = embedded::lock_directory(data)?;
     let totals = verify_store(&store, &open(&store)?, say)?;
     if totals.wrong == 0 { Ok(()) } else { Err(OfflineError::Wrong(totals.wrong)) }
 }
@@ -246,12 +255,11 @@ fn write_backup(
             true
         }
         Err(asked) => {
-            let kv = open(store).map_err(|error| match error {
-                OfflineError::Open(in_use @ OpenError::InUse { .. }) => {
-                    OfflineError::Refused { holder: in_use.to_string(), error: asked }
-                }
-                other => other,
+            let _lock = embedded::lock_directory(data).map_err(|error| match error {
+                OpenError::InUse { .. } => OfflineError::Refused { holder: error.to_string(), error: asked },
+                other => other.into(),
             })?;
+            let kv = open(store)?;
             let tx = kv.begin();
             block_on(store, backup::write(&*tx, &mut *out))?
                 .map_err(|error| OfflineError::Backup { path: part.to_owned(), error })?;
@@ -295,11 +303,14 @@ pub fn restore(file: &Path, data: &Path, say: &mut dyn FnMut(&str)) -> Result<ba
     let input = File::open(file).map_err(io_error(file))?;
     let place = data.join("store");
     let building = data.join("store.restoring");
-    if exists(&place) {
-        return Err(OfflineError::Exists(place));
+    if data.join("engine").exists() {
+        return Err(OfflineError::IsStore(data.to_owned()));
     }
-    DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(io_error(data))?;
+    let _lock = embedded::lock_directory(data)?;
     sync_parent(data)?;
+    if exists(&place) {
+        return Err(OfflineError::StoreExists(place));
+    }
     DirBuilder::new().mode(0o700).create(&building).map_err(claim_error(&building))?;
     let restored = || {
         let store = open(&building)?;

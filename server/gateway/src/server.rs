@@ -2,14 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 use std::thread;
 
 use tern_core::routing::ShardId;
 use tern_store::Kv;
-use tern_store::embedded::{Embedded, OpenError, Options};
+use tern_store::embedded::{self, DirectoryLock, Embedded, OpenError, Options};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -21,7 +21,7 @@ use crate::control::{self, Control};
 use crate::mailbox::{Inbox, mailbox};
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
-use crate::tls::{self, CurrentIdentity, Secrets, TlsError};
+use crate::tls::{self, CurrentIdentity, SECRETS_FILE, Secrets, TlsError};
 use crate::transport::quic::{QuicAcceptor, QuicListener, QuicOptions};
 use crate::transport::tcp::{Acceptor, TcpOptions};
 use crate::transport::{self, BindError, ShardCount, Steering};
@@ -60,6 +60,15 @@ pub enum StartError {
     /// Certificates or secrets.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The store is not where it was.
+    #[error(
+        "there is no store in {0}, though a server has run on this data directory: put it back, or restore a backup; to \
+         begin with nothing, take an empty directory"
+    )]
+    StoreGone(PathBuf),
+    /// A restore is under way, or was.
+    #[error("{0} exists: a restore has not come to its end. Remove it, and restore again")]
+    Restoring(PathBuf),
     /// The number of shards.
     #[error("{0} shards: choose 1 to {max}", max = ShardCount::MAX)]
     Shards(usize),
@@ -78,6 +87,8 @@ pub struct Server {
     node: Arc<Node>,
     threads: Vec<thread::JoinHandle<()>>,
     control: Option<Control>,
+    /// Whatever becomes of the store's own directory.
+    _lock: DirectoryLock,
 }
 
 impl Server {
@@ -88,7 +99,8 @@ impl Server {
     pub fn start(setup: Setup) -> Result<Self, StartError> {
         let shards = setup.shards;
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
-        let kv = Embedded::open(&setup.data.join("store"), Options::default(), Box::new(store_failed))?;
+        let lock = embedded::lock_directory(&setup.data)?;
+        let kv = open_store(&setup.data)?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(setup.identity, &secrets)?;
@@ -123,7 +135,7 @@ impl Server {
             threads.push(thread::Builder::new().name(format!("{SHARD_THREAD}{}", id.0)).spawn(run)?);
         }
         info!(tcp = ?bound.tcp, quic = ?bound.quic, shards, "serving");
-        Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads, control })
+        Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads, control, _lock: lock })
     }
 
     /// Ends it well: clients are told, what is under way is finished, in bounded time.
@@ -151,6 +163,23 @@ impl Server {
         }
         info!("stopped");
     }
+}
+
+/// A new store is made only where no server has run: else it was lost, and a server that begins with nothing would give
+/// its numbers again.
+fn open_store(data: &Path) -> Result<Embedded, StartError> {
+    let store = data.join("store");
+    if !embedded::exists(&store)? {
+        let restoring = data.join("store.restoring");
+        if restoring.exists() {
+            return Err(StartError::Restoring(restoring));
+        }
+        if data.join(SECRETS_FILE).exists() {
+            return Err(StartError::StoreGone(store));
+        }
+        info!(path = %store.display(), "making a new, empty store");
+    }
+    Ok(Embedded::open(&store, Options::default(), Box::new(store_failed))?)
 }
 
 struct ShardThread {

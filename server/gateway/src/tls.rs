@@ -27,7 +27,7 @@ pub use dev::DevIdentity;
 use tickets::Tickets;
 
 /// The file of [`Secrets`] in the data directory.
-const SECRETS_FILE: &str = "server.secret";
+pub(crate) const SECRETS_FILE: &str = "server.secret";
 const SECRET_BYTES: usize = 32;
 
 /// Why there is no TLS, and what to do about it.

@@ -396,7 +396,7 @@ async fn a_store_that_went_back_in_time_is_refused() {
     engine.write(&data.path().join("store/engine"));
     let errors = refused(data.path());
     assert!(errors.contains("went back in time"), "{errors}");
-    assert!(errors.contains("Restore the whole directory from one backup"), "{errors}");
+    assert!(errors.contains("Move the whole directory away and restore a backup"), "{errors}");
 
     // The whole backup, with its own commit number, is a store.
     std::fs::remove_dir_all(data.path().join("store")).expect("it exists");

@@ -14,14 +14,18 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use futures_util::FutureExt;
 use history::Stage;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{PATIENCE, Start, Ternd, message, user};
 use tern_client::Transport;
-use tern_protocol::ids::ConversationId;
+use tern_protocol::ids::{ConversationId, Seq};
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;
 use tern_protocol::model::Target;
+use tern_store::Kv;
+use tern_store::embedded::{Embedded, Options};
+use tern_store::keys::entry::EntryKey;
 
 fn ternd(arguments: &[&str], paths: &[&Path]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_ternd")).args(arguments).args(paths).output().expect("ternd starts")
@@ -65,6 +69,9 @@ async fn a_backup_of_a_busy_server_is_of_one_moment() {
     let mode = std::fs::metadata(&file).expect("a file").permissions().mode();
     assert_eq!(mode & 0o077, 0, "nobody else may read it");
 
+    // Something comes after it.
+    let devices = running.end(Phase::Drain).await;
+    let running = Running::start(3, devices, &Server::new(&server), &history).await;
     running.end(Phase::Drain).await;
     let mut after = Readers::new(group);
     after.read(&Server::new(&server), false).await;
@@ -118,8 +125,17 @@ async fn what_cannot_be_done_is_said_and_does_nothing() {
     succeeds(&ternd(&["backup", "--data"], &[&data, &file]), "records");
     let made = std::fs::read(&file).expect("a backup");
     refuses(&ternd(&["backup", "--data"], &[&data, &file]), "exists; nothing was done");
-    refuses(&ternd(&["restore", "--data"], &[&data, &file]), "exists; nothing was done");
+    refuses(&ternd(&["restore", "--data"], &[&data, &file]), "in use by process");
+    // Whoever moves the store away under a running server does not get a second one beside it.
+    std::fs::rename(data.join("store"), data.join("store.old")).expect("moved");
+    refuses(&ternd(&["restore", "--data"], &[&data, &file]), "in use by process");
+    std::fs::rename(data.join("store.old"), data.join("store")).expect("moved back");
     assert!(server.terminate().success());
+    refuses(&ternd(&["restore", "--data"], &[&data, &file]), "Move it away first");
+    refuses(&ternd(&["restore", "--data"], &[&data.join("store"), &file]), "is a store itself");
+    std::fs::write(path("third.part"), "").expect("written");
+    refuses(&ternd(&["backup", "--data"], &[&data, &path("third")]), "did not come to its end");
+    std::fs::remove_file(path("third.part")).expect("removed");
     assert_eq!(std::fs::read(&file).expect("a backup"), made);
 
     // Without a server, the same.
@@ -141,43 +157,66 @@ async fn what_cannot_be_done_is_said_and_does_nothing() {
     assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".part")), "{left:?}");
 }
 
-/// Flips a byte of a message in the engine's files, as a bad sector would.
+/// A server that begins with nothing where there was something would give its numbers again.
 #[tokio::test]
-async fn damage_on_the_disk_is_found() {
+async fn a_server_does_not_begin_anew_where_its_store_was() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let data = directory.path().join("data");
-    let server = Ternd::start(&data, &Start::default());
-    let mut session = server.login(Transport::Tcp, "anna", 1).await;
-    for n in 0..3 {
-        session.text(user("ben"), &format!("a text to be found, number {n}")).await.expect("stored");
-    }
-    session.close().await;
-    assert!(server.terminate().success());
-    succeeds(&ternd(&["verify"], &[&data]), ": 0 things wrong");
-    let mut flipped = 0;
-    let mut directories = vec![data.join("store/engine")];
-    while let Some(directory) = directories.pop() {
-        for entry in std::fs::read_dir(directory).expect("readable") {
-            let path = entry.expect("an entry").path();
-            if path.is_dir() {
-                directories.push(path);
-                continue;
-            }
-            let mut bytes = std::fs::read(&path).expect("readable");
-            let text = b"number 1";
-            if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
-                bytes[at] ^= 1;
-                std::fs::write(&path, bytes).expect("writable");
-                flipped += 1;
-            }
-        }
-    }
-    assert!(flipped > 0, "the text is somewhere");
-    let output = ternd(&["verify"], &[&data]);
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let said = [output.stdout, output.stderr].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("store/engine"), "it names the file or the record: {said}");
+    assert!(filled(&data, 1).await.terminate().success());
+    let refused = |expected: &str| {
+        let (status, errors) = Ternd::try_start(&data, &Start::default()).err().expect("refused");
+        assert!(!status.success() && errors.contains(expected), "{errors}");
+    };
+    std::fs::rename(data.join("store"), data.join("store.old")).expect("moved");
+    refused("restore a backup");
+    std::fs::create_dir(data.join("store.restoring")).expect("made");
+    refused("has not come to its end");
+    assert!(!data.join("store").exists());
+}
+
+/// A message as a bad sector leaves it.
+fn damage(data: &Path) {
+    let options = Options { check_records: false, ..Options::default() };
+    let store = Embedded::open(&data.join("store"), options, Box::new(|_| ())).expect("nobody has it");
+    let key =
+        EntryKey { conversation: ConversationId::direct(user("anna"), user("ben")), seq: Seq(2) }.encode();
+    let mut tx = store.begin();
+    let record = tx.get(&key).now_or_never().expect("at once").expect("readable").expect("there");
+    let mut record = record.to_vec();
+    record[20] ^= 1;
+    tx.set(&key, record.into());
+    std::thread::scope(|scope| {
+        let commit = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(tx.commit())
+        });
+        commit.join().expect("no panic").expect("committed");
+    });
+}
+
+#[tokio::test]
+async fn a_damaged_record_is_found_and_named_and_not_put_into_a_place() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let (data, file, copy) = (path("data"), path("backup"), path("copy"));
+    assert!(filled(&data, 3).await.terminate().success());
+    damage(&data);
+    let finding = "2: checksum mismatch";
+    let verified = ternd(&["verify"], &[&data]);
+    refuses(&verified, "1 things are wrong");
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(
+        said.contains(finding) && said.contains("3 entries") && said.contains(": 1 things wrong"),
+        "{said}"
+    );
+
+    let made = ternd(&["backup", "--data"], &[&data, &file]);
+    refuses(&made, "1 records in it are damaged");
+    assert!(String::from_utf8_lossy(&made.stdout).contains(finding), "{made:?}");
+    let restored = ternd(&["restore", "--data"], &[&copy, &file]);
+    refuses(&restored, "was restored to");
+    assert!(String::from_utf8_lossy(&restored.stdout).contains(finding), "{restored:?}");
+    assert!(!copy.join("store").exists() && copy.join("store.restoring").exists());
 }
 
 /// Whoever takes a backup and stops reading does not hold up the end of the server.

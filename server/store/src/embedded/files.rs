@@ -98,7 +98,10 @@ impl Mirror {
         let newest = newest_slot(&bytes);
         match newest {
             Some((number, slot)) => Ok((Self { file, next_slot: 1 - slot }, Some(number))),
-            None => Err(OpenError::Damaged { path, what: "is damaged; restore it from a backup".to_owned() }),
+            None => Err(OpenError::Damaged {
+                path,
+                what: "is damaged; move the whole directory away and restore a backup".to_owned(),
+            }),
         }
     }
 

@@ -58,7 +58,7 @@ pub(super) fn repair(data: &Path, engine: &Path, mirror: u64) -> Result<(), Open
 }
 
 fn damaged(path: PathBuf, at: usize) -> OpenError {
-    let what = format!("is damaged at byte {at}; restore the whole directory from one backup");
+    let what = format!("is damaged at byte {at}; move the whole directory away and restore a backup");
     OpenError::Damaged { path, what }
 }
 

@@ -130,7 +130,7 @@ pub enum OpenError {
     /// The store holds fewer commits than it once did.
     #[error("the store in {path} went back in time: it has commits up to {engine}, but up to {mirror} were \
              acknowledged. Acknowledged messages are missing, and starting would give their numbers to new ones. \
-             Restore the whole directory from one backup, taken while the server was stopped", path = .path.display())]
+             Move the whole directory away and restore a backup", path = .path.display())]
     BackInTime {
         /// The data directory.
         path: PathBuf,
@@ -148,7 +148,7 @@ pub enum OpenError {
         what: String,
     },
     /// A record is damaged.
-    #[error("the store in {path} is damaged: {corrupt}. Restore it from a backup", path = .path.display())]
+    #[error("the store in {path} is damaged: {corrupt}. Move it away and restore a backup", path = .path.display())]
     Corrupt {
         /// The data directory.
         path: PathBuf,
@@ -177,6 +177,27 @@ pub enum OpenError {
 /// rises is how many groups were written. `None`: there is no store, or none that can be understood.
 pub fn commit_number(path: &Path) -> Option<u64> {
     files::read_mirror(path)
+}
+
+/// A directory that this process has to itself.
+#[derive(Debug)]
+pub struct DirectoryLock(#[expect(dead_code, reason = "held")] std::fs::File);
+
+/// Locks a directory, which is created if it is not there, as each store does its own: for what is done around a store.
+///
+/// # Errors
+/// [`OpenError::InUse`], [`OpenError::Io`].
+pub fn lock_directory(path: &Path) -> Result<DirectoryLock, OpenError> {
+    files::create_directory(path)?;
+    files::lock(path).map(DirectoryLock)
+}
+
+/// Whether there is a complete store in this directory.
+///
+/// # Errors
+/// [`OpenError::UnknownFormat`]; [`OpenError::Io`], also when it may not be looked at.
+pub fn exists(path: &Path) -> Result<bool, OpenError> {
+    files::read_format(path)
 }
 
 /// What to do when the store stops for good.

@@ -150,11 +150,17 @@ impl Shared {
         let damaged =
             |path: &Path, what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
         if complete && mirrored.is_none() {
-            return Err(damaged(&commit_path, "is missing; restore the whole directory from one backup"));
+            return Err(damaged(
+                &commit_path,
+                "is missing; move the whole directory away and restore a backup",
+            ));
         }
         let engine_path = files::engine_path(data);
         if complete && !engine_path.is_dir() {
-            return Err(damaged(&engine_path, "is missing; restore the whole directory from one backup"));
+            return Err(damaged(
+                &engine_path,
+                "is missing; move the whole directory away and restore a backup",
+            ));
         }
         journal::repair(data, &engine_path, mirrored.unwrap_or(0))?;
         let engine_error =
@@ -168,7 +174,7 @@ impl Shared {
         // The engine meets some damage with a panic, and a refusal is what that amounts to.
         let database = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| builder.open()))
             .map_err(|_| {
-                damaged(&engine_path, "is damaged beyond what the storage engine can tell; restore a backup")
+                damaged(&engine_path, "is damaged beyond what the storage engine can tell; move the whole directory away and restore a backup")
             })?
             .map_err(engine_error)?;
         let spaces = Spaces::open(&database, &options).map_err(engine_error)?;
@@ -189,7 +195,7 @@ impl Shared {
             (false, engine, _) if engine > 1 => {
                 return Err(damaged(
                     &data.join("format"),
-                    "is missing; restore the whole directory from one backup",
+                    "is missing; move the whole directory away and restore a backup",
                 ));
             }
             (true, engine, _) => engine,
