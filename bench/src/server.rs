@@ -212,7 +212,10 @@ impl Server {
         if let Some(started) = &self.started {
             return match started.child.borrow_mut().try_wait() {
                 Ok(None) => Ok(()),
-                Ok(Some(status)) => Err(Error::Server(format!("the server has ended in mid-run: {status}"))),
+                Ok(Some(status)) => {
+                    self.pid.into_iter().for_each(interrupt::leaves);
+                    Err(Error::Server(format!("the server has ended in mid-run: {status}")))
+                }
                 Err(error) => Err(Error::Server(format!("the server's state is unknown: {error}"))),
             };
         }

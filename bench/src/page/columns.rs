@@ -100,6 +100,10 @@ fn refusals(run: &Run) -> Cell {
 /// What a run has found broken, in words; `None` if it has not looked. Connections that ended and sends without an
 /// answer are no fault of a run that ended early: they are what ended it.
 pub(super) fn broken(run: &Run) -> Option<Vec<String>> {
+    // A floor makes no promises, and who was not there was promised nothing.
+    if run.scenario.0 == "floor" || run.connections.known() == Some(0.0) {
+        return None;
+    }
     let to_the_end = |figure| if run.complete == Some(false) { Figure(None) } else { figure };
     let promises = [
         (run.lost, "lost"),

@@ -45,7 +45,7 @@ impl Server {
     pub(crate) fn options(&self) -> Vec<String> {
         let path = |path: &Path| path.display().to_string();
         let options = [
-            ["--server".to_owned(), self.running.server.tcp.to_string()],
+            ["--server".to_owned(), self.running.server.tcp[0].to_string()],
             ["--ca".to_owned(), path(&self.data.path().join("ca.pem"))],
             ["--data".to_owned(), path(self.data.path())],
             ["--pid".to_owned(), std::process::id().to_string()],

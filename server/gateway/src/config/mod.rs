@@ -94,7 +94,7 @@ impl Loaded {
         let text = std::fs::read_to_string(path)
             .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
         let (mut config, origins) = origin::read(path, &text, &overrides.0)?;
-        let base = path.parent().unwrap_or(Path::new("."));
+        let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for file in [&mut config.data, &mut config.tls.certificate, &mut config.tls.key]
             .into_iter()
             .chain(config.tokens.files())

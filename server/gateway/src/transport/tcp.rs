@@ -52,6 +52,8 @@ impl Default for TcpOptions {
 /// What a shard's listener has counted.
 #[derive(Debug, Default)]
 pub struct TcpStats {
+    /// Connections taken from the kernel.
+    pub taken: AtomicU64,
     /// Handshakes that ended well.
     pub accepted: AtomicU64,
     /// Handshakes that ended in an error, a wrong protocol among them.
@@ -143,6 +145,7 @@ impl Acceptor {
         if std::mem::take(&mut self.failing) {
             info!("accepting TCP connections again");
         }
+        self.stats.taken.fetch_add(1, Ordering::Relaxed);
         self.waiting.push_back(connection);
     }
 
