@@ -439,7 +439,7 @@ async fn a_quic_connection_lives_through_address_changes_and_a_tcp_one_does_not(
     assert!(quic.close_reason().is_none(), "{:?}", quic.close_reason());
 
     let server = Ternd::start();
-    let proxy = Proxy::start(server.running.server.tcp, plan, 1).expect("a proxy");
+    let proxy = Proxy::start(server.running.server.tcp[0], plan, 1).expect("a proxy");
     let mut connection = loop {
         if let Some(connection) = server.login(&proxy, Transport::Tcp).await {
             break connection;
