@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use tern_client::{Client, Config, Events, FileStorage, StartError, StorageError, Token, Transport, UserId};
+use tern_client::{
+    Client, Config, Events, SqliteStorage, StartError, StorageError, Token, Transport, UserId,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::{self, Args};
@@ -68,14 +70,15 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
 }
 
 /// One-shot commands of a script may overlap: they take turns.
-async fn open(path: &Path, purpose: Purpose, limit: Duration) -> Result<FileStorage, Fail> {
+async fn open(path: &Path, purpose: Purpose, limit: Duration) -> Result<SqliteStorage, Fail> {
     let deadline = Instant::now() + limit;
     loop {
-        match FileStorage::open(path) {
+        match SqliteStorage::open(path) {
             Err(StorageError::InUse(_)) if purpose == Purpose::OneShot && Instant::now() < deadline => {
                 sleep(Duration::from_millis(20)).await;
             }
-            other => return Ok(other.map_err(StartError::from)?),
+            // A terminal shows what it gets and keeps none of it.
+            other => return Ok(other.map_err(StartError::from)?.history_bytes_max(0)),
         }
     }
 }
@@ -133,7 +136,7 @@ fn state_path(args: &Args, purpose: Purpose, server: &str, token: &str) -> Resul
                 .chars()
                 .map(|c| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' })
                 .collect();
-            directory.join("tern").join(format!("{user}-{server}.state"))
+            directory.join("tern").join(format!("{user}-{server}.db"))
         }
     };
     Ok(match purpose {

@@ -107,7 +107,7 @@ fn cases() {
     // The state of somebody who is at it.
     let state = home.join("my.state");
     let state = leak(state.display().to_string());
-    let _held = tern_client::FileStorage::open(state).unwrap();
+    let _held = tern_client::SqliteStorage::open(state).unwrap();
     check(home, &at(nobody)(&["--ca", ca, "--state", state, "tail"]), b"", 2, "in use by another tern");
     check(home, &at(nobody)(&["--ca", ca, "--state", state, "send", "--to", "bob", "hi"]), b"", 3, "refused");
 }

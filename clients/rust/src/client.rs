@@ -105,6 +105,7 @@ impl Client {
             receive: config.receive,
             latest: config.latest,
             mark_delivered: config.mark_delivered,
+            history: storage.keeps_history(),
             client,
             token_refreshes: matches!(config.token, Token::Source(_)),
             events_max: config.events_max.max(1),

@@ -2,10 +2,10 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tern_client::{Client, Config, Event, FileStorage, Message, Target, Token, UserId};
+//! use tern_client::{Client, Config, Event, SqliteStorage, Message, Target, Token, UserId};
 //!
 //! let config = Config::new("chat.example.com:7443", std::fs::read("ca.pem")?, Token::Fixed("eyJ...".into()));
-//! let (client, mut events) = Client::connect(config, FileStorage::open("alice.state")?).await?;
+//! let (client, mut events) = Client::connect(config, SqliteStorage::open("alice.db")?).await?;
 //! let hello = Message { content_type: "text/plain".into(), payload: "hello".into(), reply_to: None };
 //! let ok = client.send(Target::User(UserId::from_sub("bob")), hello).await?;
 //! println!("stored as {} of {}", ok.seq, ok.conversation);
@@ -29,7 +29,7 @@
 //! # Where things are
 //! - [`Client`], [`Events`], [`Config`]: what an app uses. Its driver is one tokio task.
 //! - [`machine`]: the protocol without I/O, for other runtimes and languages.
-//! - [`storage`]: what a device must not forget, in memory or in a file.
+//! - [`storage`]: what a device must not forget, in memory, in SQLite or in the app's own database.
 //! - [`raw`]: bare connections for load generators and hostile tests.
 
 mod client;
@@ -45,7 +45,9 @@ pub use client::{Client, Events, Pending};
 pub use config::{Config, Token, TokenFuture, Transport};
 pub use error::{ConnectError, Error, StartError};
 pub use event::{ConnectionState, Event, Lost, Stop};
-pub use storage::{FileStorage, MemoryStorage, Storage, StorageError};
+#[cfg(feature = "sqlite")]
+pub use storage::{LocalConversation, LocalHistory, SqliteStorage, Unsent};
+pub use storage::{MemoryStorage, Storage, StorageError};
 
 pub use tern_protocol::error::{Effect, ErrorCode, Retry};
 pub use tern_protocol::event::{

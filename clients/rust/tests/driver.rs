@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tern_client::raw::{Connector, Received};
 use tern_client::{
-    Change, Client, Config, ConnectionState, Event, Events, FileStorage, HistoryFrom, Message, Seq,
+    Change, Client, Config, ConnectionState, Event, Events, HistoryFrom, Message, Seq, SqliteStorage,
     StartError, Storage, Target, Token, Transport, UserId,
 };
 use tern_client::{MemoryStorage, StorageError};
@@ -229,7 +229,7 @@ async fn roundtrip(transport: Transport) {
     let server = listen(transport, ALPN).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
-    let storage = FileStorage::open(&path).unwrap();
+    let storage = SqliteStorage::open(&path).unwrap();
     let (client, mut events) = Client::connect(config(&server, transport), storage).await.unwrap();
     assert_eq!(client.online().await, Ok(alice()));
     let ok = client.send(bob(), text("hello")).await.unwrap();
@@ -246,10 +246,10 @@ async fn roundtrip(transport: Transport) {
     assert_eq!(bulk, usize::from(transport == Transport::Quic));
 
     // A second client on the same state is kept out; after close it is let in, and goes on where this one ended.
-    assert!(matches!(FileStorage::open(&path), Err(StorageError::InUse(_))));
+    assert!(matches!(SqliteStorage::open(&path), Err(StorageError::InUse(_))));
     events.confirm();
     assert!(client.close().await);
-    let mut storage = FileStorage::open(&path).unwrap();
+    let mut storage = SqliteStorage::open(&path).unwrap();
     let stored = &storage.load().unwrap().conversations[&ok.conversation];
     assert_eq!((stored.cursor, stored.next), (Seq(1), ClientSeq(2)));
     let (client, _events) = Client::connect(config(&server, transport), storage).await.unwrap();

@@ -14,9 +14,9 @@ use tern_protocol::limits::HISTORY_ENTRIES_MAX;
 use tern_protocol::model::Entry;
 use tern_protocol::request::{History, HistoryFrom, Known, RequestBody};
 
-use super::{Machine, Purpose, Wake, conversation};
+use super::{Machine, Output, Purpose, Wake, conversation};
 use crate::event::Event;
-use crate::storage::Marks;
+use crate::storage::{Marks, Record};
 
 /// Entries held behind a gap: of one conversation, and of all together.
 const HELD_MAX: usize = 128;
@@ -144,6 +144,10 @@ impl Machine {
         c.handed = entry.seq;
         c.head = c.head.max(entry.seq);
         c.fruitless = 0;
+        if self.settings.history {
+            let entry = entry.clone();
+            self.outputs.push_back(Output::Persist(Record::Entry { conversation: id, entry }));
+        }
         self.events.push_back(Event::Entry { conversation: id, entry });
     }
 
@@ -194,6 +198,9 @@ impl Machine {
         self.dirty.remove(&id);
         self.said.remove(&id);
         self.unsure.remove(&id);
+        if self.settings.history {
+            self.outputs.push_back(Output::Persist(Record::Forgotten { conversation: id }));
+        }
         self.events.push_back(Event::Reset { conversation: id, cursor, head });
         true
     }
@@ -322,6 +329,9 @@ impl Machine {
         // The server may have forgotten the last second of them; the app is never shown one that falls.
         (state.read, state.peer_delivered, state.peer_read) =
             (c.marks.read, c.marks.peer_delivered, c.marks.peer_read);
+        if self.settings.history {
+            self.outputs.push_back(Output::Persist(Record::Conversation(state.clone())));
+        }
         self.events.push_back(Event::Conversation(state));
         self.raise_floor(id, floor, head);
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;

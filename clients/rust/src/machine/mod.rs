@@ -63,6 +63,8 @@ pub struct Settings {
     pub latest: Option<u32>,
     /// Whether to tell the server by itself that entries have been taken.
     pub mark_delivered: bool,
+    /// Whether to persist what a local history is made of.
+    pub history: bool,
     /// For the server's log.
     pub client: String,
     /// Whether a refused token can be replaced by another.
@@ -97,6 +99,7 @@ impl Settings {
             receive: true,
             latest: None,
             mark_delivered: true,
+            history: false,
             client: concat!("tern-client/", env!("CARGO_PKG_VERSION")).into(),
             token_refreshes: false,
             bulk_max: tern_protocol::limits::QUIC_BULK_STREAMS_MAX,

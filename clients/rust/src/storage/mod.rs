@@ -3,16 +3,19 @@
 //! The machine writes [`Record`]s ahead of what they allow: a send is stored before it goes on the wire, so that an
 //! app that crashed sends it again under the same number, and the server stores it once.
 
-mod file;
 mod memory;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use tern_protocol::event::ConversationState;
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
-use tern_protocol::model::{Change, Target};
+use tern_protocol::model::{Change, Entry, Target};
 
-pub use file::FileStorage;
 pub use memory::MemoryStorage;
+#[cfg(feature = "sqlite")]
+pub use sqlite::{LocalConversation, LocalHistory, SqliteStorage, Unsent};
 
 /// Where a [`crate::Client`] keeps its state. One storage belongs to one device of one user.
 ///
@@ -34,6 +37,12 @@ pub trait Storage: Send + 'static {
     fn blocks(&self) -> bool {
         true
     }
+
+    /// Whether [`append`](Self::append) is to be given what a local history is made of: [`Record::Entry`],
+    /// [`Record::Conversation`], [`Record::Forgotten`].
+    fn keeps_history(&self) -> bool {
+        false
+    }
 }
 
 /// Why the state cannot be read or written.
@@ -43,8 +52,13 @@ pub enum StorageError {
     #[error("{0} is in use by another process")]
     InUse(String),
     /// It is not a state file, or of another version.
-    #[error("{0} is not a state file of this version")]
+    #[error("{0} is not a state file of this version: name another, or remove it and begin as a new device")]
     Foreign(String),
+    /// It is a state file, and cannot be read.
+    #[error(
+        "{0} is damaged: remove it to begin as a new device; messages that were not sent are lost with it"
+    )]
+    Damaged(String),
     /// An earlier write failed; what was written is not known.
     #[error("an earlier write to the state failed")]
     Poisoned,
@@ -120,6 +134,20 @@ pub enum Record {
     },
     /// Numbers below this one count as used, in every conversation.
     Base(ClientSeq),
+    /// For a local history: an entry that the app is about to be handed. After a crash it may come once more.
+    Entry {
+        /// The log.
+        conversation: ConversationId,
+        /// It.
+        entry: Entry,
+    },
+    /// For a local history: how a conversation stands, as [`crate::Event::Conversation`].
+    Conversation(ConversationState),
+    /// For a local history: the entries that are kept of this conversation are of a log that was replaced.
+    Forgotten {
+        /// The log.
+        conversation: ConversationId,
+    },
 }
 
 impl Record {
@@ -134,7 +162,11 @@ impl Record {
             | Record::Renumbered { .. }
             | Record::Next { .. }
             | Record::Base(_) => true,
-            Record::Cursor { .. } | Record::Settled { .. } => false,
+            Record::Cursor { .. }
+            | Record::Settled { .. }
+            | Record::Entry { .. }
+            | Record::Conversation(_)
+            | Record::Forgotten { .. } => false,
         }
     }
 }
@@ -196,7 +228,7 @@ pub struct StoredConversation {
 
 impl State {
     /// Takes one record into account. Numbers only rise, whatever the order of the records; cursors and watermarks
-    /// rise until a [`Record::Reset`].
+    /// rise until a [`Record::Reset`]. What is for a local history is no part of it.
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Device(device) => self.device = Some(*device),
@@ -236,6 +268,7 @@ impl State {
                 c.next = c.next.max(*next);
             }
             Record::Base(base) => self.base = self.base.max(*base),
+            Record::Entry { .. } | Record::Conversation(_) | Record::Forgotten { .. } => {}
         }
     }
 

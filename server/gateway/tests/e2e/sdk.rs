@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tern_client::{
-    Client, Config, ConnectionState, Event, Events, FileStorage, MemoryStorage, Message, Stop, Storage,
+    Client, Config, ConnectionState, Event, Events, MemoryStorage, Message, SqliteStorage, Stop, Storage,
     Target, Token, Transport,
 };
 use tern_protocol::ids::{ConversationId, Seq};
@@ -155,7 +155,7 @@ async fn crashes_of_the_server_neither_lose_nor_double() {
 async fn a_file_remembers_what_was_not_sent() {
     over_each(async |ternd, transport| {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let file = |name: &str| FileStorage::open(directory.path().join(name)).expect("a new state");
+        let file = |name: &str| SqliteStorage::open(directory.path().join(name)).expect("a new state");
         let (bob, mut at_bob) = start(ternd, transport, "bob", file("bob")).await;
         let (alice, at_alice) = start(ternd, transport, "alice", file("alice")).await;
         alice.send(Target::User(user("bob")), message("0")).await.expect("stored");
@@ -188,10 +188,10 @@ async fn a_file_remembers_what_was_not_sent() {
 }
 
 /// A client that was dropped gives its file free when its task has ended.
-async fn reopen(path: &Path) -> FileStorage {
+async fn reopen(path: &Path) -> SqliteStorage {
     let opened = async {
         loop {
-            match FileStorage::open(path) {
+            match SqliteStorage::open(path) {
                 Ok(storage) => return storage,
                 Err(_) => tokio::task::yield_now().await,
             }
