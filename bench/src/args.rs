@@ -434,6 +434,7 @@ impl TransportArg {
 /// As results name it.
 pub fn transport_name(transport: Transport) -> &'static str {
     match transport {
+        Transport::Auto => "auto",
         Transport::Tcp => "tcp",
         Transport::Quic => "quic",
     }

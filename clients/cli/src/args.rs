@@ -44,8 +44,8 @@ pub(crate) struct Args {
     /// The token that says who you are, from the app's backend; @FILE reads it from a file.
     #[arg(long, env = "TERN_TOKEN", global = true, value_name = "TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
-    /// What carries the connection.
-    #[arg(long, env = "TERN_TRANSPORT", global = true, value_enum, default_value = "tcp")]
+    /// What carries the connection; auto is QUIC, or TCP where the network swallows UDP.
+    #[arg(long, env = "TERN_TRANSPORT", global = true, value_enum, default_value = "auto")]
     pub(crate) transport: Transport,
     /// Where `tail` keeps its state; the other commands use the same name with "-send" added.
     #[arg(long, env = "TERN_STATE", global = true, value_name = "FILE")]
@@ -65,6 +65,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Transport {
+    Auto,
     Tcp,
     Quic,
 }

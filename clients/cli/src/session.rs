@@ -40,6 +40,7 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
     let mut config = Config::new(server.clone(), authorities(args.ca.as_deref())?, Token::Fixed(token));
     config.server_name = args.server_name.clone();
     config.transport = match args.transport {
+        args::Transport::Auto => Transport::Auto,
         args::Transport::Tcp => Transport::Tcp,
         args::Transport::Quic => Transport::Quic,
     };

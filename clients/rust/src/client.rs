@@ -20,7 +20,7 @@ use tern_protocol::request::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::{Config, Token, Transport};
+use crate::config::{Config, Token};
 use crate::driver::{Command, Control, Driver, Handed, Taken};
 use crate::error::{Error, StartError};
 use crate::event::{ConnectionState, Event, Stop};
@@ -34,8 +34,6 @@ const COMMANDS_MAX: usize = 64;
 const CONTROLS_MAX: usize = 8;
 /// Events between the task and the app; the machine holds more.
 const CHANNEL_EVENTS: usize = 64;
-/// See [`Config::heartbeat`].
-const QUIC_HEARTBEAT: Duration = Duration::from_secs(25);
 
 /// One device of one user, online as much as the network allows. Clones are handles to the same.
 ///
@@ -93,10 +91,6 @@ impl Client {
             }
         };
         let seed = getrandom::u64().map_err(random_failed)?;
-        let heartbeat = match config.transport {
-            Transport::Tcp => Duration::MAX,
-            Transport::Quic => QUIC_HEARTBEAT,
-        };
         let mut client = config.client.clone();
         while client.len() > CLIENT_NAME_BYTES_MAX {
             client.pop();
@@ -111,7 +105,7 @@ impl Client {
             events_max: config.events_max.max(1),
             backoff_first: config.backoff_first,
             backoff_max: config.backoff_max,
-            heartbeat_max: config.heartbeat.unwrap_or(heartbeat),
+            heartbeat_max: config.heartbeat.unwrap_or(Duration::MAX),
             dead_after: config.dead_after,
             ..Settings::new(device, seed)
         };
@@ -339,12 +333,19 @@ impl Client {
     }
 
     /// The network may have changed (Wi-Fi to mobile, waking up): QUIC moves to a new socket and keeps its connection;
-    /// a link that turns out dead is replaced at once, and a wait for another try ends.
-    pub async fn network_changed(&self) {
+    /// a link that does not answer within two seconds is replaced; a wait for another try ends, and a try that is under way
+    /// begins again. What was learnt about the path is forgotten.
+    ///
+    /// `name` tells the network apart from others for what is remembered of it (see [`Transport::Auto`]): anything that
+    /// is the same when the device comes back, for example "cellular" or a hash of the Wi-Fi's name. Without it, the
+    /// device's address has to do, until the next call.
+    ///
+    /// [`Transport::Auto`]: crate::Transport::Auto
+    pub async fn network_changed(&self, name: Option<&str>) {
         if let Err(error) = self.connector.rebind() {
             tracing::debug!(%error, "no new socket");
         }
-        let _ = self.controls.send(Control::NetworkChanged).await;
+        let _ = self.controls.send(Control::NetworkChanged { name: name.map(Into::into) }).await;
     }
 
     /// Waits until every send is decided and every query answered, at most [`Config::close_timeout`], tells the

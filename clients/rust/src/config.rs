@@ -11,8 +11,11 @@ use tern_protocol::ids::DeviceId;
 /// What carries the frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Transport {
-    /// TLS 1.3 over TCP: gets through every network.
+    /// QUIC where the network lets UDP through, else TCP: QUIC is tried first and TCP soon after, and the first to
+    /// shake hands is used. Where TCP won, it is used alone for the next minutes.
     #[default]
+    Auto,
+    /// TLS 1.3 over TCP: gets through every network.
     Tcp,
     /// QUIC: one round trip less, survives a change of address, history does not delay messages.
     Quic,
@@ -89,8 +92,8 @@ pub struct Config {
     pub backoff_first: Duration,
     /// Longest wait.
     pub backoff_max: Duration,
-    /// Heartbeats at least this often; `None`: as the server asks on TCP, at most 25 s on QUIC (routers forget UDP
-    /// flows after 30 s).
+    /// Heartbeats at least this often. `None`: as seldom as the server and the network allow, which is found out:
+    /// at first as the server asks on TCP, and every 25 s on QUIC (the strictest routers forget UDP flows after 30 s).
     pub heartbeat: Option<Duration>,
     /// A link is dead when nothing comes back for this long after a heartbeat.
     pub dead_after: Duration,
@@ -99,13 +102,13 @@ pub struct Config {
 }
 
 impl Config {
-    /// Over TCP, everything as usual.
+    /// Everything as usual.
     pub fn new(server: impl Into<String>, ca_pem: impl Into<Vec<u8>>, token: Token) -> Self {
         Self {
             server: server.into(),
             server_name: None,
             ca_pem: ca_pem.into(),
-            transport: Transport::Tcp,
+            transport: Transport::Auto,
             token,
             device: None,
             receive: true,

@@ -38,6 +38,7 @@ mod driver;
 mod error;
 mod event;
 pub mod machine;
+mod race;
 pub mod raw;
 pub mod storage;
 

@@ -2,6 +2,7 @@
 //!
 //! No task, no queue: a call writes or reads the socket.
 
+mod race;
 mod source;
 
 use std::io;
@@ -23,6 +24,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Transport;
 use crate::error::ConnectError;
+use crate::race::Networks;
 
 /// The least free room in a read buffer, so that small frames share a read.
 const READ_BYTES_MIN: usize = 4 * 1024;
@@ -115,26 +117,50 @@ impl Connector {
         self
     }
 
-    /// Makes a connection: on return the handshake is done and nothing is sent.
+    /// Makes a connection: on return the handshake is done and nothing is sent. [`Transport::Auto`]: QUIC, or TCP when
+    /// that takes its time; nothing is remembered.
     ///
     /// # Errors
-    /// [`ConnectError`]; with several addresses, the last one's.
+    /// [`ConnectError`]; with several addresses, one of theirs.
     pub async fn connect(&self, transport: Transport) -> Result<Connection, ConnectError> {
-        let dns = |error| ConnectError::Dns { host: self.host.clone(), error };
-        let addresses: Vec<_> =
-            tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(dns)?.collect();
-        let mut last = dns(io::Error::other("it has no address"));
-        for address in addresses {
+        let addresses = self.resolve().await?;
+        let mut last = self.no_address();
+        for address in &addresses {
             let result = match transport {
-                Transport::Tcp => self.connect_tcp(address).await,
-                Transport::Quic => self.connect_quic(address).await,
+                Transport::Auto => break,
+                Transport::Tcp => self.connect_tcp(*address).await,
+                Transport::Quic => self.connect_quic(*address).await,
             };
             match result {
                 Ok(connection) => return Ok(connection),
                 Err(error) => last = error,
             }
         }
-        Err(last)
+        match transport {
+            Transport::Auto => {
+                self.race(Networks::default().plan(Duration::ZERO, None, transport, &addresses)).await
+            }
+            Transport::Tcp | Transport::Quic => Err(last),
+        }
+    }
+
+    /// The server's addresses, the best first; at least one.
+    pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
+        let dns = |error| ConnectError::Dns { host: self.host.clone(), error };
+        let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(dns)?;
+        let addresses: Vec<_> = addresses.collect();
+        if addresses.is_empty() { Err(self.no_address()) } else { Ok(addresses) }
+    }
+
+    fn no_address(&self) -> ConnectError {
+        ConnectError::Dns { host: self.host.clone(), error: io::Error::other("it has no address") }
+    }
+
+    /// The address that this device has in the network through which it reaches this one. Sends nothing.
+    pub(crate) fn local_address(&self, to: SocketAddr) -> io::Result<IpAddr> {
+        let socket = UdpSocket::bind(self.local(to.is_ipv6()))?;
+        socket.connect(to)?;
+        socket.local_addr().map(|address| address.ip())
     }
 
     async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, ConnectError> {

@@ -70,6 +70,7 @@ async fn listen(transport: Transport, alpn: &[u8]) -> Listening {
     let (ca, config) = tls(alpn);
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let port = match transport {
+        Transport::Auto => unreachable!("a server listens on the one or the other"),
         Transport::Tcp => {
             let listener = tokio::net::TcpListener::bind(any).await.unwrap();
             let port = listener.local_addr().unwrap().port();
@@ -239,7 +240,7 @@ async fn roundtrip(transport: Transport) {
     client.mark_read(ok.conversation, Seq(1)).await.unwrap();
 
     // A change of address; on TCP nothing.
-    client.network_changed().await;
+    client.network_changed(None).await;
     let page = client.history(ok.conversation, HistoryFrom::Forward(Seq(1)), 10).await.unwrap();
     assert_eq!(page.entries.len(), 1);
     let bulk = server.shared.lock().unwrap().bulk_streams;
@@ -331,7 +332,7 @@ async fn a_full_outbox_holds_up_neither_close_nor_a_change_of_network() {
     let offline = |s: &ConnectionState| matches!(s, ConnectionState::Offline { .. });
     tokio::time::timeout(PATIENCE, state.wait_for(offline)).await.unwrap().unwrap();
     // It ends the wait of a minute for another try.
-    client.network_changed().await;
+    client.network_changed(None).await;
     let again = state.wait_for(|s| matches!(s, ConnectionState::Connecting));
     tokio::time::timeout(PATIENCE, again).await.unwrap().unwrap();
     let started = std::time::Instant::now();

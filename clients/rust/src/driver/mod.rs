@@ -19,10 +19,11 @@ use tern_protocol::request::RequestBody;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{Config, Transport};
 use crate::error::{ConnectError, Error};
 use crate::event::{ConnectionState, Event, Lost, Stop};
 use crate::machine::{Machine, Output, Progress, Ticket};
+use crate::race::{Network, Networks};
 use crate::raw::{self, Connection, Connector, ReceiveError};
 use crate::storage::{Record, Storage, StorageError};
 
@@ -42,7 +43,7 @@ pub(crate) enum Command {
 
 /// What the handles tell the task at any time, however much waits. When all handles are gone, so is the channel.
 pub(crate) enum Control {
-    NetworkChanged,
+    NetworkChanged { name: Option<String> },
     Close { done: oneshot::Sender<bool> },
 }
 
@@ -74,9 +75,16 @@ enum Waiter {
     Query(oneshot::Sender<Result<ServerBody, Error>>),
 }
 
-type Connecting = Pin<Box<dyn Future<Output = Result<(Connection, String), ConnectError>> + Send>>;
+type Connecting = Pin<Box<dyn Future<Output = Result<Connected, ConnectError>> + Send>>;
 /// One step on a request's own stream.
 type Bulk = Pin<Box<dyn Future<Output = (u64, RequestId, Result<Part, ReceiveError>)> + Send>>;
+
+struct Connected {
+    connection: Connection,
+    token: String,
+    /// Where, when the transport was to be found out.
+    network: Option<Network>,
+}
 
 enum Part {
     /// The request is out, or some of the answer has come (true).
@@ -86,6 +94,11 @@ enum Part {
 
 struct Session {
     connection: Connection,
+    network: Option<Network>,
+    /// Anything at all came.
+    heard: bool,
+    /// QUIC: how often the server has asked whether this device is where its packets came from.
+    challenges: u64,
     out: BytesMut,
     to_flush: bool,
 }
@@ -108,7 +121,7 @@ enum Woken {
     Control(Option<Control>),
     Taken,
     Timer,
-    Connected(Result<(Connection, String), ConnectError>),
+    Connected(Result<Connected, ConnectError>),
     Read(io::Result<usize>),
     Written(io::Result<usize>),
     Bulk(u64, RequestId, Result<Part, ReceiveError>),
@@ -128,6 +141,8 @@ impl Driver {
             taken,
             state,
             started: Instant::now(),
+            networks: Networks::default(),
+            network_name: None,
             waiting: HashMap::new(),
             next_ticket: 0,
             connecting: None,
@@ -150,6 +165,9 @@ struct Task {
     taken: Arc<Taken>,
     state: watch::Sender<ConnectionState>,
     started: Instant,
+    networks: Networks,
+    /// As the app calls the network that the device is in.
+    network_name: Option<String>,
     waiting: HashMap<Ticket, Waiter>,
     next_ticket: u64,
     connecting: Option<Connecting>,
@@ -207,7 +225,7 @@ impl Task {
         let accepts = self.machine.accepts() && open;
         let room = events.as_ref().filter(|_| self.machine.has_event());
         let (receiver, sender) = match &mut self.session {
-            Some(Session { connection, out, to_flush }) => {
+            Some(Session { connection, out, to_flush, .. }) => {
                 let write = (*to_flush || !out.is_empty()).then_some((&mut connection.sender, out));
                 (Some(&mut connection.receiver), write)
             }
@@ -237,11 +255,17 @@ impl Task {
             Woken::Taken => self.on_taken(now),
             Woken::Timer => self.machine.handle_timeout(now),
             Woken::EventRoom => {}
-            Woken::Connected(Ok((connection, token))) => {
+            Woken::Connected(Ok(Connected { connection, token, network })) => {
                 self.connecting = None;
                 self.generation += 1;
-                self.session = Some(Session { connection, out: BytesMut::new(), to_flush: false });
-                self.machine.connected(now, token);
+                let over_quic = connection.quic().is_some();
+                if let Some(network) = &network {
+                    self.networks.won(now, network, over_quic);
+                }
+                let (out, to_flush) = (BytesMut::new(), false);
+                self.session =
+                    Some(Session { connection, network, heard: false, challenges: 0, out, to_flush });
+                self.machine.connected(now, token, over_quic);
             }
             Woken::Connected(Err(error)) => {
                 self.connecting = None;
@@ -293,7 +317,10 @@ impl Task {
 
     fn on_control(&mut self, now: Duration, control: Control) {
         match control {
-            Control::NetworkChanged => self.machine.network_changed(now),
+            Control::NetworkChanged { name } => {
+                self.network_name = name;
+                self.machine.network_changed(now);
+            }
             Control::Close { done } => {
                 // What was asked before is still done, if there is room for it.
                 while self.machine.accepts() {
@@ -321,6 +348,7 @@ impl Task {
     fn on_bytes(&mut self, now: Duration) {
         loop {
             let Some(session) = &mut self.session else { return };
+            session.heard = true;
             let receiver = &mut session.connection.receiver;
             let error = match receiver.take_frame() {
                 Ok(None) => {
@@ -330,6 +358,13 @@ impl Task {
                     return;
                 }
                 Ok(Some(Frame::Heartbeat)) => {
+                    if let Some(quic) = session.connection.quic() {
+                        let challenges = quic.stats().frame_rx.path_challenge;
+                        if challenges > session.challenges {
+                            session.challenges = challenges;
+                            self.machine.address_changed();
+                        }
+                    }
                     self.machine.received_heartbeat(now);
                     continue;
                 }
@@ -440,9 +475,19 @@ impl Task {
             Output::Connect { fresh_token } => {
                 let (connector, token) = (self.connector.clone(), self.config.token.clone());
                 let (transport, limit) = (self.config.transport, self.config.connect_timeout);
+                let (networks, name, now) = (self.networks.clone(), self.network_name.clone(), self.now());
                 let connect = async move {
                     let token = token.get(fresh_token).await.map_err(ConnectError::Token)?;
-                    Ok((connector.connect(transport).await?, token))
+                    let addresses = connector.resolve().await?;
+                    let network = match (transport, name) {
+                        (Transport::Tcp | Transport::Quic, _) => None,
+                        (Transport::Auto, Some(name)) => Some(Network::Named(name)),
+                        (Transport::Auto, None) => {
+                            connector.local_address(addresses[0]).ok().map(Network::Local)
+                        }
+                    };
+                    let plan = networks.plan(now, network.as_ref(), transport, &addresses);
+                    Ok(Connected { connection: connector.race(plan).await?, token, network })
                 };
                 self.connecting = Some(Box::pin(async move {
                     tokio::time::timeout(limit, connect).await.unwrap_or(Err(ConnectError::Timeout(limit)))
@@ -467,7 +512,14 @@ impl Task {
                     session.out.extend_from_slice(HEARTBEAT);
                 }
             }
-            Output::Disconnect => self.drop_session(),
+            Output::Disconnect => {
+                if let Some(Session { network: Some(network), connection, heard: false, .. }) = &self.session
+                    && connection.quic().is_some()
+                {
+                    self.networks.quic_fell_silent(self.started.elapsed(), network);
+                }
+                self.drop_session();
+            }
             Output::Queued { ticket } => {
                 if let Some(Waiter::Send { queued, .. }) = self.waiting.get_mut(&ticket)
                     && let Some(queued) = queued.take()

@@ -15,6 +15,7 @@ use tern_protocol::event::{LoginOk, WireError};
 use tern_protocol::limits::{IN_FLIGHT_MAX, VERSION_MAX, VERSION_MIN};
 use tern_protocol::request::{Login, RequestBody};
 
+use super::pace::Pace;
 use super::{Machine, Output, Purpose, RESERVED};
 use crate::event::{ConnectionState, Event, Lost, Stop};
 use crate::storage::Record;
@@ -29,6 +30,10 @@ const DRAIN: Duration = Duration::from_secs(2);
 const WAITING_HEARTBEAT: Duration = Duration::from_secs(2);
 /// A server handles a login this late at most: it may take over from the connection that was made instead.
 const LATE_LOGIN: Duration = Duration::from_secs(15);
+/// On a changed network a link that does not answer within this time is replaced: somebody looks at the screen.
+const CHANGED_DEAD_AFTER: Duration = Duration::from_secs(2);
+/// A link that died of silence, and not of a network that is gone, is followed by another within this time.
+const DIED_OF_SILENCE: Duration = Duration::from_secs(30);
 /// What a server without own wishes gets.
 const HEARTBEAT_MIN: Duration = Duration::from_millis(100);
 
@@ -43,6 +48,14 @@ enum Phase {
 }
 
 #[derive(Debug)]
+struct Fatal {
+    silence: Duration,
+    over_quic: bool,
+    /// When the link was given up.
+    at: Duration,
+}
+
+#[derive(Debug)]
 pub(super) struct Link {
     phase: Phase,
     pub(super) last_sent: Duration,
@@ -52,10 +65,24 @@ pub(super) struct Link {
     last_beat: Duration,
     /// The first heartbeat whose echo (or anything else) has not come yet.
     probe: Option<Duration>,
+    /// The network has changed since: no time is to be lost.
+    hurried: bool,
+    /// How long nothing had moved when the heartbeat went out that is not answered yet.
+    silence: Option<Duration>,
+    /// A silence that a link seems not to have survived.
+    fatal: Option<Fatal>,
+    /// The heartbeat that the server wants.
     heartbeat: Duration,
+    over_quic: bool,
+    tcp: Pace,
+    quic: Pace,
+    /// This device has moved: that the server sees a new address is no surprise.
+    moved: bool,
     pub(super) in_flight_max: usize,
     tries: u32,
     fresh_token: bool,
+    /// What the connection that is being made asked for.
+    asked_fresh_token: bool,
     expired_in_a_row: u32,
     random: u64,
     /// When a connection was given up whose login was not answered.
@@ -73,10 +100,18 @@ impl Link {
             last_message: Duration::ZERO,
             last_beat: Duration::ZERO,
             probe: None,
+            hurried: false,
+            silence: None,
+            fatal: None,
             heartbeat: Duration::from_secs(60),
+            over_quic: false,
+            tcp: Pace::tcp(),
+            quic: Pace::quic(),
+            moved: false,
             in_flight_max: IN_FLIGHT_MAX,
             tries: 0,
             fresh_token: false,
+            asked_fresh_token: false,
             expired_in_a_row: 0,
             random: seed,
             gave_up_login: None,
@@ -106,6 +141,15 @@ impl Link {
         self.is_online() || self.is_logging_in()
     }
 
+    fn pace(&mut self, over_quic: bool) -> &mut Pace {
+        if over_quic { &mut self.quic } else { &mut self.tcp }
+    }
+
+    /// Heartbeats go out after this silence.
+    fn interval(&self) -> Duration {
+        self.heartbeat.min(if self.over_quic { self.quic.interval() } else { self.tcp.interval() })
+    }
+
     /// SplitMix64.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -124,8 +168,8 @@ impl Link {
 }
 
 impl Machine {
-    /// The transport stands: log in with this token.
-    pub fn connected(&mut self, now: Duration, token: String) {
+    /// The transport stands, QUIC or TCP: log in with this token.
+    pub fn connected(&mut self, now: Duration, token: String, over_quic: bool) {
         if self.link.phase != Phase::Connecting {
             return;
         }
@@ -133,6 +177,8 @@ impl Machine {
         self.link.last_heard = now;
         self.link.last_message = now;
         self.link.probe = None;
+        (self.link.hurried, self.link.silence, self.link.moved) = (false, None, false);
+        self.link.over_quic = over_quic;
         self.link.farewell = None;
         let login = Login {
             token,
@@ -163,6 +209,21 @@ impl Machine {
     pub fn received_heartbeat(&mut self, now: Duration) {
         self.link.last_heard = now;
         self.link.probe = None;
+        self.link.hurried = false;
+        if let Some(silence) = self.link.silence.take() {
+            self.link.pace(self.link.over_quic).survived(silence);
+        }
+    }
+
+    /// QUIC: the server has seen a new address of this device. Unless it has moved, a router on the way had forgotten
+    /// the last one, and what the server sent since went nowhere.
+    pub fn address_changed(&mut self) {
+        if mem::take(&mut self.link.moved) {
+            return;
+        }
+        if let Some(silence) = self.link.silence.take() {
+            self.link.pace(self.link.over_quic).died(silence);
+        }
     }
 
     /// Bytes of a message came, on any stream of the connection, complete or not: a large page on a slow link is
@@ -174,13 +235,25 @@ impl Machine {
 
     /// The network may have changed: find out now whether the link still works, or connect without further waiting.
     pub fn network_changed(&mut self, now: Duration) {
-        match self.link.phase {
-            Phase::Down { .. } => {
+        (self.link.tcp, self.link.quic) = (Pace::tcp(), Pace::quic());
+        (self.link.silence, self.link.fatal, self.link.moved) = (None, None, true);
+        match &mut self.link.phase {
+            Phase::Down { retry_at } => {
+                *retry_at = now;
                 self.link.tries = 0;
-                self.link.phase = Phase::Down { retry_at: now };
             }
-            _ if self.link.is_connected() => self.probe(now),
-            _ => {}
+            // Anew, from the new network.
+            Phase::Connecting => {
+                let fresh_token = self.link.asked_fresh_token;
+                self.outputs.push_back(Output::Connect { fresh_token });
+            }
+            Phase::LoggingIn { deadline } => *deadline = (*deadline).min(now + CHANGED_DEAD_AFTER),
+            Phase::Online { .. } => {
+                self.link.probe = None;
+                self.probe(now);
+                self.link.hurried = true;
+            }
+            Phase::Draining { .. } | Phase::Stopped(_) => {}
         }
     }
 
@@ -209,7 +282,9 @@ impl Machine {
 
     /// When the link is dead, unless something is heard before.
     fn dead_at(&self) -> Option<Duration> {
-        self.link.probe.map(|probe| probe + self.settings.dead_after)
+        let patience = self.settings.dead_after;
+        let patience = if self.link.hurried { patience.min(CHANGED_DEAD_AFTER) } else { patience };
+        self.link.probe.map(|probe| probe + patience)
     }
 
     /// When the oldest request has waited for too long, unless more than heartbeats comes before.
@@ -220,7 +295,7 @@ impl Machine {
 
     /// When the next heartbeat goes out.
     fn heartbeat_at(&self) -> Duration {
-        let beat = self.link.last_sent + self.link.heartbeat;
+        let beat = self.link.last_sent + self.link.interval();
         let Some(oldest) = self.in_flight.values().next() else { return beat };
         let silent_since = match self.link.probe {
             Some(_) => self.link.last_beat,
@@ -230,6 +305,10 @@ impl Machine {
     }
 
     fn probe(&mut self, now: Duration) {
+        let moved_last = self.link.last_sent.max(self.link.last_heard);
+        if self.link.probe.is_none() && self.link.is_open() {
+            self.link.silence = now.checked_sub(moved_last);
+        }
         self.outputs.push_back(Output::Heartbeat);
         self.link.last_sent = now;
         self.link.last_beat = now;
@@ -240,8 +319,9 @@ impl Machine {
         match self.link.phase {
             Phase::Down { retry_at } if retry_at <= now => {
                 self.link.phase = Phase::Connecting;
-                self.outputs
-                    .push_back(Output::Connect { fresh_token: mem::take(&mut self.link.fresh_token) });
+                self.link.asked_fresh_token = mem::take(&mut self.link.fresh_token);
+                let fresh_token = self.link.asked_fresh_token;
+                self.outputs.push_back(Output::Connect { fresh_token });
                 self.told(ConnectionState::Connecting);
             }
             Phase::LoggingIn { deadline } if deadline <= now => self.down(now, Lost::Silent),
@@ -270,6 +350,11 @@ impl Machine {
             None => self.outputs.push_back(Output::Persist(Record::User(ok.user))),
         }
         self.user = Some(ok.user);
+        if let Some(fatal) = self.link.fatal.take()
+            && now <= fatal.at + DIED_OF_SILENCE
+        {
+            self.link.pace(fatal.over_quic).died(fatal.silence);
+        }
         self.link.phase = Phase::Online { since: now };
         self.link.expired_in_a_row = 0;
         self.link.in_flight_max = (ok.in_flight_max as usize).clamp(1, IN_FLIGHT_MAX);
@@ -331,6 +416,12 @@ impl Machine {
         // An error is an answer: that login is done with.
         if self.link.is_logging_in() && !matches!(reason, Lost::Closed(_)) {
             self.link.gave_up_login = Some(now);
+        }
+        let over_quic = self.link.over_quic;
+        // A TCP connection that a router forgot may be reset. On QUIC only a server that was restarted does that.
+        let silent = matches!(reason, Lost::Silent) || matches!(reason, Lost::Broken(_)) && !over_quic;
+        if let Some(silence) = self.link.silence.take().filter(|_| silent) {
+            self.link.fatal = Some(Fatal { silence, over_quic, at: now });
         }
         self.forget_connection();
         self.doubt_marks(now);

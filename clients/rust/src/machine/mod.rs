@@ -12,6 +12,7 @@
 //! - `link`: connecting, login, heartbeats, dead links, waiting before another try.
 //! - `inbox`: cursors, gaps, pulls: every entry once, in order.
 //! - `outbox`: sends: each stored once, in order as far as that is possible.
+//! - `pace`: how long a silent link may be left alone.
 //! - `sync`: "this is what I have", page by page.
 //!
 //! # Bounds
@@ -22,6 +23,7 @@
 mod inbox;
 mod link;
 mod outbox;
+mod pace;
 mod sync;
 #[cfg(test)]
 mod tests;
@@ -77,7 +79,7 @@ pub struct Settings {
     pub backoff_first: Duration,
     /// Longest wait.
     pub backoff_max: Duration,
-    /// Send something at least this often, even if the server asks for less.
+    /// Send something at least this often, even if the server and the path ask for less.
     pub heartbeat_max: Duration,
     /// A link on which nothing comes back for this long after a heartbeat is dead.
     pub dead_after: Duration,

@@ -18,30 +18,30 @@ use crate::event::{ConnectionState, Event, Lost, Stop};
 use crate::storage::{Marks, Record, State};
 
 /// A machine and what it wants, without a model of a server.
-struct Rig {
-    machine: Machine,
-    now: Duration,
-    sent: Vec<Request>,
-    other: Vec<Output>,
+pub(super) struct Rig {
+    pub(super) machine: Machine,
+    pub(super) now: Duration,
+    pub(super) sent: Vec<Request>,
+    pub(super) other: Vec<Output>,
 }
 
-fn seconds(n: u64) -> Duration {
+pub(super) fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
 impl Rig {
-    fn new(settings: Settings, state: State) -> Self {
+    pub(super) fn new(settings: Settings, state: State) -> Self {
         let machine = Machine::new(settings, state);
         let mut rig = Self { machine, now: Duration::ZERO, sent: Vec::new(), other: Vec::new() };
         rig.advance(Duration::ZERO);
         rig
     }
 
-    fn usual() -> Settings {
+    pub(super) fn usual() -> Settings {
         Settings::new(device(), 1)
     }
 
-    fn online(settings: Settings, state: State) -> Self {
+    pub(super) fn online(settings: Settings, state: State) -> Self {
         let mut rig = Self::new(settings, state);
         rig.connect();
         rig.answer_sync(SyncPage { conversations: Vec::new(), covered_until: None });
@@ -49,24 +49,24 @@ impl Rig {
     }
 
     /// Connects and logs in; the sync stays open.
-    fn connect(&mut self) {
+    pub(super) fn connect(&mut self) {
         assert!(self.other.iter().any(|o| matches!(o, Output::Connect { .. })), "{:?}", self.other);
         self.other.clear();
         self.sent.clear();
-        self.machine.connected(self.now, "token".into());
+        self.machine.connected(self.now, "token".into(), false);
         self.drain();
         let login = self.sent.remove(0);
         assert!(matches!(login.body, RequestBody::Login(_)));
         self.receive(login.id, login_ok(64));
     }
 
-    fn answer_sync(&mut self, page: SyncPage) {
+    pub(super) fn answer_sync(&mut self, page: SyncPage) {
         let at = self.sent.iter().position(|r| matches!(r.body, RequestBody::Sync(_))).unwrap();
         let sync = self.sent.remove(at);
         self.receive(sync.id, ServerBody::SyncPage(page));
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some(output) = self.machine.poll_output() {
             match output {
                 Output::Transmit { request, .. } => self.sent.push(request),
@@ -75,7 +75,7 @@ impl Rig {
         }
     }
 
-    fn receive(&mut self, id: RequestId, body: ServerBody) {
+    pub(super) fn receive(&mut self, id: RequestId, body: ServerBody) {
         self.machine.received(self.now, ServerMessage { id, body });
         self.drain();
     }
@@ -84,11 +84,11 @@ impl Rig {
         self.receive(RequestId(0), body);
     }
 
-    fn push(&mut self, seq: u64) {
+    pub(super) fn push(&mut self, seq: u64) {
         self.event(ServerBody::Push { conversation: group(1), entry: entry(seq, "theirs") });
     }
 
-    fn advance(&mut self, by: Duration) {
+    pub(super) fn advance(&mut self, by: Duration) {
         self.now += by;
         self.machine.handle_timeout(self.now);
         self.drain();
@@ -127,7 +127,7 @@ impl Rig {
         self.drain();
     }
 
-    fn reconnect(&mut self) {
+    pub(super) fn reconnect(&mut self) {
         self.machine.disconnected(self.now, Lost::Broken("cut".into()));
         self.advance(seconds(1));
         self.connect();
@@ -145,7 +145,7 @@ impl Rig {
     }
 
     /// The entries handed over since.
-    fn seqs(&mut self) -> Vec<u64> {
+    pub(super) fn seqs(&mut self) -> Vec<u64> {
         let mut seqs = Vec::new();
         while let Some(event) = self.machine.poll_event(self.now) {
             if let Event::Entry { entry, .. } = event {
@@ -157,7 +157,7 @@ impl Rig {
     }
 
     /// The pages of history asked for since: first entry wanted.
-    fn pulls(&mut self) -> Vec<(RequestId, u64)> {
+    pub(super) fn pulls(&mut self) -> Vec<(RequestId, u64)> {
         let pulls = self.sent.iter().filter_map(|r| match &r.body {
             RequestBody::History(h) => match h.from {
                 HistoryFrom::Forward(from) => Some((r.id, from.get())),
@@ -185,7 +185,7 @@ impl Rig {
         self.sends().into_iter().map(|(_, n)| n).collect()
     }
 
-    fn states(&mut self) -> Vec<ConnectionState> {
+    pub(super) fn states(&mut self) -> Vec<ConnectionState> {
         let states = self.other.iter().filter_map(|o| match o {
             Output::State(state) => Some(state.clone()),
             _ => None,
@@ -195,7 +195,7 @@ impl Rig {
         states
     }
 
-    fn page(&mut self, id: RequestId, floor: u64, head: u64, seqs: impl IntoIterator<Item = u64>) {
+    pub(super) fn page(&mut self, id: RequestId, floor: u64, head: u64, seqs: impl IntoIterator<Item = u64>) {
         let entries = seqs.into_iter().map(|s| entry(s, "theirs")).collect();
         let page = HistoryPage { conversation: group(1), head: Seq(head), floor: Seq(floor), entries };
         self.receive(id, ServerBody::HistoryPage(page));
@@ -206,7 +206,7 @@ fn stored(n: u64) -> ServerBody {
     ServerBody::SendOk(SendOk { conversation: group(1), seq: Seq(n), time: WallMillis(n), duplicate: false })
 }
 
-fn with_cursor(seq: u64) -> State {
+pub(super) fn with_cursor(seq: u64) -> State {
     let mut state = State::default();
     state.apply(&Record::User(me()));
     state.apply(&Record::Cursor { conversation: group(1), seq: Seq(seq), marks: Marks::default() });
@@ -214,7 +214,7 @@ fn with_cursor(seq: u64) -> State {
 }
 
 /// A line of a sync, without entries.
-fn line(conversation: ConversationId, head: u64, read: u64) -> ConversationState {
+pub(super) fn line(conversation: ConversationId, head: u64, read: u64) -> ConversationState {
     ConversationState {
         conversation,
         kind: Kind::Group,
@@ -541,7 +541,7 @@ fn a_list_that_does_not_fit_before_login_waits_for_it() {
     let many = SYNC_KNOWN_MAX + 10_000;
     for (known, early) in [(3, true), (early_max, true), (early_max + 1, false), (many, false)] {
         let mut rig = Rig::new(Rig::usual(), state(known));
-        rig.machine.connected(rig.now, "token".into());
+        rig.machine.connected(rig.now, "token".into(), false);
         rig.drain();
         assert_eq!(rig.sent.len() == 2, early, "{known}");
         if early {
@@ -785,7 +785,7 @@ fn a_late_login_of_its_own_does_not_end_a_client() {
         let mut rig = Rig::new(Rig::usual(), State::default());
         match first {
             First::Silent | First::Broken | First::Refused => {
-                rig.machine.connected(rig.now, "token".into());
+                rig.machine.connected(rig.now, "token".into(), false);
                 rig.drain();
             }
             First::Online => rig.connect(),
@@ -834,7 +834,7 @@ fn a_refused_token_is_replaced_but_not_for_ever() {
     let settings = Settings { token_refreshes: true, ..Rig::usual() };
     let mut rig = Rig::new(settings, State::default());
     for _ in 0..10 {
-        rig.machine.connected(rig.now, "token".into());
+        rig.machine.connected(rig.now, "token".into(), false);
         rig.drain();
         rig.sent.clear();
         rig.other.clear();

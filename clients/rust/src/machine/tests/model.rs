@@ -269,7 +269,7 @@ impl World {
                 Output::Connect { .. } => {
                     assert!(!self.up);
                     self.up = true;
-                    self.machine.connected(self.now, "token".into());
+                    self.machine.connected(self.now, "token".into(), false);
                 }
                 Output::Transmit { request, .. } => {
                     assert!(self.up, "sent without a connection");
