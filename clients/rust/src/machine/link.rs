@@ -32,6 +32,8 @@ const WAITING_HEARTBEAT: Duration = Duration::from_secs(2);
 const LATE_LOGIN: Duration = Duration::from_secs(15);
 /// On a changed network a link that does not answer within this time is replaced: somebody looks at the screen.
 const CHANGED_DEAD_AFTER: Duration = Duration::from_secs(2);
+/// What comes sooner after a change of network may have been waiting here, and says nothing about the link.
+const CHANGED_DEAF_FOR: Duration = Duration::from_millis(500);
 /// A link that died of silence, and not of a network that is gone, is followed by another within this time.
 const DIED_OF_SILENCE: Duration = Duration::from_secs(30);
 /// What a server without own wishes gets.
@@ -45,6 +47,13 @@ enum Phase {
     Online { since: Duration },
     Draining { until: Duration, reconnect_after_ms: u32 },
     Stopped(Stop),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hurry {
+    since: Duration,
+    /// The echo of this heartbeat proves the link.
+    beat: u64,
 }
 
 #[derive(Debug)]
@@ -65,8 +74,11 @@ pub(super) struct Link {
     last_beat: Duration,
     /// The first heartbeat whose echo (or anything else) has not come yet.
     probe: Option<Duration>,
-    /// The network has changed since: no time is to be lost.
-    hurried: bool,
+    /// Heartbeats that were sent on this connection, and those that came back.
+    beats: u64,
+    echoes: u64,
+    /// The network has changed and the link has not proved itself since.
+    hurry: Option<Hurry>,
     /// How long nothing had moved when the heartbeat went out that is not answered yet.
     silence: Option<Duration>,
     /// A silence that a link seems not to have survived.
@@ -100,7 +112,9 @@ impl Link {
             last_message: Duration::ZERO,
             last_beat: Duration::ZERO,
             probe: None,
-            hurried: false,
+            beats: 0,
+            echoes: 0,
+            hurry: None,
             silence: None,
             fatal: None,
             heartbeat: Duration::from_secs(60),
@@ -177,7 +191,8 @@ impl Machine {
         self.link.last_heard = now;
         self.link.last_message = now;
         self.link.probe = None;
-        (self.link.hurried, self.link.silence, self.link.moved) = (false, None, false);
+        (self.link.beats, self.link.echoes, self.link.hurry) = (0, 0, None);
+        (self.link.silence, self.link.moved) = (None, false);
         self.link.over_quic = over_quic;
         self.link.farewell = None;
         let login = Login {
@@ -207,9 +222,17 @@ impl Machine {
 
     /// A heartbeat from the server: the link lives. Since whoever waits asks for them, they say nothing about answers.
     pub fn received_heartbeat(&mut self, now: Duration) {
+        self.link.echoes += 1;
+        if self.link.hurry.is_some_and(|hurry| self.link.echoes < hurry.beat) {
+            return;
+        }
+        self.proved(now);
+    }
+
+    fn proved(&mut self, now: Duration) {
         self.link.last_heard = now;
         self.link.probe = None;
-        self.link.hurried = false;
+        self.link.hurry = None;
         if let Some(silence) = self.link.silence.take() {
             self.link.pace(self.link.over_quic).survived(silence);
         }
@@ -229,8 +252,10 @@ impl Machine {
     /// Bytes of a message came, on any stream of the connection, complete or not: a large page on a slow link is
     /// neither a dead link nor a request that nobody answers.
     pub fn heard(&mut self, now: Duration) {
-        self.received_heartbeat(now);
         self.link.last_message = now;
+        if self.link.hurry.is_none_or(|hurry| now >= hurry.since + CHANGED_DEAF_FOR) {
+            self.proved(now);
+        }
     }
 
     /// The network may have changed: find out now whether the link still works, or connect without further waiting.
@@ -251,7 +276,7 @@ impl Machine {
             Phase::Online { .. } => {
                 self.link.probe = None;
                 self.probe(now);
-                self.link.hurried = true;
+                self.link.hurry = Some(Hurry { since: now, beat: self.link.beats });
             }
             Phase::Draining { .. } | Phase::Stopped(_) => {}
         }
@@ -283,7 +308,7 @@ impl Machine {
     /// When the link is dead, unless something is heard before.
     fn dead_at(&self) -> Option<Duration> {
         let patience = self.settings.dead_after;
-        let patience = if self.link.hurried { patience.min(CHANGED_DEAD_AFTER) } else { patience };
+        let patience = if self.link.hurry.is_some() { patience.min(CHANGED_DEAD_AFTER) } else { patience };
         self.link.probe.map(|probe| probe + patience)
     }
 
@@ -310,6 +335,7 @@ impl Machine {
             self.link.silence = now.checked_sub(moved_last);
         }
         self.outputs.push_back(Output::Heartbeat);
+        self.link.beats += 1;
         self.link.last_sent = now;
         self.link.last_beat = now;
         self.link.probe.get_or_insert(now);

@@ -144,6 +144,32 @@ fn a_changed_network_is_found_out_about_at_once() {
     rig.advance(Duration::from_millis(100));
     assert!(matches!(rig.states()[..], [ConnectionState::Offline { reason: Lost::Silent, .. }]));
 
+    // What had come before the change and is read after it says nothing: neither a message nor an older echo.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.advance(seconds(54));
+    rig.states();
+    rig.machine.network_changed(rig.now);
+    rig.machine.received_heartbeat(rig.now);
+    rig.push(1);
+    rig.advance(seconds(2));
+    assert!(matches!(rig.states()[..], [ConnectionState::Offline { reason: Lost::Silent, .. }]));
+    // The echo of the one that was sent after the change does, and so does a page that keeps coming.
+    for page in [false, true] {
+        let mut rig = Rig::online(Rig::usual(), State::default());
+        rig.advance(seconds(54));
+        rig.states();
+        rig.machine.network_changed(rig.now);
+        rig.machine.received_heartbeat(rig.now);
+        rig.advance(seconds(1));
+        if page {
+            rig.machine.heard(rig.now)
+        } else {
+            rig.machine.received_heartbeat(rig.now)
+        }
+        rig.advance(seconds(9));
+        assert_eq!(rig.states(), []);
+    }
+
     // A try that is under way begins again, with the same need of a token.
     rig.advance(seconds(1));
     rig.other.clear();
