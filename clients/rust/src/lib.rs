@@ -1,35 +1,225 @@
-//! Tern's Rust client.
+//! Tern's Rust client: an app's whole side of a chat.
+//!
+//! # What it takes care of
+//! - **A message is stored once**, however often the connection breaks or the app is killed: it is numbered and
+//!   stored on the device before it goes out ([`Client::enqueue`]).
+//! - **Every entry is handed over once, in order**, per conversation and as long as the app runs, gaps repaired before;
+//!   after a crash the one that was being handled comes again ([`Events::next`]).
+//! - **Being online**: QUIC, or TCP where a network swallows UDP ([`Transport::Auto`]); reconnects with jittered waits,
+//!   heeding the server's advice; finds dead links and follows changes of network ([`Client::network_changed`]); asks
+//!   the token source for a fresh token. It stops by itself only when trying again is useless ([`Stop`]).
+//! - **Battery**: a client that waits for nothing has one timer, that of the next heartbeat, which is as far away as the
+//!   server and the routers on the way allow.
+//! - **A local history** to draw screens from without a server ([`LocalHistory`]).
+//!
+//! It runs inside of a tokio runtime; a client is one task there. Futures may be dropped at any time: a message whose
+//! number is on the disk is sent all the same, a question is asked and its answer dropped, no event is lost. Dropping
+//! the last [`Client`] handle stops the client without waiting; dropping [`Events`] means that the app wants to be
+//! handed nothing more, while sends go on.
+//!
+//! # Connect
+//! The app's backend signs a token; its `sub` is the user. The storage is this device's identity and memory: one file for
+//! each user of the device.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! use tern_client::{Client, Config, Event, SqliteStorage, Message, Target, Token, UserId};
+//! use tern_client::{Client, Config, SqliteStorage, StartError, Token};
 //!
-//! let config = Config::new("chat.example.com:7443", std::fs::read("ca.pem")?, Token::Fixed("eyJ...".into()));
-//! let (client, mut events) = Client::connect(config, SqliteStorage::open("alice.db")?).await?;
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! // Asked before each connection; `fresh` says that the last token was refused.
+//! let token = Token::source(|fresh: bool| async move {
+//!     ask_the_backend(fresh).await.map_err(|error| error.to_string())
+//! });
+//! let config = Config::new("chat.example.com:7443", std::fs::read("ca.pem")?, token);
+//! let storage = SqliteStorage::open("alice.db")?;
+//! // `Client::start` returns at once and connects in the background: for an app that opens without a network.
+//! let (client, events) = match Client::connect(config, storage).await {
+//!     Ok(started) => started,
+//!     Err(StartError::Offline(why)) => return Err(format!("no connection: {why}").into()),
+//!     Err(other) => return Err(other.into()),
+//! };
+//! // Waits until everything is sent, 5 s at most, and leaves the storage free.
+//! let all_sent = client.close().await;
+//! # let _ = (all_sent, events);
+//! # Ok(())
+//! # }
+//! # async fn ask_the_backend(_fresh: bool) -> std::io::Result<String> { Ok(String::new()) }
+//! ```
+//!
+//! # Send
+//! ```no_run
+//! # use tern_client::{Change, Client, Error, Message, Target, UserId};
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let to = Target::User(UserId::from_sub("bob"));
 //! let hello = Message { content_type: "text/plain".into(), payload: "hello".into(), reply_to: None };
-//! let ok = client.send(Target::User(UserId::from_sub("bob")), hello).await?;
-//! println!("stored as {} of {}", ok.seq, ok.conversation);
-//! while let Some(event) = events.next().await {
-//!     if let Event::Entry { conversation, entry } = event {
-//!         println!("{conversation} {}: {:?}", entry.seq, entry.change);
-//!     }
+//! // Waits until the server has it.
+//! let stored = client.send(to, hello.clone()).await?;
+//! println!("stored as {} of {}", stored.seq, stored.conversation);
+//!
+//! // Or: waits until it is on this device's disk; it is sent when there is a network, if need be by the app's next run.
+//! let pending = client.enqueue(to, Change::Message(hello)).await?;
+//! match pending.await {
+//!     Ok(stored) => println!("sent as {}", stored.seq),
+//!     // It stays in the storage.
+//!     Err(Error::Stopped(why)) => println!("not yet: {why}"),
+//!     Err(Error::Refused(error)) => println!("never: {}", error.text),
+//!     Err(other) => return Err(other),
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! # What it takes care of
-//! - **A message is stored once**, however often the connection breaks or the app is killed: it is numbered and
-//!   stored on the device before it goes out ([`Client::enqueue`]).
-//! - **Every entry is handed over once, in order**, per conversation and as long as the app runs; after a crash the
-//!   one that was being handled comes again ([`Events::next`]).
-//! - **Being online**: reconnects with jittered waits, heeding the server's advice; finds dead links; asks the token
-//!   source for a fresh token. It stops by itself only when trying again is useless ([`Stop`]).
+//! # Receive
+//! Asking for the next event says that the one before has been dealt with. An app that is slow holds nothing up: what
+//! does not fit [`Config::events_max`] waits on the server.
+//!
+//! ```no_run
+//! # use tern_client::{Change, ConnectionState, Event, Events, UserId};
+//! # async fn example(mut events: Events) {
+//! while let Some(event) = events.next().await {
+//!     match event {
+//!         Event::Entry { conversation, entry } => match entry.change {
+//!             Change::Message(message) => println!("{conversation} {}: {:?}", entry.seq, message.payload),
+//!             other => println!("{conversation} {}: {other:?}", entry.seq),
+//!         },
+//!         Event::Connection(ConnectionState::Offline { reason, retry_in }) => {
+//!             println!("{reason}; trying again in {retry_in:?}");
+//!         }
+//!         Event::Connection(ConnectionState::Stopped(why)) => println!("not without your help: {why}"),
+//!         Event::Recovered { result, .. } => println!("left from the last run: {result:?}"),
+//!         Event::Reset { conversation, .. } => println!("forget what you have of {conversation}"),
+//!         _ => {}
+//!     }
+//! }
+//! # }
+//! ```
+//!
+//! # Receipts
+//! That an entry is on this device is said by taking the next event. That the user has seen it, only the app knows.
+//!
+//! ```no_run
+//! # use tern_client::{Client, ConversationId, Error, Event, Seq};
+//! # async fn example(client: Client, conversation: ConversationId, seq: Seq, event: Event) -> Result<(), Error> {
+//! client.mark_read(conversation, seq).await?;
+//! // Others' come as events while online ...
+//! if let Event::Receipts(moved) = event {
+//!     println!("{moved:?}");
+//! }
+//! // ... and may be asked for.
+//! for receipt in client.receipts(conversation, None, 0).await?.receipts {
+//!     println!("{} has read up to {}", receipt.user, receipt.read);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # History
+//! What this device was handed is on its disk, whether online or not. Older pages are on the server.
+//!
+//! ```no_run
+//! # use tern_client::{Client, Config, HistoryFrom, Seq, SqliteStorage};
+//! # async fn example(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+//! let storage = SqliteStorage::open("alice.db")?.history_bytes_max(64 << 20);
+//! let local = storage.history()?;
+//! let (client, _events) = Client::start(config, storage)?;
+//! for line in local.conversations(None, 50)? {
+//!     let entries = local.latest(line.conversation, 30)?;
+//!     let waiting = local.unsent(line.conversation)?;
+//!     println!("{} {:?}: {} entries, {} not sent yet", line.title, line.peer, entries.len(), waiting.len());
+//!     // The user scrolls up: first what is here, then what only the server has.
+//!     let Some(oldest) = entries.first().map(|entry| entry.seq) else { continue };
+//!     let mut older = local.before(line.conversation, oldest, 30)?;
+//!     if older.is_empty() && oldest > Seq(1) {
+//!         let from = HistoryFrom::Backward(Some(oldest.prev()));
+//!         older = client.history(line.conversation, from, 30).await?.entries;
+//!     }
+//!     println!("{older:?}");
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Groups
+//! Who comes and goes, and the title, are entries of the log like messages.
+//!
+//! ```no_run
+//! # use tern_client::{Change, Client, Error, Role, UserId};
+//! # async fn example(client: Client) -> Result<(), Error> {
+//! let (bob, carol) = (UserId::from_sub("bob"), UserId::from_sub("carol"));
+//! let (group, _seq) = client.create_group("walkers", vec![bob]).await?;
+//! client.change(group, Change::Add { members: vec![carol] }).await?;
+//! client.change(group, Change::Role { member: carol, role: Role::Admin }).await?;
+//! client.change(group, Change::Title { title: "hikers".into() }).await?;
+//! client.change(group, Change::Remove { member: bob }).await?;
+//! for (member, role, since) in client.members(group, None, 0).await?.members {
+//!     println!("{member} is {role:?} since {since}");
+//! }
+//! client.change(group, Change::Leave).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Several accounts
+//! A client is one account on one server. An app has as many as it likes; they share nothing but the runtime.
+//!
+//! ```no_run
+//! # use tern_client::{Client, Config, SqliteStorage, StartError, Token};
+//! # async fn example(ca: Vec<u8>, tokens: Vec<(String, String)>) -> Result<(), StartError> {
+//! let mut clients = Vec::new();
+//! for (name, token) in tokens {
+//!     let config = Config::new("chat.example.com:7443", ca.clone(), Token::Fixed(token));
+//!     let (client, mut events) = Client::start(config, SqliteStorage::open(format!("{name}.db"))?)?;
+//!     clients.push(client);
+//!     tokio::spawn(async move {
+//!         while let Some(event) = events.next().await {
+//!             println!("{name}: {event:?}");
+//!         }
+//!     });
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A storage of one's own
+//! [`SqliteStorage`] is for apps on a device, [`MemoryStorage`] for tests and for bots that may forget. An app with
+//! a database of its own keeps the client's state there, in the same transaction as its own tables if it likes:
+//!
+//! ```
+//! use tern_client::storage::{Record, State};
+//! use tern_client::{Storage, StorageError};
+//!
+//! /// Everything in one row.
+//! struct Row {
+//!     state: State,
+//! }
+//!
+//! impl Storage for Row {
+//!     fn load(&mut self) -> Result<State, StorageError> {
+//!         Ok(self.state.clone())
+//!     }
+//!
+//!     fn append(&mut self, records: &[Record]) -> Result<(), StorageError> {
+//!         records.iter().for_each(|record| self.state.apply(record));
+//!         // `State::records` gives the fewest records that make it. What is vital has to be on the disk before this
+//!         // returns: the message goes out right after.
+//!         if records.iter().any(Record::is_vital) {
+//!             write_and_sync(self.state.records()).map_err(|e| StorageError::Other(e.to_string()))?;
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//! # fn write_and_sync(_: impl Iterator<Item = Record>) -> std::io::Result<()> { Ok(()) }
+//! # let mut row = Row { state: State::default() };
+//! # row.append(&[Record::Base(tern_client::ClientSeq(7))]).unwrap();
+//! # assert_eq!(row.load().unwrap().base.get(), 7);
+//! ```
+//!
+//! # Features
+//! `sqlite` (on by default): [`SqliteStorage`] and [`LocalHistory`]. SQLite is built along, which takes a C compiler.
 //!
 //! # Where things are
 //! - [`Client`], [`Events`], [`Config`]: what an app uses. Its driver is one tokio task.
 //! - [`machine`]: the protocol without I/O, for other runtimes and languages.
-//! - [`storage`]: what a device must not forget, in memory, in SQLite or in the app's own database.
+//! - [`storage`]: what a device must not forget.
 //! - [`raw`]: bare connections for load generators and hostile tests.
 
 mod client;
