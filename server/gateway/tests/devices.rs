@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use tern_client::raw::{Connector, Received};
 use tern_client::{
     Client, Config, ConnectionState, Event, Events, MemoryStorage, Message, SqliteStorage, Target, Token,
     Transport,
@@ -19,7 +20,7 @@ use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::model::{Change, Entry};
 
 use network::Network;
-use support::{PATIENCE, Start, Ternd, seqs, texts, user};
+use support::{PATIENCE, Session, Start, Ternd, seqs, texts, user};
 
 /// What waits for a heartbeat of the usual interval takes longer than this, what is noticed at once does not.
 const SOON: Duration = Duration::from_secs(15);
@@ -224,6 +225,27 @@ async fn quic_is_used_where_it_can_be_and_follows_a_change_of_address() {
     }
     assert_eq!(network.streams(), 0);
     assert!(bob.close().await);
+}
+
+/// The client's heartbeats lean on it: the echo does not come before the challenge.
+#[tokio::test]
+async fn that_a_router_forgot_a_flow_shows_with_the_next_heartbeat() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let ternd = Ternd::start(directory.path(), &Start::default());
+    let network = Network::with_udp(ternd.address).await;
+    let connector = Connector::new(&network.address.to_string(), None, &ternd.ca()).expect("a good address");
+    let connection = connector.connect(Transport::Quic).await.expect("through the network");
+    let mut session = Session::login(connection, &ternd.token("alice"), 1).await.expect("the token is good");
+    let connection = session.connection();
+    for (forgotten, challenges) in [(false, 0), (true, 1), (false, 1), (true, 2)] {
+        if forgotten {
+            network.forget();
+        }
+        connection.sender.send_heartbeat().await.expect("sent");
+        let echo = soon(connection.recv()).await.expect("the connection lives");
+        assert_eq!(echo, Received::Heartbeat);
+        assert_eq!(connection.quic().expect("QUIC").stats().frame_rx.path_challenge, challenges);
+    }
 }
 
 #[tokio::test]

@@ -554,8 +554,11 @@ impl Task {
         if let Some(Session { mut connection, mut out, .. }) = self.session.take() {
             let goodbye = async {
                 let _ = connection.sender.send_bytes(&out.split()).await;
+                let over_quic = connection.quic().is_some();
                 connection.close().await;
-                self.connector.wait_idle().await;
+                if over_quic {
+                    self.connector.wait_idle().await;
+                }
             };
             let _ = tokio::time::timeout(Duration::from_secs(1), goodbye).await;
         }

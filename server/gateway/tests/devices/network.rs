@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// More than any datagram.
 const DATAGRAM_BYTES: usize = 2048;
@@ -19,6 +19,9 @@ struct Counts {
     streams: AtomicUsize,
     swallowed: AtomicUsize,
 }
+
+/// Towards the server, by the client's address.
+type Flows = HashMap<SocketAddr, (Arc<UdpSocket>, AbortHandle)>;
 
 /// Dropping it ends it.
 pub(crate) struct Network {
@@ -30,6 +33,7 @@ pub(crate) struct Network {
     frozen: watch::Sender<usize>,
     /// From how many addresses datagrams have come.
     sources: watch::Receiver<usize>,
+    flows: Arc<Mutex<Flows>>,
     _tasks: JoinSet<()>,
 }
 
@@ -48,14 +52,15 @@ impl Network {
         let (counts, cut) = (Arc::<Counts>::default(), Arc::<Notify>::default());
         let (frozen, is_frozen) = watch::channel(0);
         let (source_count, sources) = watch::channel(0);
+        let flows = Arc::<Mutex<Flows>>::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(streams(listener, server, counts.clone(), cut.clone(), is_frozen));
         if udp {
-            tasks.spawn(forward(Arc::new(datagrams), server, source_count));
+            tasks.spawn(forward(Arc::new(datagrams), server, flows.clone(), source_count));
         } else {
             tasks.spawn(swallow(datagrams, counts.clone()));
         }
-        Self { address, counts, cut, frozen, sources, _tasks: tasks }
+        Self { address, counts, cut, frozen, sources, flows, _tasks: tasks }
     }
 
     /// Streams that were made so far.
@@ -76,6 +81,13 @@ impl Network {
     /// What is sent on the streams that there are goes nowhere from now on.
     pub(crate) fn freeze(&self) {
         self.frozen.send_replace(self.streams());
+    }
+
+    /// Forgets every flow, as a router does after a silence: the next datagram goes to the server from another port.
+    pub(crate) fn forget(&self) {
+        for (_, (_, back)) in self.flows.lock().expect("not poisoned").drain() {
+            back.abort();
+        }
     }
 
     /// Waits until datagrams have come from so many addresses. From here on those to all but the last go nowhere.
@@ -134,9 +146,13 @@ async fn swallow(datagrams: UdpSocket, counts: Arc<Counts>) {
 }
 
 /// Each address of a client has a socket of its own towards the server, as behind a router; only the newest leads back.
-async fn forward(datagrams: Arc<UdpSocket>, server: SocketAddr, count: watch::Sender<usize>) {
+async fn forward(
+    datagrams: Arc<UdpSocket>,
+    server: SocketAddr,
+    flows: Arc<Mutex<Flows>>,
+    count: watch::Sender<usize>,
+) {
     let newest = Arc::new(Mutex::new(None::<SocketAddr>));
-    let mut flows: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut tasks = JoinSet::new();
     let mut buffer = [0; DATAGRAM_BYTES];
     loop {
@@ -144,22 +160,34 @@ async fn forward(datagrams: Arc<UdpSocket>, server: SocketAddr, count: watch::Se
             tokio::time::sleep(Duration::from_millis(1)).await;
             continue;
         };
-        if !flows.contains_key(&from) {
-            let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
-            upstream.connect(server).await.expect("an address");
-            *newest.lock().expect("not poisoned") = Some(from);
-            flows.insert(from, upstream.clone());
-            count.send_replace(flows.len());
-            let (datagrams, newest) = (datagrams.clone(), newest.clone());
-            tasks.spawn(async move {
-                let mut buffer = [0; DATAGRAM_BYTES];
-                while let Ok(length) = upstream.recv(&mut buffer).await {
-                    if *newest.lock().expect("not poisoned") == Some(from) {
-                        let _ = datagrams.send_to(&buffer[..length], from).await;
-                    }
-                }
-            });
+        let known = flows.lock().expect("not poisoned").get(&from).map(|(upstream, _)| upstream.clone());
+        let upstream = match known {
+            Some(upstream) => upstream,
+            None => {
+                let upstream = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("a free port"));
+                upstream.connect(server).await.expect("an address");
+                *newest.lock().expect("not poisoned") = Some(from);
+                let back = tasks.spawn(back(upstream.clone(), datagrams.clone(), from, newest.clone()));
+                let mut flows = flows.lock().expect("not poisoned");
+                flows.insert(from, (upstream.clone(), back));
+                count.send_replace(flows.len());
+                upstream
+            }
+        };
+        let _ = upstream.send(&buffer[..length]).await;
+    }
+}
+
+async fn back(
+    upstream: Arc<UdpSocket>,
+    datagrams: Arc<UdpSocket>,
+    to: SocketAddr,
+    newest: Arc<Mutex<Option<SocketAddr>>>,
+) {
+    let mut buffer = [0; DATAGRAM_BYTES];
+    while let Ok(length) = upstream.recv(&mut buffer).await {
+        if *newest.lock().expect("not poisoned") == Some(to) {
+            let _ = datagrams.send_to(&buffer[..length], to).await;
         }
-        let _ = flows[&from].send(&buffer[..length]).await;
     }
 }
