@@ -255,6 +255,8 @@ async fn over_tcp_a_link_that_the_new_network_does_not_carry_is_replaced() {
     let network = Network::without_udp(ternd.address).await;
     let config = Config { transport: Transport::Tcp, ..config(&ternd, network.address, "bob") };
     let (bob, mut at_bob) = Client::connect(config, MemoryStorage::new()).await.expect("online");
+    // Nothing is under way that would be missed.
+    while !matches!(event(&mut at_bob).await, Event::CaughtUp) {}
     // Nothing comes through any more, and nobody says so.
     network.freeze();
     let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;

@@ -27,6 +27,9 @@ use crate::race::{Network, Networks};
 use crate::raw::{self, Connection, Connector, ReceiveError};
 use crate::storage::{Record, Storage, StorageError};
 
+/// Commands that are carried out together.
+const BATCH_MAX: usize = 64;
+
 /// What the handles ask the task for, as far as the machine has room.
 pub(crate) enum Command {
     Send {
@@ -248,7 +251,17 @@ impl Task {
     fn on_woken(&mut self, woken: Woken) {
         let now = self.now();
         match woken {
-            Woken::Command(command) => self.on_command(now, command),
+            Woken::Command(command) => {
+                self.on_command(now, command);
+                // What came at the same time shares a write to the disk.
+                for _ in 1..BATCH_MAX {
+                    if !self.machine.accepts() {
+                        break;
+                    }
+                    let Ok(command) = self.commands.try_recv() else { break };
+                    self.on_command(now, command);
+                }
+            }
             Woken::Control(Some(control)) => self.on_control(now, control),
             // Nobody holds the client any more.
             Woken::Control(None) => self.machine.stop(Stop::Closed),
