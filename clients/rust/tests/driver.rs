@@ -384,6 +384,50 @@ async fn failures_are_told_apart() {
     }
 }
 
+/// Shakes hands over QUIC on this port, and then nothing; its authority, and how often.
+fn mute_quic(port: u16) -> (String, tokio::sync::watch::Receiver<usize>) {
+    let (ca, config) = tls(ALPN);
+    let crypto = quinn::crypto::rustls::QuicServerConfig::try_from(config).unwrap();
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let endpoint = quinn::Endpoint::server(quinn::ServerConfig::with_crypto(Arc::new(crypto)), at).unwrap();
+    let (count, counted) = tokio::sync::watch::channel(0);
+    tokio::spawn(async move {
+        let mut mute = Vec::new();
+        while let Some(incoming) = endpoint.accept().await {
+            mute.push(incoming.await);
+            count.send_replace(mute.len());
+        }
+    });
+    (ca, counted)
+}
+
+#[tokio::test]
+async fn where_quic_shakes_hands_and_falls_silent_tcp_is_next() {
+    let server = listen(Transport::Tcp, ALPN).await;
+    let port = server.address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let (ca, mut shaken) = mute_quic(port);
+    let config = Config {
+        server: format!("127.0.0.1:{port}"),
+        server_name: Some("localhost".into()),
+        ca_pem: format!("{}{ca}", server.ca).into(),
+        ..config(&server, Transport::Auto)
+    };
+    let (client, _events) = Client::start(config, MemoryStorage::new()).unwrap();
+    tokio::time::timeout(PATIENCE, shaken.wait_for(|count| *count == 1)).await.unwrap().unwrap();
+    // Makes it impatient; once more if it had not come to its login.
+    let online = async {
+        loop {
+            client.network_changed(None).await;
+            if let Ok(online) = tokio::time::timeout(Duration::from_secs(5), client.online()).await {
+                break online;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, online).await.unwrap().unwrap();
+    assert_eq!(server.shared.lock().unwrap().logins, 1);
+    assert!(client.close().await);
+}
+
 #[tokio::test]
 async fn raw_connections_say_what_they_are_told_to() {
     let server = listen(Transport::Tcp, ALPN).await;

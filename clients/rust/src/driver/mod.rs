@@ -272,6 +272,7 @@ impl Task {
                 self.connecting = None;
                 self.generation += 1;
                 let over_quic = connection.quic().is_some();
+                tracing::debug!(over_quic, "connected");
                 if let Some(network) = &network {
                     self.networks.won(now, network, over_quic);
                 }
