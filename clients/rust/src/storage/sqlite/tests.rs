@@ -229,6 +229,9 @@ fn history_is_read_page_by_page() {
     let unsent = history.unsent(group(1)).unwrap();
     assert_eq!(unsent.iter().map(|unsent| unsent.client_seq.get()).collect::<Vec<_>>(), [3, 4]);
     assert_eq!(unsent[0].change, text("3"));
+    // One of a newer kind counts.
+    storage.append(&[entry_of("bob", group(1), 8, Change::Unknown)]).unwrap();
+    assert_eq!(history.latest(group(1), 1).unwrap()[0].change, Change::Unknown);
     // The log was replaced.
     storage.append(&[Record::Forgotten { conversation: group(1) }, entry(group(1), 1)]).unwrap();
     assert_eq!(seqs(&history.latest(group(1), 9).unwrap()), [1]);
