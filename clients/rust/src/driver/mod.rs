@@ -594,7 +594,11 @@ impl Task {
             }
         }
         // The storage is free for the next client before `close` returns.
-        self.storage = None;
+        if let Some(storage) = self.storage.take()
+            && storage.blocks()
+        {
+            let _ = tokio::task::spawn_blocking(move || drop(storage)).await;
+        }
         if let Some((_, done)) = self.closing.take() {
             let _ = done.send(settled);
         }

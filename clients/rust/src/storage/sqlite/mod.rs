@@ -53,7 +53,8 @@ pub struct SqliteStorage {
 }
 
 impl SqliteStorage {
-    /// Opens the database at `path`, or begins one there; its directory is made when missing.
+    /// Opens the database at `path`, or begins one there; its directory is made when missing. Blocks for as long as
+    /// the disk takes.
     ///
     /// # Errors
     /// [`StorageError::InUse`] when another client has it open, [`StorageError::Foreign`] when the file is something
