@@ -187,9 +187,17 @@ impl Loaded {
         let Some(Jwks { url: Some(url), ca, refresh_seconds, .. }) = &self.config.tokens.jwks else {
             return Ok(None);
         };
+        let name = "tokens.jwks.ca";
         let roots = match ca {
-            Some(path) => self.authorities("tokens.jwks.ca", path)?,
-            None => system_authorities().map_err(|problem| self.refuse("tokens.jwks", problem))?,
+            Some(path) => self.authorities(name, path)?,
+            None => {
+                let system = openssl_probe::probe().cert_file.ok_or_else(|| {
+                    let problem = "is not set, and this system has no certificates of authorities: install \
+                                   ca-certificates, or name a PEM file";
+                    self.refuse(name, problem)
+                })?;
+                self.authorities(name, &system)?
+            }
         };
         let fetcher = Fetcher::new(url, roots).map_err(|error| self.refuse("tokens.jwks.url", error))?;
         Ok(Some((fetcher, Duration::from_secs(*refresh_seconds))))
@@ -221,16 +229,4 @@ impl Loaded {
     fn read_file(&self, name: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
         std::fs::read(path).map_err(|error| self.refuse(name, format!("{}: {error}", path.display())))
     }
-}
-
-fn system_authorities() -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    if roots.is_empty() {
-        return Err(
-            "this system has no certificates of authorities: install ca-certificates, or name them with ca"
-                .to_owned(),
-        );
-    }
-    Ok(roots)
 }
