@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::auth::{Minter, Verifier};
 use crate::cli::{Dev, Token};
 use crate::clock;
+use crate::descriptors;
 use crate::server::{Server, Setup};
 use crate::tls::files::{self, Access};
 use crate::tls::{CurrentIdentity, DevIdentity};
@@ -30,6 +31,7 @@ pub struct Running {
 /// # Errors
 /// What [`Server::start`] says, and files that cannot be read or written.
 pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
+    descriptors::raise();
     let data = create_private(&dev.data)
         .and_then(|()| dev.data.canonicalize())
         .map_err(|error| format!("cannot make the data directory {}: {error}", dev.data.display()))?;
@@ -43,6 +45,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
     let server = Server::start(Setup {
         tcp: vec![dev.listen],
         quic: vec![dev.listen],
+        proxies: Vec::new(),
         shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),

@@ -8,7 +8,7 @@
 //! - [`fanout`]: from an owner to the connections of all shards.
 //! - [`reply`]: results into frames.
 //! - [`shard`], [`mailbox`]: one thread, and how threads talk.
-//! - [`server`], [`config`], [`serve`], [`dev`], [`reload`], [`shutdown`]: putting it together, keeping it up to date
+//! - [`server`], [`config`], [`serve`], [`dev`], [`reload`], [`shutdown`], [`descriptors`], [`notify`]: putting it together, keeping it up to date
 //!   and ending it.
 
 pub mod accept;
@@ -18,10 +18,12 @@ pub mod clock;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod descriptors;
 pub mod dev;
 pub mod effects;
 pub mod fanout;
 pub mod mailbox;
+pub mod notify;
 pub mod offline;
 pub mod owners;
 pub mod reload;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
 use tern_server::config::{ConfigError, EXAMPLE, Loaded};
+use tern_server::notify::{State, notify};
 use tern_server::serve::Upkeep;
 use tern_server::server::Server;
 use tern_server::{dev, offline, serve};
@@ -79,11 +80,13 @@ fn run_server(
                 None => drop(hangup.recv().await),
             }
         };
+        notify(State::Ready);
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
             () = keep_up_to_date => {}
         }
+        notify(State::Stopping);
         let second_signal = async {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::auth::jwks::Published;
 use crate::config::{ConfigError, Loaded};
+use crate::descriptors;
 use crate::reload::{Looks, Reloader};
 use crate::server::{Server, Setup};
 use crate::tls::CurrentIdentity;
@@ -38,6 +39,7 @@ impl Upkeep {
 /// What is wrong, and where it was configured.
 pub async fn start(loaded: &Loaded) -> Result<(Server, Upkeep), Box<dyn Error>> {
     let (setup, upkeep) = prepare(loaded)?;
+    descriptors::warn_when_low(descriptors::raise());
     if let Some(published) = &upkeep.published {
         published.begin().await.map_err(|error| loaded.refuse("tokens.jwks.url", error))?;
     }
@@ -92,6 +94,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         data: config.data.clone(),
         tcp: config.listen.clone(),
         quic: config.quic_addresses().to_vec(),
+        proxies: config.proxy_protocol_from.clone(),
         shards: config.shard_count(),
         identity,
         verifier,

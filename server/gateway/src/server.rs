@@ -22,6 +22,7 @@ use crate::mailbox::{Inbox, mailbox};
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
 use crate::tls::{self, CurrentIdentity, SECRETS_FILE, Secrets, TlsError};
+use crate::transport::proxy::Network;
 use crate::transport::quic::{QuicAcceptor, QuicListener, QuicOptions};
 use crate::transport::tcp::{Acceptor, TcpOptions};
 use crate::transport::{self, BindError, ShardCount, Steering};
@@ -40,6 +41,8 @@ pub struct Setup {
     pub tcp: Vec<SocketAddr>,
     /// QUIC addresses; port 0 takes a free one, the same as the TCP address at the same place if that is 0 too.
     pub quic: Vec<SocketAddr>,
+    /// Whose TCP connections begin with the PROXY protocol.
+    pub proxies: Vec<Network>,
     /// Threads.
     pub shards: usize,
     /// The certificate.
@@ -106,6 +109,7 @@ impl Server {
         let tls = tls::server_config(setup.identity, &secrets)?;
         let bound = transport::bind_all(&setup.tcp, &setup.quic, count, Steering::Kernel)?;
 
+        let proxies: Arc<[Network]> = setup.proxies.into();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
         let kv: Arc<dyn Kv> = Arc::new(kv);
         // A server that cannot be backed up while it runs is better than none.
@@ -126,7 +130,10 @@ impl Server {
             let listeners = {
                 let _entered = runtime.enter();
                 let tcp = sockets.tcp.into_iter();
-                let tcp = tcp.map(|socket| Acceptor::new(socket, tls.clone(), TcpOptions::default()));
+                let tcp = tcp.map(|socket| {
+                    let acceptor = Acceptor::new(socket, tls.clone(), TcpOptions::default())?;
+                    Ok(acceptor.behind(proxies.clone()))
+                });
                 let quic = sockets.quic.into_iter();
                 let quic = quic.map(|socket| socket.listener(tls.clone(), &secrets, QuicOptions::default()));
                 (tcp.collect::<io::Result<Vec<_>>>()?, quic.collect::<io::Result<Vec<_>>>()?)

@@ -16,6 +16,7 @@ use thiserror::Error;
 
 use crate::tls;
 use crate::transport::ShardCount;
+use crate::transport::proxy::Network;
 
 pub use origin::{Origin, Origins};
 pub use overrides::{Override, Overrides};
@@ -25,6 +26,8 @@ pub use tokens::{Algorithm, Jwks, Key, Tokens};
 pub const EXAMPLE: &str = include_str!("example.toml");
 /// Addresses of one transport; each costs a socket on each shard.
 const ADDRESSES_MAX: usize = 16;
+/// Each is looked at for every TCP connection.
+const PROXIES_MAX: usize = 256;
 
 /// What a server needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -37,6 +40,9 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// UDP addresses for QUIC; the same as `listen` if not given.
     pub listen_quic: Option<Vec<SocketAddr>>,
+    /// Balancers whose TCP connections begin with the PROXY protocol, version 2.
+    #[serde(default)]
+    pub proxy_protocol_from: Vec<Network>,
     /// Threads, each with its own listeners, connections and conversations; one per core if not given.
     pub shards: Option<usize>,
     /// The server's certificate.
@@ -130,6 +136,11 @@ impl Loaded {
             if let Some((_, address)) = addresses.iter().enumerate().find(|(i, address)| twice(*i, address)) {
                 return Err(self.refuse(key, format!("{address} is there twice")));
             }
+        }
+        let proxies = config.proxy_protocol_from.len();
+        if proxies > PROXIES_MAX {
+            let problem = format!("{proxies} networks: expected at most {PROXIES_MAX}");
+            return Err(self.refuse("proxy_protocol_from", problem));
         }
         if !config.data.is_dir() && !config.data.parent().is_some_and(Path::is_dir) {
             let data = config.data.display();

@@ -4,6 +4,7 @@
 //! one order, because the kernel numbers the sockets of a reuseport group by the order of their binding.
 
 mod forward;
+pub mod proxy;
 pub mod quic;
 pub mod steering;
 pub mod tcp;

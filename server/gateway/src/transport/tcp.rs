@@ -16,6 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::proxy::{self, Network};
 use super::tls_stream::TlsStream;
 
 /// Rest after an error that the next accept would meet again, such as too many open files.
@@ -72,6 +73,7 @@ pub struct Acceptor {
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     options: TcpOptions,
+    proxies: Arc<[Network]>,
     waiting: VecDeque<(TcpStream, SocketAddr)>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<Accepted>>>,
     paused_until: Option<Instant>,
@@ -97,12 +99,18 @@ impl Acceptor {
             listener: TcpListener::from_std(listener)?,
             tls,
             options,
+            proxies: Arc::default(),
             waiting: VecDeque::new(),
             handshakes: FuturesUnordered::new(),
             paused_until: None,
             failing: false,
             stats: Arc::default(),
         })
+    }
+
+    /// Connections from these networks begin with the PROXY protocol, and those of others do not.
+    pub fn behind(self, proxies: Arc<[Network]>) -> Self {
+        Self { proxies, ..self }
     }
 
     /// The next connection whose handshake is done. Never ends.
@@ -165,11 +173,12 @@ impl Acceptor {
         let tls = self.tls.clone();
         let timeout = self.options.handshake_timeout;
         let stats = self.stats.clone();
+        let proxied = self.proxies.iter().any(|network| network.contains(from.ip()));
         self.handshakes.push(Box::pin(async move {
-            match tokio::time::timeout(timeout, handshake(stream, tls)).await {
-                Ok(Ok(stream)) => {
+            match tokio::time::timeout(timeout, handshake(stream, from, proxied, tls)).await {
+                Ok(Ok(accepted)) => {
                     stats.accepted.fetch_add(1, Ordering::Relaxed);
-                    return Some((stream, from));
+                    return Some(accepted);
                 }
                 Ok(Err(error)) => {
                     stats.failed.fetch_add(1, Ordering::Relaxed);
@@ -221,13 +230,22 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-async fn handshake(stream: TcpStream, tls: Arc<ServerConfig>) -> io::Result<Box<TlsStream<TcpStream>>> {
+/// `from` is whoever connected; what comes out is whom that one speaks for.
+async fn handshake(
+    mut stream: TcpStream,
+    mut from: SocketAddr,
+    proxied: bool,
+    tls: Arc<ServerConfig>,
+) -> io::Result<Accepted> {
     // Writes are coalesced before they get here; waiting for more would only add delay.
     stream.set_nodelay(true)?;
+    if proxied {
+        from = proxy::read_header(&mut stream).await?.unwrap_or(from);
+    }
     let stream = TlsStream::accept(stream, tls).await?;
     // TLS itself refuses a client that names only other protocols, but not one that names none.
     if stream.alpn_protocol() != Some(limits::ALPN) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the client asked for no protocol of ours"));
     }
-    Ok(stream)
+    Ok((stream, from))
 }

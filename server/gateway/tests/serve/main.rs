@@ -7,5 +7,7 @@ mod certificates;
 mod config;
 mod idp;
 mod jwks;
+mod machine;
+mod proxy;
 mod revoked;
 mod served;
