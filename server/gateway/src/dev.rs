@@ -12,6 +12,7 @@ use crate::descriptors;
 use crate::server::{Server, Setup};
 use crate::tls::files::{self, Access};
 use crate::tls::{CurrentIdentity, DevIdentity};
+use crate::transport::inherited::Inherited;
 
 /// Tokens of a development server are good for a month.
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -45,6 +46,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
     let server = Server::start(Setup {
         tcp: vec![dev.listen],
         quic: vec![dev.listen],
+        inherited: Inherited::default(),
         proxies: Vec::new(),
         shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         identity: CurrentIdentity::new(identity.identity),

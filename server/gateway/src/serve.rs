@@ -13,6 +13,7 @@ use crate::descriptors;
 use crate::reload::{Looks, Reloader};
 use crate::server::{Server, Setup};
 use crate::tls::CurrentIdentity;
+use crate::transport::inherited::Inherited;
 
 /// Reads again what the configuration names while the server runs.
 pub struct Upkeep {
@@ -38,7 +39,8 @@ impl Upkeep {
 /// # Errors
 /// What is wrong, and where it was configured.
 pub async fn start(loaded: &Loaded) -> Result<(Server, Upkeep), Box<dyn Error>> {
-    let (setup, upkeep) = prepare(loaded)?;
+    let (mut setup, upkeep) = prepare(loaded)?;
+    setup.inherited = Inherited::from_environment()?;
     descriptors::warn_when_low(descriptors::raise());
     if let Some(published) = &upkeep.published {
         published.begin().await.map_err(|error| loaded.refuse("tokens.jwks.url", error))?;
@@ -94,6 +96,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         data: config.data.clone(),
         tcp: config.listen.clone(),
         quic: config.quic_addresses().to_vec(),
+        inherited: Inherited::default(),
         proxies: config.proxy_protocol_from.clone(),
         shards: config.shard_count(),
         identity,

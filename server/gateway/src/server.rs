@@ -22,6 +22,7 @@ use crate::mailbox::{Inbox, mailbox};
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
 use crate::tls::{self, CurrentIdentity, SECRETS_FILE, Secrets, TlsError};
+use crate::transport::inherited::{Inherited, InheritedError};
 use crate::transport::proxy::Network;
 use crate::transport::quic::{QuicAcceptor, QuicListener, QuicOptions};
 use crate::transport::tcp::{Acceptor, TcpOptions};
@@ -41,6 +42,8 @@ pub struct Setup {
     pub tcp: Vec<SocketAddr>,
     /// QUIC addresses; port 0 takes a free one, the same as the TCP address at the same place if that is 0 too.
     pub quic: Vec<SocketAddr>,
+    /// Listeners that are open already.
+    pub inherited: Inherited,
     /// Whose TCP connections begin with the PROXY protocol.
     pub proxies: Vec<Network>,
     /// Threads.
@@ -60,6 +63,9 @@ pub enum StartError {
     /// The sockets.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// Those that are open already.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// Certificates or secrets.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -102,12 +108,13 @@ impl Server {
     pub fn start(setup: Setup) -> Result<Self, StartError> {
         let shards = setup.shards;
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
+        setup.inherited.check(&setup.tcp)?;
         let lock = embedded::lock_directory(&setup.data)?;
         let kv = open_store(&setup.data)?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(setup.identity, &secrets)?;
-        let bound = transport::bind_all(&setup.tcp, &setup.quic, count, Steering::Kernel)?;
+        let bound = transport::bind_all(&setup.tcp, &setup.quic, &setup.inherited, count, Steering::Kernel)?;
 
         let proxies: Arc<[Network]> = setup.proxies.into();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();

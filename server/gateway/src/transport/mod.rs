@@ -4,6 +4,7 @@
 //! one order, because the kernel numbers the sockets of a reuseport group by the order of their binding.
 
 mod forward;
+pub mod inherited;
 pub mod proxy;
 pub mod quic;
 pub mod steering;
@@ -13,6 +14,7 @@ pub mod tls_stream;
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 
+use inherited::Inherited;
 use socket2::{Domain, Protocol, Socket, Type};
 use tern_core::routing::ShardId;
 use thiserror::Error;
@@ -168,7 +170,7 @@ pub struct BoundAll {
     pub shards: Vec<ShardListeners>,
 }
 
-/// Opens the sockets of all shards on every address. Port 0 takes a free one: the same for the TCP and the UDP address
+/// Opens the sockets of all shards on every address, except for what is `inherited`. Port 0 takes a free one: the same for the TCP and the UDP address
 /// at the same place of the two lists when both ask for it.
 ///
 /// # Errors
@@ -176,6 +178,7 @@ pub struct BoundAll {
 pub fn bind_all(
     tcp: &[SocketAddr],
     quic: &[SocketAddr],
+    inherited: &Inherited,
     shards: ShardCount,
     steering: Steering,
 ) -> Result<BoundAll, BindError> {
@@ -186,11 +189,11 @@ pub fn bind_all(
         let quic_wanted = quic.get(i).map(|address| Wanted::among(*address, quic));
         let (listeners, sockets) = match (tcp_wanted, quic_wanted) {
             (Some(tcp), Some(quic)) => {
-                let (listeners, sockets) = bind_pair(tcp, quic, shards, steering)?;
+                let (listeners, sockets) = bind_pair(tcp, quic, inherited, shards, steering)?;
                 (Some(listeners), Some(sockets))
             }
             (tcp, quic) => {
-                let tcp = tcp.map(|wanted| bind_tcp(wanted, shards)).transpose()?;
+                let tcp = tcp.map(|wanted| bind_tcp(wanted, inherited, shards)).transpose()?;
                 (tcp, quic.map(|wanted| bind_quic(wanted, shards, steering)).transpose()?)
             }
         };
@@ -217,7 +220,7 @@ pub fn bind(
     steering: Steering,
 ) -> Result<Bound, BindError> {
     let (tcp, quic) = (Wanted::among(tcp, &[]), Wanted::among(quic, &[]));
-    let ((tcp, listeners), quic) = bind_pair(tcp, quic, shards, steering)?;
+    let ((tcp, listeners), quic) = bind_pair(tcp, quic, &Inherited::default(), shards, steering)?;
     let sockets = shards.iter().zip(listeners).zip(quic.sockets);
     let shards = sockets.map(|((shard, tcp), quic)| ShardSockets { shard, tcp, quic }).collect();
     Ok(Bound { tcp, quic: quic.address, steering: quic.steering, shards })
@@ -250,13 +253,14 @@ struct BoundQuic {
 fn bind_pair(
     tcp: Wanted,
     quic: Wanted,
+    inherited: &Inherited,
     shards: ShardCount,
     steering: Steering,
 ) -> Result<(BoundTcp, BoundQuic), BindError> {
     let any_port = tcp.address.port() == 0 && quic.address.port() == 0;
     let mut tries = if any_port { SAME_PORT_TRIES } else { 1 };
     loop {
-        let listeners = bind_tcp(tcp, shards)?;
+        let listeners = bind_tcp(tcp, inherited, shards)?;
         let mut quic = quic;
         if any_port {
             quic.address.set_port(listeners.0.port());
@@ -269,7 +273,11 @@ fn bind_pair(
     }
 }
 
-fn bind_tcp(wanted: Wanted, shards: ShardCount) -> Result<BoundTcp, BindError> {
+fn bind_tcp(wanted: Wanted, inherited: &Inherited, shards: ShardCount) -> Result<BoundTcp, BindError> {
+    if let Some(listeners) = inherited.listeners(wanted.address, shards.get()) {
+        let listeners = listeners.map_err(|e| BindError::new(Kind::Tcp.name(), wanted.address, e))?;
+        return Ok((wanted.address, listeners));
+    }
     let listeners = bind_group(wanted, shards, Kind::Tcp)?;
     let address = local_address(&listeners, wanted.address, Kind::Tcp)?;
     Ok((address, listeners.into_iter().map(TcpListener::from).collect()))

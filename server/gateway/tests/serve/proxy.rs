@@ -1,17 +1,10 @@
 //! Behind a TCP balancer that speaks the PROXY protocol.
 
-use std::sync::Arc;
-
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
 use tern_client::Transport;
-use tern_protocol::limits::ALPN;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 
-use crate::served::{Files, Served, read};
+use crate::served::{Files, Served, heartbeat, read};
 
 /// For 203.0.113.7:4711.
 const HEADER: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x07\x0a\0\0\x01\x12\x67\x1d\x13";
@@ -29,22 +22,9 @@ fn serve(networks: &str) -> (Files, Served) {
 
 /// Sends this, and then what every client does, until a heartbeat comes back.
 async fn heartbeat_after(files: &Files, served: &Served, first: &[u8]) -> std::io::Result<()> {
-    let mut roots = RootCertStore::empty();
-    let ca = read(&files.path("first/ca.pem"));
-    roots.add(CertificateDer::from_pem_slice(&ca).expect("PEM")).expect("an authority");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("TLS")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![ALPN.to_vec()];
     let mut stream = TcpStream::connect(served.tcp[0]).await?;
     stream.write_all(first).await?;
-    let name = "localhost".try_into().expect("a name");
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    stream.write_all(&[0]).await?;
-    stream.read_u8().await.map(drop)
+    heartbeat(stream, &read(&files.path("first/ca.pem"))).await
 }
 
 #[tokio::test]

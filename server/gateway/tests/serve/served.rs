@@ -9,12 +9,19 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tern_client::Transport;
 use tern_client::raw::Connector;
+use tern_protocol::limits::ALPN;
 use tern_server::auth::Minter;
 use tern_server::clock;
 use tern_server::tls::DevIdentity;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::support::{PATIENCE, Session};
 
@@ -73,6 +80,19 @@ impl Files {
         command
     }
 
+    /// `ternd serve`, after these words of a shell.
+    pub(crate) fn serve_after(&self, words: &str) -> Command {
+        let plain = self.command(&["serve"]);
+        let mut command = Command::new("sh");
+        command
+            .arg("-c")
+            .arg(format!("{words} exec \"$0\" \"$@\""))
+            .arg(plain.get_program())
+            .args(plain.get_args());
+        command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+    }
+
     pub(crate) fn serve(&self) -> Served {
         Served::start(self.command(&["serve"]))
     }
@@ -101,7 +121,7 @@ impl Served {
         let line = served.logged("serving tcp=");
         let addresses = |name: &str| {
             let list = line.split_once(&format!("{name}=[")).and_then(|(_, rest)| rest.split_once("] "));
-            let (list, _) = list.or_else(|| None).expect("a list of addresses");
+            let (list, _) = list.expect("a list of addresses");
             list.split(", ").map(|address| address.parse().expect("an address")).collect()
         };
         (served.tcp, served.quic) = (addresses("tcp"), addresses("quic"));
@@ -150,6 +170,11 @@ impl Served {
         assert_eq!(unsafe { libc::kill(self.pid() as libc::pid_t, signal) }, 0, "ternd can be signalled");
     }
 
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        self.child.wait().expect("ternd was started")
+    }
+
     /// Connections to its first address that trust this authority.
     pub(crate) fn connector(&self, ca: &[u8]) -> Connector {
         Connector::new(&self.tcp[0].to_string(), None, ca).expect("good")
@@ -185,4 +210,21 @@ pub(crate) fn output(mut command: Command) -> (ExitStatus, String, String) {
 /// A file in a directory.
 pub(crate) fn read(path: &Path) -> Vec<u8> {
     fs::read(path).expect("readable")
+}
+
+/// What every client does with a stream that has just been connected, until a heartbeat comes back.
+pub(crate) async fn heartbeat(stream: TcpStream, ca: &[u8]) -> std::io::Result<()> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca).expect("PEM")).expect("an authority");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("TLS")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    let name = "localhost".try_into().expect("a name");
+    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
+    stream.write_all(&[0]).await?;
+    stream.read_u8().await.map(drop)
 }
