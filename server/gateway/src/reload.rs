@@ -74,7 +74,10 @@ impl Watched {
 
 /// Watches files.
 #[derive(Default)]
-pub struct Reloader(Vec<Watched>);
+pub struct Reloader {
+    watched: Vec<Watched>,
+    on_hangup: Vec<Box<dyn FnMut()>>,
+}
 
 impl Reloader {
     /// When the files look otherwise than they did before they were read first, `load` is called. `what` begins the
@@ -89,7 +92,12 @@ impl Reloader {
             return;
         }
         let load = Box::new(move || load().map_err(|error| error.to_string()));
-        self.0.push(Watched { what, seen: before.clone(), read: before, load });
+        self.watched.push(Watched { what, seen: before.clone(), read: before, load });
+    }
+
+    /// A hangup calls this, too.
+    pub fn on_hangup(&mut self, call: impl FnMut() + 'static) {
+        self.on_hangup.push(Box::new(call));
     }
 
     /// Looks at the files for ever; a `hangup` has all of them read at once.
@@ -98,13 +106,14 @@ impl Reloader {
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = poll.tick() => self.0.iter_mut().for_each(Watched::look),
+                _ = poll.tick() => self.watched.iter_mut().for_each(Watched::look),
                 Some(()) = hangup.recv() => {
                     info!("SIGHUP: everything is read again");
-                    for watched in &mut self.0 {
+                    for watched in &mut self.watched {
                         let now = watched.seen.again();
                         watched.read_again(now);
                     }
+                    self.on_hangup.iter_mut().for_each(|call| call());
                 }
             }
         }
@@ -133,7 +142,7 @@ mod tests {
             into.borrow_mut().push(both);
             Ok(())
         });
-        let mut watched = reloader.0.remove(0);
+        let mut watched = reloader.watched.remove(0);
         let mut look = |expected: &[&str]| {
             watched.look();
             assert_eq!(*read.borrow(), expected);

@@ -5,15 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::auth::jwks::Published;
+use crate::clock;
 use crate::config::{ConfigError, Loaded};
 use crate::descriptors;
 use crate::reload::{Looks, Reloader};
 use crate::server::{Server, Setup};
-use crate::tls::CurrentIdentity;
+use crate::tls::{CurrentIdentity, Identity};
 use crate::transport::inherited::Inherited;
+
+/// Certificates are renewed a month ahead; one with less than this left has been forgotten.
+const RENEWAL_DAYS: i64 = 14;
 
 /// Reads again what the configuration names while the server runs.
 pub struct Upkeep {
@@ -65,10 +69,16 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let mut reloader = Reloader::default();
 
     let before = Looks::of([config.tls.certificate.clone(), config.tls.key.clone()]);
-    let identity = CurrentIdentity::new(loaded.identity()?);
+    let identity = loaded.identity()?;
+    tell_expiry(&identity);
+    let identity = CurrentIdentity::new(identity);
     let (again, current) = (loaded.clone(), Arc::clone(&identity));
-    reloader.watch("Certificate", before, move || again.identity().map(|identity| current.replace(identity)));
-    info!(certificate = %config.tls.certificate.display(), "certificate read");
+    reloader.watch("Certificate", before, move || {
+        again.identity().map(|identity| {
+            tell_expiry(&identity);
+            current.replace(identity);
+        })
+    });
 
     let tokens = &config.tokens;
     let files = |paths: &mut dyn Iterator<Item = &PathBuf>| Looks::of(paths.cloned().collect::<Vec<_>>());
@@ -89,6 +99,10 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     });
     let ring = verifier.keys();
     let published = loaded.jwks_fetcher()?;
+    if published.is_some() {
+        let ring = Arc::clone(ring);
+        reloader.on_hangup(move || ring.fetch_soon());
+    }
     let published =
         published.map(|(fetcher, refresh)| Published::new(fetcher, Arc::clone(ring), refresh, &config.data));
 
@@ -103,4 +117,17 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         verifier,
     };
     Ok((setup, Upkeep { reloader, published }))
+}
+
+/// Says in the log until when the certificate is good, loudly when that is soon.
+fn tell_expiry(identity: &Identity) {
+    let Some(expires) = identity.expires() else { return };
+    let now = i64::try_from(clock::wall().0 / 1000).unwrap_or(i64::MAX);
+    let days = (expires.unix_timestamp() - now).div_euclid(24 * 3600);
+    let on = expires.date();
+    if days < RENEWAL_DAYS {
+        warn!(%on, days, "the certificate expires soon or has expired: renew it");
+    } else {
+        info!(%on, days, "the certificate is good until then");
+    }
 }

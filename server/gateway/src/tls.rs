@@ -21,6 +21,9 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tern_protocol::limits;
 use thiserror::Error;
+use time::OffsetDateTime;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 pub use dev::DevIdentity;
 
@@ -85,6 +88,12 @@ impl Identity {
         let chain_pem = read(chain, files::Access::Everybody)?;
         let key_pem = read(key, files::Access::Owner)?;
         Self::from_pem(chain, &chain_pem, key, &key_pem)
+    }
+
+    /// When its certificate ends; `None` when that cannot be read out of it.
+    pub fn expires(&self) -> Option<OffsetDateTime> {
+        let (_, certificate) = X509Certificate::from_der(self.0.cert.first()?).ok()?;
+        Some(certificate.validity().not_after.to_datetime())
     }
 
     fn from_pem(chain: &Path, chain_pem: &[u8], key: &Path, key_pem: &[u8]) -> Result<Self, TlsError> {

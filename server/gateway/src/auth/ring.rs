@@ -67,6 +67,11 @@ impl KeyRing {
         })
     }
 
+    /// Has the published keys fetched, at the end of a pause if there is one.
+    pub fn fetch_soon(&self) {
+        self.asked.notify_one();
+    }
+
     /// Whoever fetches waits for somebody who asks.
     pub(super) async fn asked(&self) {
         self.may_ask.store(true, Ordering::SeqCst);

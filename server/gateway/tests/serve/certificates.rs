@@ -62,3 +62,19 @@ async fn a_new_certificate_takes_effect_and_drops_nobody() {
         session.is_served().await;
     }
 }
+
+#[test]
+fn a_certificate_that_ends_soon_is_told() {
+    let files = Files::new();
+    let served = files.serve();
+    let line = served.logged("the certificate is good until then");
+    assert!(line.contains("INFO"), "{line}");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a name");
+    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(60);
+    files.put("server.key", key.serialize_pem());
+    files.put("server.pem", params.self_signed(&key).expect("signed").pem());
+    served.signal(libc::SIGHUP);
+    let line = served.logged("the certificate expires soon");
+    assert!(line.contains("WARN") && line.contains("days=2"), "{line}");
+}

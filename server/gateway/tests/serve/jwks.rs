@@ -107,6 +107,21 @@ async fn keys_are_fetched_regularly() {
     assert_eq!(login(&files, &served, Transport::Tcp, &new.token("alice")).await, None);
 }
 
+#[tokio::test]
+async fn a_hangup_has_keys_fetched_at_once() {
+    let mut files = without_keys();
+    let idp = Idp::start(&files.path("idp"));
+    let [old, new] = [SigningKey::new(), SigningKey::new()];
+    idp.publish(&[&old]);
+    files.config += &idp.section("refresh_seconds = 86400");
+    let served = files.serve();
+    idp.publish(&[&new]);
+    served.signal(libc::SIGHUP);
+    served.logged_times("published keys fetched", 2);
+    let refused = login(&files, &served, Transport::Tcp, &old.token("alice")).await;
+    assert_eq!(refused, Some(ErrorCode::TokenInvalid));
+}
+
 #[test]
 fn nobody_else_is_believed_to_be_the_backend() {
     let mut files = without_keys();
