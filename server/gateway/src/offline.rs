@@ -294,7 +294,7 @@ fn copy(stream: &mut impl Read, out: &mut File, part: &Path) -> Result<(), Offli
 }
 
 /// Makes a store in this data directory, which has none, from a backup, and verifies it. `say` gets what
-/// [`verify`] says.
+/// [`verify()`] says.
 ///
 /// # Errors
 /// [`OfflineError::Restored`] when something is wrong with what is in the backup; else [`OfflineError`], and nothing is
