@@ -45,7 +45,7 @@ pub enum FetchError {
     /// It broke off, or was too large.
     #[error("the answer broke off, or has more than {0} bytes")]
     Body(usize),
-    /// [`TIMEOUT`].
+    /// It took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
 }

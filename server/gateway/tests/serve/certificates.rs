@@ -51,8 +51,8 @@ async fn a_new_certificate_takes_effect_and_drops_nobody() {
     // A broken one changes nothing; the next good one does.
     files.put("server.pem", "-----BEGIN CERTIFICATE-----\nnonsense\n");
     served.signal(libc::SIGHUP);
-    let error = served.logged("Certificate not changed");
-    assert!(error.contains("ERROR") && error.contains("server.pem is not a PEM file"), "{error}");
+    let error = served.logged("server.pem is not a PEM file");
+    assert!(error.contains("ERROR") && error.contains("Certificate not changed"), "{error}");
     assert_eq!(accepted(&served, &second).await, [true; 2]);
     let third = files.certificate("third");
     served.signal(libc::SIGHUP);
