@@ -431,7 +431,7 @@ async fn a_quic_connection_lives_through_address_changes_and_a_tcp_one_does_not(
     let server = Ternd::start();
     let plan = FaultPlan { address_change_every_ms: Some(500), ..no_faults() };
 
-    let proxy = Proxy::start(server.running.server.quic, plan, 1).expect("a proxy");
+    let proxy = Proxy::start(server.running.server.quic[0], plan, 1).expect("a proxy");
     let mut connection = server.login(&proxy, Transport::Quic).await.expect("it follows");
     let talked = timeout(PATIENCE, talk(&mut connection, || proxy.counters().moved >= 4)).await;
     assert!(talked.expect("in time").expect("the connection lives") > 0);
