@@ -10,6 +10,7 @@ const EXAMPLES: &str = "\
 Examples:
   export TERN_SERVER=chat.example.com:7443 TERN_CA=ca.pem TERN_TOKEN=@token.jwt
 
+  tern chat                              conversations, in the whole terminal
   tern send --to bob 'hello'             a message to bob, the user whom the app calls so
   date | tern send --to bob              the message from standard input
   tern tail                              everything new, as it happens, until Ctrl-C
@@ -22,9 +23,10 @@ Examples:
 Users are named as the app names them (the `sub` of their tokens) or by their UUID. Where a name looks like a UUID,
 write sub:NAME.
 
-State: `tern tail` remembers what it has shown in ~/.local/state/tern (or $XDG_STATE_HOME/tern), and all other commands
-keep messages that wait to be sent in a file beside it. They are two devices of the user, so that both can run at once.
-A message that could not be confirmed stays there and goes out with the next command.
+State: `tern tail` remembers what it has shown in ~/.local/state/tern (or $XDG_STATE_HOME/tern); `tern chat`, and all
+other commands together, keep messages that wait to be sent in files beside it. They are three devices of the user, so
+that all can run at once. A message that could not be confirmed stays there and goes out with the next command, or when
+`tern chat` runs again.
 
 Exit codes: 0 done; 1 refused by the server; 2 wrong usage, file or state; 3 the server cannot be reached.";
 
@@ -47,13 +49,13 @@ pub(crate) struct Args {
     /// What carries the connection; auto is QUIC, or TCP where the network swallows UDP.
     #[arg(long, env = "TERN_TRANSPORT", global = true, value_enum, default_value = "auto")]
     pub(crate) transport: Transport,
-    /// Where `tail` keeps its state; the other commands use the same name with "-send" added.
+    /// Where `tail` keeps its state; `chat` uses the same name with "-chat" added, the other commands with "-send".
     #[arg(long, env = "TERN_STATE", global = true, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
     /// The device id of a new state, in hexadecimal; without it, a random one. Use one for one state only.
     #[arg(long, global = true, value_name = "HEX")]
     pub(crate) device: Option<DeviceId>,
-    /// Give up after so long; `tail` only while it connects for the first time.
+    /// Give up after so long; `tail` only while it connects for the first time, `chat` never.
     #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// One JSON object a line.
@@ -72,6 +74,8 @@ pub(crate) enum Transport {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Chat: a terminal application with your conversations; F1 in it lists its keys.
+    Chat,
     /// Send a message; prints `conversation seq` once the server has stored it.
     Send(Send),
     /// Show what is new since the last time, then what happens, one line each.
@@ -231,7 +235,8 @@ impl From<RoleName> for Role {
     }
 }
 
-fn user(text: &str) -> Result<UserId, String> {
+/// A user as people name them: by the `sub` of their tokens, or by UUID.
+pub(crate) fn user(text: &str) -> Result<UserId, String> {
     match text.strip_prefix("sub:") {
         Some("") => Err("a user's name is empty".into()),
         Some(name) => Ok(UserId::from_sub(name)),

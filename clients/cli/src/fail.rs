@@ -28,6 +28,14 @@ impl Fail {
         Fail::Unreachable(format!("{what} within {} s (see --timeout)", after.as_secs_f64()))
     }
 
+    /// What went wrong, in one line.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Fail::Refused(text) | Fail::Usage(text) | Fail::Unreachable(text) => text,
+            Fail::Quiet => "",
+        }
+    }
+
     pub(crate) fn report(self) -> ExitCode {
         let (text, code) = match self {
             Fail::Refused(text) => (text, 1),

@@ -3,11 +3,13 @@
 //! - [`args`]: the command line.
 //! - [`session`]: token, state file, connection.
 //! - [`oneshot`]: commands that ask or change one thing and end.
+//! - [`chat`]: conversations in the whole terminal.
 //! - [`tail`]: what happens, as it happens.
 //! - [`output`]: lines and JSON.
 //! - [`fail`]: one clear line and an exit code.
 
 mod args;
+mod chat;
 mod fail;
 mod oneshot;
 mod output;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
 
 async fn run(args: args::Args) -> Result<(), fail::Fail> {
     match args.command {
+        args::Command::Chat => chat::run(&args).await,
         args::Command::Tail(ref tail) => tail::run(&args, tail).await,
         _ => oneshot::run(&args).await,
     }

@@ -39,7 +39,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
             Command::Read(read) => context.read(read).await,
             Command::Receipts(of) => context.receipts(of).await,
             Command::Group(group) => context.group(group).await,
-            Command::Tail(_) => Ok(()),
+            Command::Tail(_) | Command::Chat => Ok(()),
         }
     };
     let result = tokio::select! {

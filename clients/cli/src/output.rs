@@ -22,13 +22,18 @@ pub(crate) fn line(text: &str) -> io::Result<()> {
 pub(crate) fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if commands_terminal(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
         }
     }
     out
+}
+
+/// Whether a terminal would do something at this character instead of showing it.
+pub(crate) fn commands_terminal(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `2026-11-22 05:59:21`, UTC.
@@ -63,7 +68,7 @@ fn kind(kind: Kind) -> &'static str {
 }
 
 /// The text of a payload that is some.
-fn text<'a>(content_type: &str, payload: &'a [u8]) -> Option<&'a str> {
+pub(crate) fn text<'a>(content_type: &str, payload: &'a [u8]) -> Option<&'a str> {
     let is_text = content_type.is_empty() || content_type.to_ascii_lowercase().starts_with("text/");
     if is_text { std::str::from_utf8(payload).ok() } else { None }
 }

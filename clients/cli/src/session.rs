@@ -28,15 +28,27 @@ const SYSTEM_CA: &[&str] = &[
 pub(crate) enum Purpose {
     /// Gets everything, and remembers what it has shown.
     Tail,
+    /// Gets everything too, and sends, beside `tail`.
+    Chat,
     /// Sends and asks. A device of its own: the server lets a device be connected once, and `tail` is.
     OneShot,
 }
 
-/// Connects, or says in one line why not.
-pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Events), Fail> {
+/// What the command line says about the connection.
+pub(crate) struct Prepared {
+    pub(crate) config: Config,
+    /// The state's file.
+    pub(crate) path: PathBuf,
+    /// What the token calls the user, unverified.
+    pub(crate) sub: Option<String>,
+}
+
+/// From the command line to a configuration.
+pub(crate) fn prepare(args: &Args, purpose: Purpose) -> Result<Prepared, Fail> {
     let server = args.server.clone().ok_or_else(|| missing("--server", "TERN_SERVER"))?;
     let token = token(args.token.as_deref().ok_or_else(|| missing("--token", "TERN_TOKEN"))?)?;
     let path = state_path(args, purpose, &server, &token)?;
+    let sub = subject(&token);
     let mut config = Config::new(server.clone(), authorities(args.ca.as_deref())?, Token::Fixed(token));
     config.server_name = args.server_name.clone();
     config.transport = match args.transport {
@@ -45,11 +57,18 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
         args::Transport::Quic => Transport::Quic,
     };
     config.device = args.device;
-    config.receive = purpose == Purpose::Tail;
+    config.receive = purpose != Purpose::OneShot;
     config.client = concat!("tern-cli/", env!("CARGO_PKG_VERSION")).into();
     // A little later than our own, which says it better.
     config.connect_timeout = args.timeout + Duration::from_secs(1);
     config.close_timeout = args.timeout.min(Duration::from_secs(5));
+    Ok(Prepared { config, path, sub })
+}
+
+/// Connects, or says in one line why not.
+pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Events), Fail> {
+    let Prepared { config, path, .. } = prepare(args, purpose)?;
+    let server = config.server.clone();
     let storage = open(&path, purpose, args.timeout).await?;
     let connecting = Client::connect(config, storage);
     let quic = matches!(args.transport, args::Transport::Quic);
@@ -60,18 +79,40 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
         }
         Err(_) => return Err(Fail::timeout("the server did not let us in", args.timeout)),
     };
-    if let Some(device) = args.device.filter(|d| *d != client.device()) {
-        return Err(Fail::usage(format!(
-            "the state {} is of device {}, not {device}: leave out --device, or give another --state",
-            path.display(),
-            client.device(),
-        )));
-    }
+    check_device(args, &client, &path)?;
     Ok((client, events))
 }
 
+/// A state has one device for ever.
+pub(crate) fn check_device(args: &Args, client: &Client, path: &Path) -> Result<(), Fail> {
+    match args.device.filter(|d| *d != client.device()) {
+        None => Ok(()),
+        Some(device) => Err(Fail::usage(format!(
+            "the state {} is of device {}, not {device}: leave out --device, or give another --state",
+            path.display(),
+            client.device(),
+        ))),
+    }
+}
+
+/// Ctrl-C, or a polite request to end.
+pub(crate) async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+}
+
 /// One-shot commands of a script may overlap: they take turns.
-async fn open(path: &Path, purpose: Purpose, limit: Duration) -> Result<SqliteStorage, Fail> {
+pub(crate) async fn open(path: &Path, purpose: Purpose, limit: Duration) -> Result<SqliteStorage, Fail> {
     let deadline = Instant::now() + limit;
     loop {
         match SqliteStorage::open(path) {
@@ -142,10 +183,11 @@ fn state_path(args: &Args, purpose: Purpose, server: &str, token: &str) -> Resul
     };
     Ok(match purpose {
         Purpose::Tail => base,
-        Purpose::OneShot => {
+        Purpose::Chat | Purpose::OneShot => {
+            let suffix = if purpose == Purpose::Chat { "chat" } else { "send" };
             let stem = base.file_stem().unwrap_or_default().to_string_lossy();
             let extension = base.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-            base.with_file_name(format!("{stem}-send{extension}"))
+            base.with_file_name(format!("{stem}-{suffix}{extension}"))
         }
     })
 }

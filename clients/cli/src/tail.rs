@@ -17,26 +17,10 @@ pub(crate) async fn run(args: &Args, tail: &Tail) -> Result<(), Fail> {
     let me = client.online().await?;
     let result = tokio::select! {
         result = show(args, tail, &client, &mut events, me) => result,
-        () = interrupted() => Ok(()),
+        () = session::interrupted() => Ok(()),
     };
     client.close().await;
     result
-}
-
-/// Ctrl-C, or a polite request to end.
-async fn interrupted() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = terminate.recv() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }
 
 async fn show(

@@ -1,0 +1,115 @@
+//! Who is called what: the server knows users by ids only, people by names.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use tern_client::UserId;
+
+use super::text;
+
+/// Names kept; beyond, a new one is not remembered.
+const NAMES_MAX: usize = 10_000;
+/// A name. The longest `sub` has 256 bytes.
+pub(super) const NAME_BYTES_MAX: usize = 256;
+/// A file larger than this is not ours.
+const FILE_BYTES_MAX: u64 = (NAMES_MAX * (NAME_BYTES_MAX + 40)) as u64;
+
+/// Names by id.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Book(BTreeMap<UserId, String>);
+
+impl Book {
+    /// Reads the file; one that is not there is an empty book. Lines that make no sense are left out.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub(super) fn load(path: &Path) -> io::Result<Self> {
+        match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
+            Ok(meta) if meta.len() > FILE_BYTES_MAX => {
+                return Err(io::Error::other("it is too large to be one"));
+            }
+            other => other?,
+        };
+        let mut book = Self::default();
+        for line in fs::read_to_string(path)?.lines() {
+            if let Some((id, name)) = line.split_once(' ')
+                && let Ok(user) = id.parse()
+            {
+                book.set(user, name);
+            }
+        }
+        Ok(book)
+    }
+
+    /// Replaces the file, so that a crash leaves the old one or the new one.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn save(&self, path: &Path) -> io::Result<()> {
+        let mut new = PathBuf::from(path).into_os_string();
+        new.push(".new");
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file = options.open(&new)?;
+        for (user, name) in &self.0 {
+            writeln!(file, "{user} {name}")?;
+        }
+        file.sync_all()?;
+        fs::rename(&new, path)
+    }
+
+    /// Gives a user a name. True when that changed something.
+    pub(super) fn set(&mut self, user: UserId, name: &str) -> bool {
+        let name = text::clean_line(name);
+        let name = name.trim();
+        let full = self.0.len() >= NAMES_MAX && !self.0.contains_key(&user);
+        if name.is_empty() || name.len() > NAME_BYTES_MAX || full {
+            return false;
+        }
+        self.0.insert(user, name.to_owned()).as_deref() != Some(name)
+    }
+
+    /// The name, if there is one.
+    pub(super) fn get(&self, user: UserId) -> Option<&str> {
+        self.0.get(&user).map(String::as_str)
+    }
+
+    /// The name, or the beginning of the id.
+    pub(super) fn name(&self, user: UserId) -> String {
+        self.get(user).map_or_else(|| format!("user {:.8}", user.to_string()), str::to_owned)
+    }
+
+    /// All whom it knows.
+    pub(super) fn users(&self) -> impl Iterator<Item = UserId> + '_ {
+        self.0.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_remembered() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("names");
+        let (alice, bob) = (UserId::from_sub("alice"), UserId::from_sub("bob"));
+        let mut book = Book::load(&path).unwrap();
+        assert!(book.set(alice, " Alice\nin Chains "));
+        assert!(!book.set(alice, "Alice in Chains"), "no change");
+        assert!(!book.set(bob, " \n"));
+        assert!(!book.set(bob, &"x".repeat(NAME_BYTES_MAX + 1)));
+        assert!(book.set(bob, "شيماء 👍"));
+        book.save(&path).unwrap();
+        fs::write(&path, fs::read_to_string(&path).unwrap() + "nonsense\n\n").unwrap();
+        let read = Book::load(&path).unwrap();
+        assert_eq!(read, book);
+        assert_eq!(read.name(alice), "Alice in Chains");
+        assert_eq!(read.name(UserId::from_sub("carol")).len(), "user 12345678".len());
+    }
+}

@@ -1,0 +1,31 @@
+//! `tern chat`: conversations in the whole terminal.
+//!
+//! ```text
+//!  keys, mouse ─┐                                              ┌─> history, members, sends, marks (client)
+//!  client ──────┼─> update(model, event) ─> model, effects ─> run
+//!  answers ─────┘                             │
+//!                                             └─> view(model) ─> screen
+//! ```
+//!
+//! - [`model`]: what is known; plain data.
+//! - [`update`], [`keys`]: what an event changes, and what is to be done about it; no I/O.
+//! - [`view`], [`messages`], [`layout`]: the model as a screen.
+//! - [`text`], [`input`]: what strangers write is made harmless, and everything is counted in columns.
+//! - [`book`]: who is called what.
+//! - [`mod@run`], [`terminal`]: carries effects out; the terminal is left as it was found.
+
+mod book;
+mod input;
+mod keys;
+mod layout;
+mod messages;
+mod model;
+mod run;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod text;
+mod update;
+mod view;
+
+pub(crate) use run::run;
