@@ -1,5 +1,7 @@
 //! Keys, clicks and pasted text.
 
+use std::collections::BTreeSet;
+
 use ratatui::crossterm::event::{
     KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
 };
@@ -47,10 +49,10 @@ pub(super) fn on_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>
     model.warned = false;
 }
 
-/// What is not stored yet would be lost: that is asked for twice.
+/// Before the first login nothing can be stored, so it would be lost: that is asked for twice.
 fn quit(model: &mut Model, effects: &mut Vec<Effect>) {
     let held = model.pending().filter(|p| p.fate == Fate::Held).count();
-    if held > 0 && !model.warned {
+    if model.me.is_none() && held > 0 && !model.warned {
         model.warned = true;
         let what = if held == 1 { "one message is".into() } else { format!("{held} messages are") };
         model.notice = Some(format!("{what} kept by nobody yet: Ctrl-Q again to quit and lose that"));
@@ -315,8 +317,8 @@ fn create(model: &mut Model, effects: &mut Vec<Effect>) {
         new.error = named.err();
         return;
     };
-    named.sort();
-    named.dedup_by_key(|(user, _)| *user);
+    let mut seen = BTreeSet::new();
+    named.retain(|(user, _)| seen.insert(*user));
     model.dialog = None;
     remember(model, named, effects);
     if title.is_empty() {

@@ -14,7 +14,7 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use tern_client::{Change, Role, Seq, UserId};
 
-use super::model::{Body, Conversation, Fate, Item, Model, Pending};
+use super::model::{Body, Conversation, Fate, Item, Link, Model, Pending};
 use super::text::{self, fit, width};
 use crate::output;
 
@@ -112,7 +112,7 @@ fn upwards(model: &Model, c: &Conversation, columns: usize, wanted: usize) -> Ve
     let mut all = newest_first(c).peekable();
     while have < wanted {
         let Some(shown) = all.next() else {
-            if let Some(line) = beginning(c) {
+            if let Some(line) = beginning(model, c) {
                 blocks.push(vec![line]);
             }
             break;
@@ -124,8 +124,10 @@ fn upwards(model: &Model, c: &Conversation, columns: usize, wanted: usize) -> Ve
     blocks.into_iter().rev().flatten().collect()
 }
 
-fn beginning(c: &Conversation) -> Option<Line<'static>> {
-    let text = if c.loading {
+fn beginning(model: &Model, c: &Conversation) -> Option<Line<'static>> {
+    let text = if c.loading && model.link != Link::Online {
+        "older messages come with the connection"
+    } else if c.loading {
         "loading…"
     } else if c.has_older() {
         "older messages: scroll up"

@@ -270,12 +270,8 @@ impl Model {
 
     pub(super) fn sort(&mut self) {
         self.order = self.conversations.keys().copied().collect();
-        let time = |id: &ConversationId| {
-            self.conversations
-                .get(id)
-                .map_or(0, |c| c.pending.iter().map(|p| p.time_ms).fold(c.time_ms, u64::max))
-        };
-        self.order.sort_by_key(|id| std::cmp::Reverse(time(id)));
+        let last = |id: &ConversationId| self.conversations.get(id).map_or(0, Conversation::last_ms);
+        self.order.sort_by_cached_key(|id| std::cmp::Reverse(last(id)));
         if self.chosen.is_none() {
             self.chosen = self.order.first().copied();
         }
@@ -331,6 +327,11 @@ impl Conversation {
         self.delivered_by_all = self.delivered_by_all.max(state.peer_delivered);
         self.read_by_all = self.read_by_all.max(state.peer_read);
         self.time_ms = self.time_ms.max(state.time.0);
+    }
+
+    /// When something happened last, or was typed.
+    pub(super) fn last_ms(&self) -> u64 {
+        self.pending.iter().map(|p| p.time_ms).fold(self.time_ms, u64::max)
     }
 
     /// Takes an entry in. False: it was there.

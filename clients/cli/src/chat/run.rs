@@ -13,7 +13,7 @@ use tern_client::{
     UserId, UserReceipt,
 };
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::book::Book;
@@ -64,7 +64,10 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     restore(&mut model, &state);
 
     let screen = Screen::take().map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))?;
-    let result = Application::new(client.clone(), names).run(model, events, screen).await;
+    let (application, sender) = Application::new(client.clone(), names);
+    let result = application.run(model, events, screen).await;
+    // What was typed last is stored before the client closes.
+    let _ = timeout(CLOSE_TIMEOUT, sender).await;
     let _ = timeout(CLOSE_TIMEOUT * 2, client.close()).await;
     result.map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))
 }
@@ -114,12 +117,14 @@ struct Application {
 }
 
 impl Application {
-    fn new(client: Client, names: PathBuf) -> Self {
+    /// And the task that ends when it has stored what was typed before the application was dropped.
+    fn new(client: Client, names: PathBuf) -> (Self, JoinHandle<()>) {
         let answers = mpsc::channel(CHANNEL);
         let (sends, to_send) = mpsc::channel(PENDING_MAX);
-        tokio::spawn(send_in_order(client.clone(), to_send, answers.0.clone()));
+        let sender = tokio::spawn(send_in_order(client.clone(), to_send, answers.0.clone()));
         let (started, names) = (Instant::now(), Arc::new(names));
-        Self { client, started, answers, sends, questions: JoinSet::new(), names }
+        let application = Self { client, started, answers, sends, questions: JoinSet::new(), names };
+        (application, sender)
     }
 
     async fn run(mut self, mut model: Model, mut events: Events, mut screen: Screen) -> io::Result<()> {

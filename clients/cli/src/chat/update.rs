@@ -5,7 +5,8 @@ use std::time::Duration;
 use ratatui::crossterm::event::{KeyEvent, MouseEvent};
 use tern_client::{
     Change, ConnectionState, ConversationId, ConversationPage, ConversationState, Entry,
-    Event as ClientEvent, HistoryPage, Kind, ReceiptsMoved, Role, SendOk, Seq, Target, UserId, UserReceipt,
+    Event as ClientEvent, HistoryPage, Kind, Lost, ReceiptsMoved, Role, SendOk, Seq, Target, UserId,
+    UserReceipt,
 };
 
 use super::keys;
@@ -279,7 +280,11 @@ fn on_connection(model: &mut Model, state: ConnectionState, effects: &mut Vec<Ef
             Link::Online
         }
         ConnectionState::Offline { reason, retry_in } => {
-            Link::Offline { reason: reason.to_string(), retry_at: model.now + retry_in }
+            let reason = match reason {
+                Lost::Unreachable(why) => why,
+                other => other.to_string(),
+            };
+            Link::Offline { reason, retry_at: model.now + retry_in }
         }
         ConnectionState::Stopped(stop) => Link::Stopped(stop.to_string()),
     };

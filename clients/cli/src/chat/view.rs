@@ -17,6 +17,8 @@ use crate::output;
 
 /// Keeps a run of right-to-left text from taking what is beside it along.
 const LEFT_TO_RIGHT: char = '\u{200e}';
+/// Of who said the last message in a group.
+const NAME_COLUMNS: usize = 9;
 
 const HELP: &[(&str, &str)] = &[
     ("Ctrl-N", "write to somebody, or make a group"),
@@ -139,7 +141,7 @@ fn list(model: &Model, area: Rect, buffer: &mut Buffer) {
 fn list_item(model: &Model, c: &Conversation, title: &str, is_open: bool, area: Rect, buffer: &mut Buffer) {
     let columns = usize::from(area.width);
     let edge = || Span::styled(if is_open { "▌" } else { " " }, Style::new().fg(Color::Cyan));
-    let time = match c.time_ms {
+    let time = match c.last_ms() {
         0 => String::new(),
         ms if date(&model.zone, ms) == date(&model.zone, model.wall_ms) => clock(&model.zone, ms),
         ms => date(&model.zone, ms).split(' ').skip(1).take(2).collect::<Vec<_>>().join(" "),
@@ -196,7 +198,7 @@ fn preview(model: &Model, c: &Conversation) -> (Option<Span<'static>>, String) {
     match &item.body {
         Body::Text { text, .. } if is_mine => (Some(messages::ticks(c, item.seq)), one_line(text)),
         Body::Text { text, .. } if c.kind == Kind::Group => {
-            (None, format!("{}: {}", model.name(item.sender), one_line(text)))
+            (None, format!("{}: {}", fit(&model.name(item.sender), NAME_COLUMNS), one_line(text)))
         }
         Body::Text { text, .. } => (None, one_line(text)),
         Body::Change(change) => (None, messages::changed(model, item.sender, change)),
@@ -321,7 +323,7 @@ fn bottom(model: &Model, area: Rect, buffer: &mut Buffer) {
         }
         (None, None, Pane::Chat) => &[
             ("Enter", "send"),
-            ("PgUp", "older"),
+            ("PgUp", "back"),
             ("Ctrl-F", "find"),
             ("Ctrl-G", "info"),
             ("Tab", "list"),
@@ -332,7 +334,7 @@ fn bottom(model: &Model, area: Rect, buffer: &mut Buffer) {
     let mut spans = vec![Span::raw(" ")];
     for (key, what) in keys {
         spans.push(Span::styled(*key, Style::new().add_modifier(Modifier::BOLD)));
-        spans.push(Span::styled(format!(" {what}   "), dim()));
+        spans.push(Span::styled(format!(" {what}  "), dim()));
     }
     put(buffer, area, 0, Line::from(spans));
 }

@@ -1,0 +1,205 @@
+//! `tern chat` as people use it: a real server, real terminals, keys in, screens out.
+
+mod terminal;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use terminal::{Terminal, key};
+use tern_server::cli::Dev;
+use tern_server::dev::{self, Running};
+use vt100::Color;
+
+/// A server that can be stopped and started again at the same address, on the same data.
+struct House {
+    directory: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    running: Option<Running>,
+    address: SocketAddr,
+    tokens: Value,
+}
+
+impl House {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let address = "127.0.0.1:0".parse().unwrap();
+        let mut house = Self { directory, runtime, running: None, address, tokens: Value::Null };
+        house.start();
+        house
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn start(&mut self) {
+        let dev = Dev { data: self.data(), listen: self.address, shards: Some(1), names: vec![], json: true };
+        let running = dev::start(&dev).unwrap();
+        let said: Value = serde_json::from_str(&running.greeting).unwrap();
+        self.address = running.server.tcp;
+        self.tokens = said["tokens"].clone();
+        self.running = Some(running);
+    }
+
+    fn stop(&mut self) {
+        let running = self.running.take().expect("it runs");
+        self.runtime.block_on(running.server.stop());
+    }
+
+    fn terminal(&self, user: &str, size: (u16, u16)) -> Terminal {
+        let server = self.address.to_string();
+        let state = self.home(user).join("state");
+        let envs = [
+            ("TERN_SERVER", server.as_str()),
+            ("TERN_CA", path(&self.data().join("ca.pem"))),
+            ("TERN_TOKEN", self.tokens[user].as_str().unwrap()),
+            ("TERN_STATE", path(&state)),
+        ];
+        Terminal::start(user, &[], &envs.map(|(name, value)| (name, value)), size)
+    }
+
+    fn home(&self, user: &str) -> PathBuf {
+        self.directory.path().join(user)
+    }
+}
+
+fn path(path: &Path) -> &'static str {
+    Box::leak(path.to_str().expect("it is UTF-8").to_owned().into_boxed_str())
+}
+
+fn write_to(terminal: &Terminal, names: &str) {
+    terminal.keys(key::CTRL_N);
+    terminal.sees("New conversation");
+    terminal.keys(names);
+    terminal.keys(key::ENTER);
+    terminal.wait("the conversation", |screen| {
+        let text = terminal::text(screen);
+        !text.contains("New conversation") && text.contains("write a message")
+    });
+}
+
+/// Leaves what shows this text. Keys that follow Escape at once would be taken for Alt with a key.
+fn escape(terminal: &Terminal, shown: &str) {
+    terminal.keys(key::ESC);
+    terminal.wait(&format!("no {shown}"), |screen| !terminal::text(screen).contains(shown));
+}
+
+fn say(terminal: &Terminal, text: &str) {
+    terminal.keys(text);
+    terminal.sees(&format!("> {text}"));
+    terminal.keys(key::ENTER);
+}
+
+#[test]
+fn two_people_and_a_server_that_restarts() {
+    let mut house = House::new();
+    let mut alice = house.terminal("alice", (80, 24));
+    alice.sees("online");
+    alice.sees("No conversations yet.");
+    write_to(&alice, "bob");
+    say(&alice, "hello bob 👋");
+    alice.sees_line("hello bob 👋", "✓");
+
+    let mut bob = house.terminal("bob", (80, 24));
+    // He does not know yet whose id that is.
+    bob.sees_line("hello bob 👋", " 1");
+    alice.sees_line("hello bob 👋", "✓✓");
+    alice.sees_colored("hello bob 👋", "✓✓", Color::Idx(8));
+    bob.keys(key::CLICK_FIRST_ROW);
+    bob.sees("who is this? Ctrl-G gives a name");
+    alice.sees_colored("hello bob 👋", "✓✓", Color::Idx(6));
+    bob.keys(&format!("{}n", key::CTRL_G));
+    bob.sees("Name:");
+    bob.keys(&format!("alice{}", key::ENTER));
+    bob.sees("n name");
+    escape(&bob, "n name");
+    say(&bob, "hi alice");
+    alice.sees_line("hi alice", ":");
+
+    house.stop();
+    alice.sees("offline, retry in");
+    bob.sees("offline, retry in");
+    say(&alice, "are you there?");
+    alice.sees_line("are you there?", "◷");
+    alice.keys(key::CTRL_Q);
+    assert!(alice.ended().success());
+    // What was queued survives the end of the program.
+    let mut alice = house.terminal("alice", (80, 24));
+    alice.sees("offline, retry in");
+    alice.sees_line("◷ are you there?", "");
+    alice.keys(key::ENTER);
+    alice.sees_line("are you there?", "◷");
+    say(&alice, "write back");
+    alice.sees_line("write back", "◷");
+
+    house.start();
+    alice.sees_colored("are you there?", "✓✓", Color::Idx(6));
+    alice.sees_colored("write back", "✓✓", Color::Idx(6));
+    alice.sees_line("hi alice", ":");
+    let shown = bob.sees_line("write back", ":");
+    assert_eq!(shown.matches("are you there?").count(), 1, "once:\n{shown}");
+    say(&bob, "here I am");
+    alice.sees_line("here I am", ":");
+    bob.keys(key::CTRL_Q);
+    assert!(bob.ended().success());
+    assert!(bob.is_cooked());
+    alice.signal(Signal::TERM);
+    assert!(alice.ended().success());
+    assert!(alice.is_cooked());
+    house.stop();
+}
+
+#[test]
+fn a_group_and_a_long_conversation() {
+    let mut house = House::new();
+    let alice = house.terminal("alice", (100, 30));
+    alice.sees("online");
+    alice.keys(key::CTRL_N);
+    alice.keys(&format!("bob carol{}Lunch 日本{}", key::TAB, key::ENTER));
+    alice.sees("Lunch 日本");
+    alice.sees("you made the group \"Lunch 日本\" with carol, bob");
+    alice.sees("3 members");
+    alice.keys(key::CTRL_G);
+    alice.sees_line("carol", "member");
+    alice.sees_line("you", "owner");
+    alice.keys("a");
+    alice.sees("Add:");
+    alice.keys(&format!("dave{}", key::ENTER));
+    alice.sees_line("dave", "member");
+    escape(&alice, "l leave");
+    alice.sees("4 members");
+    for n in 0..40 {
+        alice.keys(&format!("message number {n}{}", key::ENTER));
+    }
+    alice.sees_line("message number 39", "✓");
+
+    let bob = house.terminal("bob", (80, 24));
+    bob.sees_line("Lunch 日本", ":");
+    bob.sees_line("user ", " 40");
+    bob.keys(key::ENTER);
+    bob.sees("> write a message");
+    // Until the page of older messages is here, there is nothing to scroll to.
+    bob.repeats(key::PAGE_UP, "─ new ─");
+    bob.sees("lines below, Ctrl-End");
+    bob.repeats(key::WHEEL_UP_AT_MESSAGES, "made the group \"Lunch 日本\"");
+    bob.keys(key::CTRL_END);
+    bob.sees("message number 39");
+    bob.keys(&format!("{}NUMBER 7", key::CTRL_F));
+    bob.sees_line("message number 7", ":");
+    escape(&bob, "Find:");
+    bob.keys(key::CTRL_END);
+    bob.keys(key::F1);
+    bob.sees("waits for the server");
+    escape(&bob, "waits for the server");
+    bob.resize(50, 15);
+    bob.sees("message number 39");
+    bob.keys(key::TAB);
+    bob.sees_line("message number 39", "");
+    bob.keys(key::UP);
+    bob.resize(120, 40);
+    bob.sees("message number 20");
+    house.stop();
+}
