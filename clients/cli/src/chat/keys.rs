@@ -11,7 +11,7 @@ use tern_client::{Change, ConversationId, Kind, UserId};
 use super::input::{Input, Step};
 use super::layout::{self, LIST_ITEM_ROWS};
 use super::messages;
-use super::model::{Body, Dialog, Fate, Info, Model, New, Pane, Prompt, Search};
+use super::model::{Body, Dialog, Fate, Info, Model, NewChat, Pane, Prompt, Search};
 use super::text;
 use super::update::{Effect, open, send};
 use crate::args;
@@ -30,7 +30,7 @@ pub(super) fn on_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>
     match key.code {
         KeyCode::Char('q' | 'c') if ctrl => return quit(model, effects),
         KeyCode::F(1) => return toggle_help(model),
-        KeyCode::Char('n') if ctrl => model.dialog = Some(Dialog::New(New::new())),
+        KeyCode::Char('n') if ctrl => model.dialog = Some(Dialog::New(NewChat::new())),
         KeyCode::Char('g') if ctrl => open_info(model, effects),
         _ if model.dialog.is_some() => on_dialog_key(model, key, effects),
         KeyCode::Char('f') if ctrl => open_search(model),

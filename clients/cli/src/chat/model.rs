@@ -81,13 +81,13 @@ pub(super) enum Pane {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dialog {
     Help,
-    New(New),
+    New(NewChat),
     Info(Info),
 }
 
 /// Whom to write to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct New {
+pub(super) struct NewChat {
     pub(super) names: Input,
     pub(super) title: Input,
     pub(super) in_title: bool,
@@ -444,7 +444,7 @@ pub(super) fn title(given: &str) -> String {
     text::clean_line(given)
 }
 
-impl New {
+impl NewChat {
     pub(super) fn new() -> Self {
         Self { names: Input::new(8 * 1024), title: Input::new(TITLE_BYTES_MAX), in_title: false, error: None }
     }

@@ -11,7 +11,7 @@ use tern_client::{Kind, Seq};
 use super::input::Input;
 use super::layout::{self, Areas, LIST_ITEM_ROWS, PROMPT_COLUMNS};
 use super::messages::{self, CLOCK, DELIVERED, REFUSED, SENT, clock, date, dim};
-use super::model::{Body, Conversation, Dialog, Fate, Info, Link, Model, New, Pane, Prompt};
+use super::model::{Body, Conversation, Dialog, Fate, Info, Link, Model, NewChat, Pane, Prompt};
 use super::text::{self, fit, width};
 use crate::output;
 
@@ -22,7 +22,7 @@ const NAME_COLUMNS: usize = 9;
 
 const HELP: &[(&str, &str)] = &[
     ("Ctrl-N", "write to somebody, or make a group"),
-    ("Enter", "open a conversation; send what was typed"),
+    ("Enter", "open a conversation; send"),
     ("Tab, Esc", "between the list and the conversation"),
     ("Alt-Up, Alt-Down", "the conversation above, below"),
     ("Up, Down, PgUp, PgDn, wheel", "scroll"),
@@ -402,7 +402,7 @@ fn field(input: &Input, columns: u16) -> (String, u16) {
     (rows.get(row).cloned().unwrap_or_default(), column as u16)
 }
 
-fn dialog_new(new: &New, frame: &mut Frame<'_>) -> Option<(u16, u16)> {
+fn dialog_new(new: &NewChat, frame: &mut Frame<'_>) -> Option<(u16, u16)> {
     let inside = popup(frame, "New conversation", 64, 10);
     let label_columns = 8;
     let columns = inside.width.saturating_sub(label_columns + 1);

@@ -1,16 +1,18 @@
 //! The application without a terminal: events in, effects and screens out.
 
+mod model;
+mod screen;
+
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseButton, MouseEvent, MouseEventKind};
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers, MouseEvent, MouseEventKind};
 use ratatui::style::Color;
 use tern_client::{
     Change, ClientSeq, ConnectionState, ConversationId, ConversationPage, ConversationState, DeviceId, Entry,
-    Event as ClientEvent, HistoryPage, Kind, Lost, Message, ReceiptCount, ReceiptsMoved, Role, SendOk, Seq,
-    Stop, Target, UserId, UserReceipt,
+    Event as ClientEvent, HistoryPage, Kind, Message, Role, Seq, UserId,
 };
 use tern_protocol::model::{Sender, WallMillis};
 
@@ -66,7 +68,7 @@ fn row(
         peer: peer.map(user),
         head,
         floor: Seq(1),
-        read: Seq(head.get() - u64::from(unread)),
+        read: Seq(head.get().saturating_sub(unread.into())),
         peer_delivered: Seq(0),
         peer_read: Seq(0),
         role: Some(Role::Member),
@@ -197,21 +199,4 @@ impl Case {
         }
         panic!("{text} is not shown:\n{}", self.screen());
     }
-}
-
-#[test]
-fn scrolling_goes_to_the_beginning_and_asks_for_more() {
-    let mut case = Case::opened(100);
-    assert!(case.screen().contains("message 100"));
-    for _ in 0..10 {
-        case.key(KeyCode::PageUp);
-    }
-    let top = case.screen();
-    assert!(top.contains("message 1 ") && !top.contains("message 99"), "{top}");
-    case.on(Event::Key(KeyEvent::new(KeyCode::End, KeyModifiers::CONTROL)));
-    for _ in 0..40 {
-        case.mouse(MouseEventKind::ScrollUp, 49, 9);
-    }
-    assert_eq!(case.screen(), top);
-    assert_eq!(case.taken(), []);
 }

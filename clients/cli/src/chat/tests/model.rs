@@ -1,0 +1,409 @@
+//! What events do.
+
+use ratatui::crossterm::event::MouseButton;
+use tern_client::{ErrorCode, ReceiptCount, ReceiptsMoved, SendOk, Target, UserReceipt, WireError};
+
+use super::*;
+use crate::chat::model::{Dialog, ENTRIES_MAX, PENDING_MAX, Pane};
+
+fn sent(local: u64, seq: u64) -> Event {
+    let time = WallMillis(NOON_MS + seq * 60_000);
+    Event::Sent(local, Ok(SendOk { conversation: with("bob"), seq: Seq(seq), time, duplicate: false }))
+}
+
+fn receipt(name: &str, delivered: u64, read: u64) -> UserReceipt {
+    UserReceipt { user: user(name), delivered: Seq(delivered), read: Seq(read) }
+}
+
+fn moved(id: ConversationId, users: Vec<UserReceipt>, counts: Vec<ReceiptCount>) -> Event {
+    Event::Client(ClientEvent::Receipts(ReceiptsMoved { conversation: id, users, counts }))
+}
+
+fn unread(case: &Case, id: ConversationId) -> u32 {
+    case.model.conversations[&id].unread
+}
+
+fn read(id: ConversationId, seq: u64) -> Effect {
+    Effect::Read { conversation: id, seq: Seq(seq) }
+}
+
+#[test]
+fn the_list_is_asked_for_once_and_page_by_page() {
+    let mut case = Case::new();
+    assert_eq!(case.taken(), [Effect::List { after: None }]);
+    let conversations = vec![row(with("bob"), Some("bob"), "", 0, None)];
+    case.on(Event::Listed(Ok(ConversationPage { conversations, next: Some(with("bob")) })));
+    case.connection(ConnectionState::Connecting);
+    case.connection(ConnectionState::Online { user: user("alice") });
+    assert_eq!(case.taken(), [Effect::List { after: Some(with("bob")) }]);
+}
+
+#[test]
+fn what_others_wrote_is_unread_until_it_is_seen() {
+    let mut case = Case::new();
+    case.listed(vec![row(with("bob"), Some("bob"), "", 3, Some(entry(9, "bob", text("nine"))))]);
+    for (seq, sender, counted) in [(9, "bob", 3), (10, "bob", 4), (11, "alice", 4), (12, "bob", 5)] {
+        case.entry(with("bob"), entry(seq, sender, text("more")));
+        assert_eq!(unread(&case, with("bob")), counted, "{seq}");
+    }
+    // The list knows of 9 entries, three of them unread; 10 and 12 came meanwhile.
+    case.listed(vec![row(with("bob"), Some("bob"), "", 3, Some(entry(9, "bob", text("nine"))))]);
+    assert_eq!(unread(&case, with("bob")), 5);
+    case.taken();
+    case.key(KeyCode::Enter);
+    let page = Effect::Page { conversation: with("bob"), before: None };
+    assert_eq!(case.taken(), [page, read(with("bob"), 12)]);
+    assert_eq!(unread(&case, with("bob")), 0);
+    // Nobody sees it behind another window, a dialog, or further down.
+    case.on(Event::Focus(false));
+    case.entry(with("bob"), entry(13, "bob", text("unseen")));
+    assert_eq!((case.taken(), unread(&case, with("bob"))), (vec![], 1));
+    case.on(Event::Focus(true));
+    assert_eq!(case.taken(), [read(with("bob"), 13)]);
+    case.key(KeyCode::F(1));
+    case.entry(with("bob"), entry(14, "bob", text("unseen")));
+    assert_eq!(case.taken(), []);
+    case.key(KeyCode::Esc);
+    assert_eq!(case.taken(), [read(with("bob"), 14)]);
+    // Read on another device.
+    case.on(Event::Focus(false));
+    case.entry(with("bob"), entry(15, "bob", text("unseen here")));
+    case.on(moved(with("bob"), vec![receipt("alice", 15, 15)], vec![]));
+    case.on(Event::Focus(true));
+    assert_eq!((case.taken(), unread(&case, with("bob"))), (vec![], 0));
+}
+
+#[test]
+fn a_message_is_queued_then_sent_then_delivered_then_read() {
+    let mut case = Case::opened(1);
+    case.connection(ConnectionState::Connecting);
+    case.types("hello");
+    case.key(KeyCode::Enter);
+    let local = case.model.pending().next().unwrap().local;
+    let target = Target::User(user("bob"));
+    assert_eq!(case.taken(), [Effect::Send { local, target, text: "hello".into() }]);
+    assert_eq!((case.pending(), case.mark("hello").0.as_str()), (vec![("hello", &Fate::Held)], "◷"));
+    case.on(Event::Stored(local));
+    assert_eq!((case.pending(), case.mark("hello").0.as_str()), (vec![("hello", &Fate::Queued)], "◷"));
+    case.on(sent(local, 2));
+    assert_eq!(case.mark("hello"), ("✓".into(), false));
+    case.entry(with("bob"), entry(2, "alice", text("hello")));
+    assert_eq!((case.pending(), case.mark("hello")), (vec![], ("✓".into(), false)));
+    case.on(moved(with("bob"), vec![receipt("bob", 2, 1)], vec![]));
+    assert_eq!(case.mark("hello"), ("✓✓".into(), false));
+    case.on(moved(with("bob"), vec![receipt("bob", 2, 2)], vec![]));
+    assert_eq!(case.mark("hello"), ("✓✓".into(), true));
+}
+
+#[test]
+fn an_entry_may_come_before_the_answer_and_answers_for_its_own_message_only() {
+    let mut case = Case::opened(1);
+    for said in ["same", "same", "other"] {
+        case.types(said);
+        case.key(KeyCode::Enter);
+    }
+    case.entry(with("bob"), entry(2, "alice", text("same")));
+    assert_eq!(case.pending(), [("same", &Fate::Held), ("other", &Fate::Held)]);
+    case.on(sent(1, 2));
+    case.entry(with("bob"), entry(3, "alice", text("same")));
+    case.on(sent(2, 3));
+    case.on(Event::Sent(3, Err("forbidden".into())));
+    assert_eq!(case.pending(), [("other", &Fate::Refused("forbidden".into()))]);
+    assert_eq!(case.mark("other").0, "✗");
+    assert!(case.screen().contains("not sent: forbidden"));
+}
+
+#[test]
+fn what_an_earlier_run_left_behind_is_decided_too() {
+    let mut case = Case::opened(1);
+    case.types("left");
+    case.key(KeyCode::Enter);
+    case.types("refused");
+    case.key(KeyCode::Enter);
+    for (seq, pending) in (5..).zip(&mut case.model.conversations.get_mut(&with("bob")).unwrap().pending) {
+        (pending.client_seq, pending.fate) = (Some(ClientSeq(seq)), Fate::Queued);
+    }
+    let error = WireError { code: ErrorCode::Forbidden, text: "no".into(), retry_after_ms: 0 };
+    let ok = SendOk { conversation: with("bob"), seq: Seq(2), time: WallMillis(NOON_MS), duplicate: false };
+    for (client_seq, result) in [(6, Err(error)), (9, Ok(ok))] {
+        let client_seq = ClientSeq(client_seq);
+        case.on(Event::Client(ClientEvent::Recovered { conversation: with("bob"), client_seq, result }));
+    }
+    let fates = [("left", &Fate::Sent(Seq(2))), ("refused", &Fate::Refused("forbidden (no)".into()))];
+    assert_eq!(case.pending(), fates);
+}
+
+#[test]
+fn so_many_messages_may_wait() {
+    let mut case = Case::opened(1);
+    for _ in 0..PENDING_MAX + 2 {
+        case.types("x");
+        case.key(KeyCode::Enter);
+    }
+    assert_eq!(case.model.pending().count(), PENDING_MAX);
+    assert_eq!(case.model.conversations[&with("bob")].input.text(), "xx", "kept, not lost");
+    assert!(case.screen().contains("200 messages wait for the server"));
+}
+
+#[test]
+fn in_a_group_everybody_counts() {
+    let mut case = Case::new();
+    case.listed(vec![row(group(), None, "Lunch", 0, Some(entry(2, "alice", text("hello"))))]);
+    case.key(KeyCode::Enter);
+    let count = |seq, delivered, read| ReceiptCount { seq: Seq(seq), delivered, read, members: 2 };
+    for (users, counts, mark) in [
+        (vec![receipt("alice", 2, 2)], vec![], ("✓", false)),
+        (vec![], vec![count(2, 1, 1)], ("✓", false)),
+        (vec![], vec![count(2, 2, 1)], ("✓✓", false)),
+        (vec![], vec![count(3, 2, 2)], ("✓✓", true)),
+    ] {
+        case.on(moved(group(), users, counts));
+        assert_eq!(case.mark("hello"), (mark.0.into(), mark.1));
+    }
+    // Asked for when it was opened.
+    let mut case = Case::new();
+    case.listed(vec![row(group(), None, "Lunch", 0, Some(entry(2, "alice", text("hello"))))]);
+    case.key(KeyCode::Enter);
+    assert!(case.taken().contains(&Effect::Receipts(group())));
+    case.on(Event::Receipts(
+        group(),
+        Ok(vec![receipt("alice", 2, 2), receipt("bob", 2, 0), receipt("carol", 2, 2)]),
+    ));
+    assert_eq!(case.mark("hello"), ("✓✓".into(), false));
+}
+
+#[test]
+fn scrolling_goes_to_the_beginning_and_asks_for_more() {
+    let mut case = Case::opened(100);
+    assert!(case.screen().contains("  message 100  "));
+    for _ in 0..10 {
+        case.key(KeyCode::PageUp);
+    }
+    let top = case.screen();
+    assert!(top.contains("message 1 ") && !top.contains("message 99"), "{top}");
+    case.on(Event::Key(KeyEvent::new(KeyCode::End, KeyModifiers::CONTROL)));
+    for _ in 0..40 {
+        case.mouse(MouseEventKind::ScrollUp, 49, 9);
+    }
+    assert_eq!(case.screen(), top);
+    assert_eq!(case.taken(), [], "there is nothing before the beginning");
+
+    let mut case = Case::new();
+    case.listed(vec![row(with("bob"), Some("bob"), "", 0, Some(entry(300, "bob", text("message 300"))))]);
+    case.key(KeyCode::Enter);
+    case.page(with("bob"), 201, 300, |n| text(&format!("message {n}")));
+    case.taken();
+    case.on(Event::Key(KeyEvent::new(KeyCode::Home, KeyModifiers::CONTROL)));
+    case.key(KeyCode::PageUp);
+    assert_eq!(case.taken(), [Effect::Page { conversation: with("bob"), before: Some(Seq(201)) }], "once");
+    let before = case.screen();
+    case.page(with("bob"), 101, 200, |n| text(&format!("message {n}")));
+    assert!(before.contains("loading…") && case.screen().contains("message 201 "));
+    case.key(KeyCode::PageUp);
+    assert!(case.screen().contains("message 190 "));
+}
+
+#[test]
+fn what_is_being_read_stays_where_it_is() {
+    let mut case = Case::opened(50);
+    case.key(KeyCode::PageUp);
+    let lines = |case: &Case| case.screen().lines().skip(3).take(17).map(str::to_owned).collect::<Vec<_>>();
+    let before = lines(&case);
+    case.entry(with("bob"), entry(51, "bob", text(&"long ".repeat(30))));
+    let behind =
+        |lines: Vec<String>| lines.iter().map(|l| l.chars().skip(24).collect()).collect::<Vec<String>>();
+    assert_eq!(behind(lines(&case)), behind(before));
+    assert!(case.screen().contains("1 new, "));
+    assert_eq!(case.taken(), [], "not read");
+    case.on(Event::Key(KeyEvent::new(KeyCode::End, KeyModifiers::CONTROL)));
+    assert_eq!(case.taken(), [read(with("bob"), 51)]);
+}
+
+#[test]
+fn entries_behind_a_gap_are_not_shown_as_if_there_were_none() {
+    let mut case = Case::new();
+    case.listed(vec![row(with("bob"), Some("bob"), "", 0, Some(entry(20, "bob", text("twenty"))))]);
+    case.key(KeyCode::Enter);
+    for seq in 5..10 {
+        case.entry(with("bob"), entry(seq, "bob", text("early")));
+    }
+    assert!(!case.screen().contains("early"));
+    case.page(with("bob"), 10, 20, |_| text("late"));
+    assert!(case.screen().contains("early"));
+}
+
+#[test]
+fn what_is_kept_is_bounded() {
+    let mut case = Case::opened(1);
+    let id = with("carol");
+    for seq in 1..=ENTRIES_MAX as u64 + 10 {
+        // Not through `update`, which sorts and lays out each time.
+        case.model.conversation(id).unwrap().add(&entry(seq, "carol", text("x")), true);
+    }
+    assert_eq!(case.model.conversations[&id].back().count(), ENTRIES_MAX);
+    assert!(!case.model.conversations[&id].has_older(), "no more is asked for");
+}
+
+#[test]
+fn a_server_that_was_set_back_and_one_that_forgets() {
+    let mut case = Case::opened(10);
+    case.on(Event::Client(ClientEvent::Trimmed { conversation: with("bob"), from: Seq(1), to: Seq(4) }));
+    let shown = case.screen();
+    assert!(!shown.contains("message 4 ") && shown.contains("message 5 "), "{shown}");
+    case.on(Event::Client(ClientEvent::Reset { conversation: with("bob"), cursor: Seq(10), head: Seq(3) }));
+    assert_eq!(case.taken(), [Effect::Page { conversation: with("bob"), before: None }]);
+    assert!(!case.screen().contains("message 10"));
+}
+
+#[test]
+fn a_new_conversation_with_one_or_with_several() {
+    let new = |names: &str, title: &str| {
+        let mut case = Case::new();
+        case.taken();
+        case.ctrl('n');
+        case.types(names);
+        case.key(KeyCode::Tab);
+        case.types(title);
+        case.key(KeyCode::Enter);
+        case
+    };
+    let mut case = new("dave", "");
+    let page = Effect::Page { conversation: with("dave"), before: None };
+    assert_eq!(case.taken(), [Effect::SaveBook, page]);
+    assert_eq!((case.model.open, case.model.pane), (Some(with("dave")), Pane::Chat));
+    assert_eq!(case.model.book.get(user("dave")), Some("dave"));
+    case.types("hi");
+    case.key(KeyCode::Enter);
+    let target = Target::User(user("dave"));
+    assert_eq!(case.taken(), [Effect::Send { local: 1, target, text: "hi".into() }]);
+
+    let mut case = new("bob, carol bob alice", "Lunch");
+    let create = Effect::Create { title: "Lunch".into(), members: vec![user("bob"), user("carol")] };
+    assert_eq!(case.taken(), [create]);
+    case.on(Event::Created(Ok(group())));
+    assert_eq!(case.model.open, Some(group()));
+
+    for (names, title, why) in [("", "", "name somebody first"), ("bob carol", "", "a group needs a title")] {
+        let mut case = new(names, title);
+        assert_eq!(case.taken(), []);
+        assert!(case.screen().contains(why), "{}", case.screen());
+    }
+}
+
+#[test]
+fn who_is_in_a_group_and_what_they_are_called() {
+    let mut case = Case::new();
+    case.listed(vec![row(group(), None, "Lunch", 0, Some(entry(1, "dave", text("hello"))))]);
+    case.key(KeyCode::Enter);
+    case.taken();
+    case.ctrl('g');
+    assert_eq!(case.taken(), [Effect::Members(group())]);
+    case.on(Event::Members(group(), Ok(vec![(user("alice"), Role::Member), (user("dave"), Role::Owner)])));
+    let unnamed = case.model.book.name(user("dave"));
+    assert!(case.screen().contains(&unnamed));
+    case.key(KeyCode::Down);
+    case.types("n");
+    case.types("Dave");
+    case.key(KeyCode::Enter);
+    assert_eq!(case.taken(), [Effect::SaveBook]);
+    assert!(!case.screen().contains(&unnamed), "{}", case.screen());
+    for (key, typed, change) in [
+        ("a", "bob", Some(Change::Add { members: vec![user("bob")] })),
+        ("t", "Supper", Some(Change::Title { title: "Supper".into() })),
+        ("l", "no", None),
+        ("l", "yes", Some(Change::Leave)),
+    ] {
+        case.types(key);
+        case.types(typed);
+        case.key(KeyCode::Enter);
+        let effects = change.map(|change| Effect::Change { conversation: group(), change });
+        assert_eq!(case.taken(), effects.into_iter().collect::<Vec<_>>());
+    }
+    case.on(Event::Changed(Err("forbidden: ask its owner".into())));
+    assert!(case.screen().contains("forbidden: ask its owner"));
+    case.key(KeyCode::Esc);
+    case.entry(group(), entry(2, "alice", Change::Leave));
+    assert!(case.screen().contains("you are no longer a member"));
+}
+
+#[test]
+fn a_conversation_that_somebody_else_begins() {
+    let mut case = Case::new();
+    case.taken();
+    case.entry(with("bob"), entry(1, "bob", text("knock knock")));
+    assert_eq!(case.taken(), [], "the sender is the peer");
+    let create = Change::Create { title: "Lunch".into(), members: vec![user("alice")] };
+    case.entry(group(), entry(1, "bob", create));
+    assert_eq!(case.taken(), []);
+    let other = ConversationId::group_from_random([8; 16]);
+    case.entry(other, entry(5, "bob", Change::Add { members: vec![user("alice")] }));
+    assert_eq!(case.taken(), [Effect::Look(other)], "its title came before");
+    case.on(Event::Looked(Ok(Some(row(other, None, "Supper", 0, None)))));
+    let shown = case.screen();
+    assert!(["bob  ", "Lunch", "Supper", "knock knock"].iter().all(|s| shown.contains(s)), "{shown}");
+}
+
+#[test]
+fn a_click_opens_and_keys_choose() {
+    let mut case = Case::new();
+    let rows =
+        ["bob", "carol"].map(|name| row(with(name), Some(name), "", 0, Some(entry(1, name, text("hi")))));
+    case.listed(rows.into());
+    case.mouse(MouseEventKind::Down(MouseButton::Left), 3, 4);
+    let second = case.model.order[1];
+    assert_eq!((case.model.open, case.model.pane), (Some(second), Pane::Chat));
+    case.on(Event::Key(KeyEvent::new(KeyCode::Up, KeyModifiers::ALT)));
+    assert_eq!(case.model.open, Some(case.model.order[0]));
+    case.key(KeyCode::Tab);
+    case.mouse(MouseEventKind::ScrollDown, 3, 4);
+    assert_eq!((case.model.chosen, case.model.pane), (Some(second), Pane::List));
+    case.mouse(MouseEventKind::Down(MouseButton::Left), 3, 20);
+    assert_eq!(case.model.pane, Pane::List, "there is nothing");
+}
+
+#[test]
+fn quitting_asks_only_when_something_would_be_lost() {
+    let mut case = Case::opened(1);
+    case.types("x");
+    case.key(KeyCode::Enter);
+    case.taken();
+    case.ctrl('q');
+    assert_eq!(case.taken(), [Effect::Quit], "it is stored before the client closes");
+    case.model.me = None;
+    case.ctrl('q');
+    assert_eq!(case.taken(), []);
+    assert!(case.screen().contains("Ctrl-Q again"));
+    case.ctrl('q');
+    assert_eq!(case.taken(), [Effect::Quit]);
+}
+
+#[test]
+fn text_is_found_in_what_is_loaded() {
+    let mut case = Case::opened(60);
+    case.ctrl('f');
+    case.types("MESSAGE 2");
+    let found = |case: &Case| case.model.search.as_ref().unwrap().found.unwrap().get();
+    assert_eq!(found(&case), 29);
+    assert!(case.screen().contains("message 29 "));
+    case.key(KeyCode::Enter);
+    assert_eq!(found(&case), 28);
+    case.key(KeyCode::Down);
+    assert_eq!(found(&case), 29);
+    for _ in 0..20 {
+        case.key(KeyCode::Enter);
+    }
+    assert_eq!(found(&case), 2);
+    assert!(case.screen().contains("no more of it"));
+    case.key(KeyCode::Esc);
+    assert_eq!(case.model.search, None);
+}
+
+#[test]
+fn pasted_text_is_harmless() {
+    let mut case = Case::opened(1);
+    case.on(Event::Paste("two\nlines\x1b[31m".into()));
+    assert_eq!(case.model.conversations[&with("bob")].input.text(), "two\nlines\u{fffd}[31m");
+    case.ctrl('n');
+    case.on(Event::Paste("dave\neve".into()));
+    assert!(matches!(&case.model.dialog, Some(Dialog::New(new)) if new.names.text() == "dave eve"));
+}
