@@ -85,14 +85,14 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         };
         format!(
             "ternd is serving on {} (TCP and QUIC), with its data in {}\n\n\
-             Bob listens, in a second terminal:\n\n{}\n\n\
-             Alice writes, in a third:\n\n{}\n\n\
+             Alice chats, in a second terminal (Ctrl-N, then bob, writes to him):\n\n{}\n\n\
+             Bob chats, in a third:\n\n{}\n\n\
              Over QUIC: add --transport quic. A token for another user:\n\n  {ternd} token NAME --data {}\n\n\
              Ctrl-C stops the server.",
             tcp,
             shown(&data).display(),
-            call(&bob, "tail"),
-            call(&alice, "send --to bob \"hello bob\""),
+            call(&alice, "chat"),
+            call(&bob, "chat"),
             quoted(&shown(&data).display().to_string()),
         )
     };

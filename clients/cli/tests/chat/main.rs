@@ -39,7 +39,7 @@ impl House {
         let dev = Dev { data: self.data(), listen: self.address, shards: Some(1), names: vec![], json: true };
         let running = dev::start(&dev).unwrap();
         let said: Value = serde_json::from_str(&running.greeting).unwrap();
-        self.address = running.server.tcp;
+        self.address = said["tcp"].as_str().unwrap().parse().unwrap();
         self.tokens = said["tokens"].clone();
         self.running = Some(running);
     }
