@@ -52,7 +52,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     config.close_timeout = CLOSE_TIMEOUT;
     let mut storage = session::open(&path, Purpose::Chat, args.timeout).await?;
     let state = storage.load().map_err(tern_client::StartError::from)?;
-    let names = path.with_extension("names");
+    let mut names = path.clone().into_os_string();
+    names.push(".names");
+    let names = PathBuf::from(names);
     let mut book = Book::load(&names)
         .map_err(|e| Fail::usage(format!("the names in {} cannot be read: {e}", names.display())))?;
     if let Some(sub) = sub {

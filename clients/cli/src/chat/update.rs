@@ -13,6 +13,7 @@ use super::keys;
 use super::layout;
 use super::messages;
 use super::model::{Conversation, Dialog, Fate, Link, Model, PENDING_MAX, Pending};
+use super::text;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -374,7 +375,7 @@ fn on_sent(model: &mut Model, local: u64, result: Result<SendOk, String>) {
         }
         Err(why) => {
             if let Some(pending) = model.pending_mut(local) {
-                pending.fate = Fate::Refused(why);
+                pending.fate = Fate::Refused(text::clean_line(&why));
             }
         }
     }

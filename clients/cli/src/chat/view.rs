@@ -31,6 +31,7 @@ const HELP: &[(&str, &str)] = &[
     ("Ctrl-F", "find text in what is loaded"),
     ("Ctrl-G", "who is in it; names, members, title"),
     ("Ctrl-A E W U K, Ctrl-Left, Right", "edit, as in a shell"),
+    ("Shift with the mouse", "select text, in most terminals"),
     ("Ctrl-Q", "quit"),
 ];
 
