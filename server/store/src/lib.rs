@@ -30,6 +30,7 @@ pub mod backup;
 pub mod conformance;
 pub mod embedded;
 pub mod error;
+pub mod histogram;
 pub mod keys;
 pub mod limits;
 pub mod memory;

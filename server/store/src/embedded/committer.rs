@@ -100,6 +100,7 @@ fn commit_group(shared: &Shared, resolver: &mut Resolver, group: Vec<Request>) -
         }
         return Err(error);
     }
+    shared.counters.group_sizes.record(accepted.len() as u64);
     writer.version = version;
     shared.publish(version);
     for sender in accepted {

@@ -230,6 +230,14 @@ impl Embedded {
         self.shared.metrics()
     }
 
+    /// Whether it works; an error is for good.
+    ///
+    /// # Errors
+    /// Why it has stopped.
+    pub fn health(&self) -> Result<(), FatalError> {
+        self.shared.health()
+    }
+
     /// Bytes on disk, for monitoring.
     pub fn disk_bytes(&self) -> Result<u64, crate::StoreError> {
         self.shared.disk_bytes()

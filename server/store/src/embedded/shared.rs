@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fjall::{Database, PersistMode, Readable, Snapshot};
@@ -16,6 +17,7 @@ use super::files::{self, Mirror};
 use super::spaces::Spaces;
 use super::{OnFatal, OpenError, Options, check, journal};
 use crate::keys::hex;
+use crate::histogram::{self, Histogram};
 use crate::resolver::ReadSet;
 use crate::writes::{Row, WriteSet};
 use crate::{CommitError, Corrupt, RangeQuery, StoreError, Version};
@@ -42,7 +44,7 @@ impl fmt::Display for FatalError {
 
 impl std::error::Error for FatalError {}
 
-/// What the store has done since it was opened. Plain counters.
+/// What the store has done since it was opened, and what it is about.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Metrics {
     /// Transactions with writes that were committed.
@@ -59,9 +61,16 @@ pub struct Metrics {
     pub overloaded: u64,
     /// Commits that wait now.
     pub queued: u64,
+    /// What they write together, in bytes.
+    pub queued_bytes: u64,
+    /// Transactions of each group.
+    pub group_sizes: histogram::Snapshot,
+    /// Microseconds from beginning to write a group until it is durable.
+    pub write_micros: histogram::Snapshot,
+    /// For how long a group has been written that is not durable yet: of a disk that is well, a moment.
+    pub writing_for: Option<Duration>,
 }
 
-#[derive(Default)]
 pub(super) struct Counters {
     pub(super) commits: AtomicU64,
     pub(super) groups: AtomicU64,
@@ -69,6 +78,25 @@ pub(super) struct Counters {
     pub(super) conflicts: AtomicU64,
     pub(super) too_old: AtomicU64,
     pub(super) overloaded: AtomicU64,
+    pub(super) group_sizes: Histogram,
+    write_micros: Histogram,
+    writing_since: Mutex<Option<Instant>>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            commits: AtomicU64::default(),
+            groups: AtomicU64::default(),
+            bytes: AtomicU64::default(),
+            conflicts: AtomicU64::default(),
+            too_old: AtomicU64::default(),
+            overloaded: AtomicU64::default(),
+            group_sizes: Histogram::new(histogram::SIZES),
+            write_micros: Histogram::new(histogram::MICROS),
+            writing_since: Mutex::default(),
+        }
+    }
 }
 
 /// A snapshot of the engine and its version: one thing.
@@ -282,6 +310,10 @@ impl Shared {
 
     pub(super) fn metrics(&self) -> Metrics {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (queued, queued_bytes) = {
+            let queue = lock(&self.queue);
+            (queue.requests.len() as u64, queue.bytes as u64)
+        };
         Metrics {
             commits: read(&self.counters.commits),
             groups: read(&self.counters.groups),
@@ -289,7 +321,11 @@ impl Shared {
             conflicts: read(&self.counters.conflicts),
             too_old: read(&self.counters.too_old),
             overloaded: read(&self.counters.overloaded),
-            queued: lock(&self.queue).requests.len() as u64,
+            queued,
+            queued_bytes,
+            group_sizes: self.counters.group_sizes.snapshot(),
+            write_micros: self.counters.write_micros.snapshot(),
+            writing_for: lock(&self.counters.writing_since).map(|since| since.elapsed()),
         }
     }
 
@@ -372,6 +408,8 @@ impl Shared {
         version: Version,
         rows: &mut dyn Iterator<Item = (Bytes, Option<Bytes>)>,
     ) -> Result<(), FatalError> {
+        let begin = Instant::now();
+        *lock(&self.counters.writing_since) = Some(begin);
         #[cfg(test)]
         self.hooks.before_write()?;
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
@@ -390,6 +428,8 @@ impl Shared {
         })?;
         add(&self.counters.bytes, bytes as u64);
         add(&self.counters.groups, 1);
+        *lock(&self.counters.writing_since) = None;
+        self.counters.write_micros.record(begin.elapsed().as_micros() as u64);
         Ok(())
     }
 

@@ -274,6 +274,8 @@ fn commits_that_wait_together_share_a_sync() {
     let metrics = store.store.metrics();
     assert_eq!(metrics.commits, 101);
     assert!(metrics.groups <= 3, "{metrics:?}");
+    assert_eq!((metrics.group_sizes.sum, metrics.group_sizes.count()), (101, metrics.groups));
+    assert_eq!((metrics.write_micros.count(), metrics.writing_for), (metrics.groups, None));
     assert!(versions.iter().all(Result::is_ok));
 }
 
@@ -310,6 +312,7 @@ fn nothing_is_answered_or_visible_before_it_is_durable() {
     let store = Embedded::open(dir.path(), options(), on_fatal).unwrap();
     block_on(write(&store, b"before", b"v")).unwrap();
     let open_transaction = store.begin();
+    assert_eq!(store.health(), Ok(()));
     store.shared.hooks.fail_writes.store(true, Ordering::Relaxed);
     let result = block_on(write(&store, b"k", b"v"));
     assert_eq!(result, Err(CommitError::Unknown { may_still_land: true }), "nobody knows what the disk has");
@@ -322,6 +325,7 @@ fn nothing_is_answered_or_visible_before_it_is_durable() {
     assert!(matches!(block_on(write(&store, b"later", b"v")), Err(CommitError::Failed(_))));
     assert!(matches!(read(&store, b"before"), Err(StoreError::Failed(_))), "not even reads are trusted");
     assert_eq!(told.load(Ordering::Relaxed), 1, "the server was told once");
+    assert!(store.health().is_err() && store.metrics().writing_for.is_some());
     drop(store);
     let store = open(&dir).unwrap();
     assert!(read(&store, b"before").unwrap().is_some());
