@@ -370,7 +370,14 @@ impl Ternd {
     fn start() -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let dev = Dev { data: data.path().into(), listen, shards: Some(2), names: Vec::new(), json: true };
+        let dev = Dev {
+            data: data.path().into(),
+            listen,
+            admin: None,
+            shards: Some(2),
+            names: Vec::new(),
+            json: true,
+        };
         let running = dev::start(&dev).expect("a server");
         let tokens = serde_json::from_str(&running.greeting).expect("JSON");
         Self { running, data, tokens }

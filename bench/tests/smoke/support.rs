@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tern_server::cli::Dev;
 use tern_server::dev::{self, Running};
+use tokio::runtime::Runtime;
 
 /// What every result has to say is 0.
 const FAULTS: [&str; 9] = [
@@ -23,6 +24,8 @@ const FAULTS: [&str; 9] = [
 /// A server with its data in a temporary directory.
 pub(crate) struct Server {
     running: Running,
+    /// The server's threads have their own.
+    runtime: Runtime,
     data: tempfile::TempDir,
 }
 
@@ -30,15 +33,25 @@ impl Server {
     pub(crate) fn start() -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let dev = Dev { data: data.path().into(), listen, shards: Some(2), names: Vec::new(), json: true };
-        let running = dev::start(&dev).expect("a server");
-        Self { running, data }
+        let dev = Dev {
+            data: data.path().into(),
+            listen,
+            admin: None,
+            shards: Some(2),
+            names: Vec::new(),
+            json: true,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let running = {
+            let _entered = runtime.enter();
+            dev::start(&dev).expect("a server")
+        };
+        Self { running, runtime, data }
     }
 
     /// Stops it, as an operator would.
     pub(crate) fn stop(self) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(self.running.server.stop());
+        self.runtime.block_on(self.running.server.stop());
     }
 
     /// The options that name it.

@@ -41,6 +41,11 @@ impl Admission {
         self.answered += 1;
     }
 
+    /// Sends that were taken up and are not answered.
+    pub fn waiting(&self) -> u64 {
+        self.waiting
+    }
+
     /// Time has passed. To be called several times in `SEND_WAIT_MS`.
     pub fn on_tick(&mut self, now: MonoMillis) {
         let over = |(since, _): &(MonoMillis, u64)| now.since(*since) > SEND_WAIT_MS;
@@ -106,6 +111,7 @@ mod tests {
         let mut take_all = |admission: &mut Admission, ticks: u64| {
             let mut taken = 0;
             for _ in 0..ticks {
+                assert!(admission.waiting() <= SENDS_WAITING_MIN);
                 taken += (0..2 * SENDS_WAITING_MIN).filter(|_| admission.take()).count() as u64;
                 admission.on_tick(MonoMillis(now));
                 now += TICK_MS;

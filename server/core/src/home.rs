@@ -1,6 +1,7 @@
 //! A user's home knows where their devices are connected. A device that logs in again takes over its old connection.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use hashbrown::HashMap;
 use tern_protocol::ids::{DeviceId, UserId};
@@ -8,13 +9,19 @@ use tern_protocol::ids::{DeviceId, UserId};
 use crate::limits::DEVICES_ONLINE_MAX;
 use crate::routing::ShardId;
 
-/// A connection of this node.
+/// A connection of this node; displayed as `shard:number`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
     /// The shard that holds it.
     pub shard: ShardId,
     /// Its number there; never used again while the process lives.
     pub number: u64,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.shard.0, self.number)
+    }
 }
 
 /// The users whose home is here.

@@ -48,10 +48,11 @@ enum Push {
 pub enum Pushed {
     /// Queued.
     Queued,
-    /// Dropped; the client will be told the head.
-    Dropped,
-    /// Dropped, and too many conversations lag to remember them: the connection must be closed, the client will sync.
-    LostTrack,
+    /// Dropped; the client will be told the head. With it the pushes and receipts that were queued, so many in all.
+    Dropped(usize),
+    /// Dropped like that, and too many conversations lag to remember them: the connection must be closed, the client
+    /// will sync.
+    LostTrack(usize),
 }
 
 impl Outbound {
@@ -79,14 +80,16 @@ impl Outbound {
         self.queue_push(Push::Receipt, frame)
     }
 
-    /// The log has grown to `seq` and the entries are not at hand: the client is told the head.
+    /// The log has grown to `seq` and the entries are not at hand: the client is told the head. Drops nothing.
     pub fn head_moved(&mut self, conversation: ConversationId, seq: Seq) -> Pushed {
-        self.lag(conversation, seq)
+        self.lag(conversation, seq);
+        self.dropped(0)
     }
 
     fn queue_push(&mut self, push: Push, frame: Bytes) -> Pushed {
         if !self.lagging.is_empty() || self.lost_track {
-            return self.drop_push(push);
+            self.drop_push(push);
+            return self.dropped(1);
         }
         if self.pushes >= OUTBOUND_PUSHES_MAX || self.push_bytes + frame.len() > OUTBOUND_PUSH_BYTES_MAX {
             let mut dropped = Vec::new();
@@ -97,12 +100,13 @@ impl Outbound {
                 }
                 Kind::Answer | Kind::Echo => true,
             });
-            for (push, length) in dropped {
+            for (push, length) in &dropped {
                 self.bytes -= length;
-                self.drop_push(push);
+                self.drop_push(*push);
             }
             (self.pushes, self.push_bytes) = (0, 0);
-            return self.drop_push(push);
+            self.drop_push(push);
+            return self.dropped(dropped.len() + 1);
         }
         self.bytes += frame.len();
         self.push_bytes += frame.len();
@@ -111,16 +115,20 @@ impl Outbound {
         Pushed::Queued
     }
 
-    fn drop_push(&mut self, push: Push) -> Pushed {
+    fn dropped(&self, pushes: usize) -> Pushed {
+        if self.lost_track { Pushed::LostTrack(pushes) } else { Pushed::Dropped(pushes) }
+    }
+
+    fn drop_push(&mut self, push: Push) {
         match push {
             Push::Entry(conversation, seq) => self.lag(conversation, seq),
-            Push::Receipt => Pushed::Dropped,
+            Push::Receipt => {}
         }
     }
 
-    fn lag(&mut self, conversation: ConversationId, seq: Seq) -> Pushed {
+    fn lag(&mut self, conversation: ConversationId, seq: Seq) {
         if self.lost_track {
-            return Pushed::LostTrack;
+            return;
         }
         if let Some(head) = self.lagging.get_mut(&conversation) {
             *head = (*head).max(seq);
@@ -129,9 +137,7 @@ impl Outbound {
         } else {
             self.lost_track = true;
             self.lagging.clear();
-            return Pushed::LostTrack;
         }
-        Pushed::Dropped
     }
 
     /// The next frame to write.
@@ -208,13 +214,16 @@ mod tests {
         let mut seq = 0;
         loop {
             seq += 1;
-            if out.push(id(seq as u16 % 3), Seq(seq), frame(1000)) == Pushed::Dropped {
-                break;
+            match out.push(id(seq as u16 % 3), Seq(seq), frame(1000)) {
+                Pushed::Queued => assert!(out.bytes() <= OUTBOUND_PUSH_BYTES_MAX + 10),
+                pushed => {
+                    assert_eq!(pushed, Pushed::Dropped(seq as usize), "it and all that were queued");
+                    break;
+                }
             }
-            assert!(out.bytes() <= OUTBOUND_PUSH_BYTES_MAX + 10);
         }
         assert_eq!(out.bytes(), 10, "only the answer stays");
-        assert_eq!(out.push(id(0), Seq(seq + 3), frame(1)), Pushed::Dropped, "until it has drained");
+        assert_eq!(out.push(id(0), Seq(seq + 3), frame(1)), Pushed::Dropped(1), "until it has drained");
         assert!(out.take_lagging().is_empty(), "not before everything is written");
         assert_eq!(out.pop().map(|f| f.len()), Some(10));
         assert!(!out.is_empty());
@@ -232,7 +241,7 @@ mod tests {
         for n in 0..OUTBOUND_PUSHES_MAX {
             assert_eq!(out.push(id(1), Seq(n as u64 + 1), frame(1)), Pushed::Queued);
         }
-        assert_eq!(out.push(id(1), Seq(5_000), frame(1)), Pushed::Dropped);
+        assert_eq!(out.push(id(1), Seq(5_000), frame(1)), Pushed::Dropped(OUTBOUND_PUSHES_MAX + 1));
         assert_eq!(out.take_lagging(), [(id(1), Seq(5_000))]);
     }
 
@@ -240,11 +249,11 @@ mod tests {
     fn too_many_lagging_conversations_cost_the_connection() {
         let mut out = Outbound::default();
         for n in 0..LAGGING_MAX as u16 {
-            assert_eq!(out.head_moved(id(n), Seq(1)), Pushed::Dropped);
+            assert_eq!(out.head_moved(id(n), Seq(1)), Pushed::Dropped(0));
         }
-        assert_eq!(out.head_moved(id(5), Seq(2)), Pushed::Dropped, "known ones only rise");
-        assert_eq!(out.head_moved(id(LAGGING_MAX as u16), Seq(1)), Pushed::LostTrack);
-        assert_eq!(out.push(id(1), Seq(9), frame(1)), Pushed::LostTrack);
+        assert_eq!(out.head_moved(id(5), Seq(2)), Pushed::Dropped(0), "known ones only rise");
+        assert_eq!(out.head_moved(id(LAGGING_MAX as u16), Seq(1)), Pushed::LostTrack(0));
+        assert_eq!(out.push(id(1), Seq(9), frame(1)), Pushed::LostTrack(1));
     }
 
     #[test]
@@ -263,7 +272,7 @@ mod tests {
     fn receipts_are_dropped_silently() {
         let mut out = Outbound::default();
         assert_eq!(out.receipt(frame(OUTBOUND_PUSH_BYTES_MAX)), Pushed::Queued);
-        assert_eq!(out.push(id(1), Seq(1), frame(1)), Pushed::Dropped);
+        assert_eq!(out.push(id(1), Seq(1), frame(1)), Pushed::Dropped(2));
         assert_eq!(out.bytes(), 0);
         assert_eq!(out.take_lagging(), [(id(1), Seq(1))]);
     }

@@ -12,8 +12,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, join};
 use tokio::net::TcpStream;
 use tracing::debug;
 
-use crate::connection::Conn;
-use crate::reply;
+use crate::clock::Stamp;
+use crate::connection::{Conn, QueryWait};
+use crate::metrics::shard::Transport;
 use crate::shard::Shard;
 use crate::transport::quic::{Connection, QuicAcceptor, RecvStream, SendStream};
 use crate::transport::tcp::Acceptor;
@@ -36,7 +37,7 @@ pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
         };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
-            let _counted = shard.count_connection();
+            let _counted = shard.count_connection(Transport::Tcp);
             if let Some(stream) = shard.serve(stream, from, |_| std::future::pending()).await {
                 // In a box of its own, so that the task of a live connection is small.
                 Box::pin(linger(stream)).await;
@@ -81,7 +82,7 @@ pub async fn quic(shard: Rc<Shard>, mut acceptor: QuicAcceptor) {
         };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
-            let _counted = shard.count_connection();
+            let _counted = shard.count_connection(Transport::Quic);
             serve_quic(&shard, connection).await;
         });
     }
@@ -116,16 +117,16 @@ async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mu
         match frame::decode(&mut input, max) {
             Ok(Some(frame)) => break frame,
             Err(error) => {
-                let answer = reply::error(RequestId(0), error.code(), &error.to_string());
-                write_bulk(&mut send, &answer).await;
+                let answer = shard.refuse(conn.id, RequestId(0), error.code(), &error.to_string());
+                write_bulk(shard, &mut send, &answer).await;
                 recv.stop();
                 return;
             }
             Ok(None) => match tokio::time::timeout(BULK_STALL_TIMEOUT, recv.read_buf(&mut input)).await {
-                Ok(Ok(n)) if n > 0 => {}
+                Ok(Ok(n)) if n > 0 => shard.metrics().read_bytes.add(n as u64),
                 Ok(Ok(_) | Err(_)) => return,
                 Err(_) => {
-                    debug!(session = ?conn.id, "a bulk request took too long");
+                    debug!(session = %conn.id, "a bulk request took too long");
                     return;
                 }
             },
@@ -140,24 +141,35 @@ async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mu
             // Counted as in flight until the client has taken it, so that the pages in memory are bounded. The guard
             // counts it as answered also when this future is dropped half-way.
             let _taken = Taken { shard, conn };
-            let answer = shard.answer_query(id, user, query).await;
-            write_bulk(&mut send, &answer).await;
+            let query = QueryWait { request: id, user, query, since: Stamp::take() };
+            let answer = shard.answer_query(conn.id, query).await;
+            write_bulk(shard, &mut send, &answer).await;
             None
         }
-        Effect::Refuse(id, code, text) | Effect::Close(id, code, text) => Some(reply::error(id, code, &text)),
-        _ => Some(reply::error(RequestId(0), ErrorCode::InvalidArgument, "a bulk stream takes one query")),
+        Effect::Refuse(id, code, text) | Effect::Close(id, code, text) => {
+            Some(shard.refuse(conn.id, id, code, &text))
+        }
+        _ => Some(shard.refuse(
+            conn.id,
+            RequestId(0),
+            ErrorCode::InvalidArgument,
+            "a bulk stream takes one query",
+        )),
     };
     if let Some(answer) = answer {
-        write_bulk(&mut send, &answer).await;
+        write_bulk(shard, &mut send, &answer).await;
     }
     let _ = send.shutdown().await;
 }
 
 /// Writes an answer as long as the client goes on taking it.
-async fn write_bulk(send: &mut SendStream, mut answer: &[u8]) {
+async fn write_bulk(shard: &Shard, send: &mut SendStream, mut answer: &[u8]) {
     while !answer.is_empty() {
         match tokio::time::timeout(BULK_STALL_TIMEOUT, send.write(answer)).await {
-            Ok(Ok(n)) => answer = &answer[n..],
+            Ok(Ok(n)) => {
+                shard.metrics().written_bytes.add(n as u64);
+                answer = &answer[n..];
+            }
             Ok(Err(_)) | Err(_) => return,
         }
     }

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::admin;
 use crate::config::Overrides;
 
 /// Tern's chat server.
@@ -30,6 +32,8 @@ pub enum Command {
     Dev(Dev),
     /// Run a server with a configuration file, until SIGTERM or SIGINT
     Serve(Sources),
+    /// Watch a running server: connections, rates, latencies, queues, the store
+    Top(Top),
     /// Print a token for a user of a development server
     Token(Token),
     /// Print or check a configuration
@@ -100,6 +104,10 @@ pub struct Dev {
     /// Address for TCP and, with the same port, QUIC; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
     pub listen: SocketAddr,
+    /// Address for metrics, health and readiness, on this machine [default: 127.0.0.1:7480, or a free port if that is
+    /// taken]
+    #[arg(long, value_name = "ADDR")]
+    pub admin: Option<SocketAddr>,
     /// Threads, each with its own listeners, connections and conversations [default: one per core]
     #[arg(long, value_name = "N")]
     pub shards: Option<usize>,
@@ -110,6 +118,28 @@ pub struct Dev {
     /// Print one JSON line with addresses, paths and tokens instead, for scripts
     #[arg(long)]
     pub json: bool,
+}
+
+/// `ternd top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// The server's admin address
+    #[arg(long, value_name = "ADDR", default_value_t = admin::DEFAULT_ADDRESS)]
+    pub admin: SocketAddr,
+    /// Seconds between two readings; rates are of the time between them
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = seconds)]
+    pub interval: Duration,
+    /// Take two readings, print what they say, and end
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// From a tenth of a second to an hour.
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=3_600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("expected a number of seconds from 0.1 to 3600".to_owned()),
+    }
 }
 
 /// `ternd token`.

@@ -27,6 +27,22 @@ impl Clock {
     }
 }
 
+/// A moment from which a latency is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp(Instant);
+
+impl Stamp {
+    /// Reads the monotonic clock.
+    pub fn take() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Microseconds since then.
+    pub fn micros(self) -> u64 {
+        self.0.elapsed().as_micros() as u64
+    }
+}
+
 /// The wall clock; before 1970 it is 1970.
 pub fn wall() -> WallMillis {
     WallMillis(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64))

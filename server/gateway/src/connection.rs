@@ -23,6 +23,9 @@ use tern_protocol::limits::WRITE_STALL_TIMEOUT_MS;
 use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::clock::Stamp;
+use crate::metrics::ShardMetrics;
+use crate::metrics::shard::Cut;
 use crate::reply;
 use crate::shard::Shard;
 
@@ -44,7 +47,7 @@ pub struct Conn {
     /// The state machine.
     pub session: RefCell<Session>,
     /// Queries that wait for the one before them: one at a time, so that one page at a time is in memory.
-    pub queries: RefCell<VecDeque<(RequestId, UserId, Query)>>,
+    pub queries: RefCell<VecDeque<QueryWait>>,
     /// Whether one is being answered.
     pub querying: Cell<bool>,
     /// Who has logged in on it, also when the session has ended since.
@@ -55,12 +58,27 @@ pub struct Conn {
     pub marks: RefCell<Vec<MarkWait>>,
     outbound: RefCell<Outbound>,
     receipts_wait: Cell<bool>,
+    /// When the oldest entry became durable that is queued and not written.
+    push_since: Cell<Option<Stamp>>,
     waker: RefCell<Option<Waker>>,
     drained: RefCell<Option<Waker>>,
     closing_since: Cell<Option<MonoMillis>>,
     blocked_since: Cell<Option<MonoMillis>>,
     aborted: Cell<bool>,
     finishing: Cell<bool>,
+}
+
+/// A query that waits or is being answered.
+#[derive(Debug)]
+pub struct QueryWait {
+    /// To be answered.
+    pub request: RequestId,
+    /// Who asks.
+    pub user: UserId,
+    /// What.
+    pub query: Query,
+    /// When it came.
+    pub since: Stamp,
 }
 
 /// A `Mark` request under way.
@@ -74,6 +92,8 @@ pub struct MarkWait {
     pub remaining: usize,
     /// The first refusal.
     pub refused: Option<ErrorCode>,
+    /// When it came.
+    pub since: Stamp,
 }
 
 impl Conn {
@@ -89,6 +109,7 @@ impl Conn {
             marks: RefCell::default(),
             outbound: RefCell::default(),
             receipts_wait: Cell::new(false),
+            push_since: Cell::new(None),
             waker: RefCell::default(),
             drained: RefCell::default(),
             closing_since: Cell::new(None),
@@ -110,24 +131,40 @@ impl Conn {
         self.wake();
     }
 
-    /// Queues the push of an entry.
-    pub fn push(&self, conversation: ConversationId, seq: Seq, frame: &Bytes) {
+    /// Queues the push of an entry that has become durable at that time.
+    pub fn push(
+        &self,
+        conversation: ConversationId,
+        seq: Seq,
+        frame: &Bytes,
+        durable: Stamp,
+        metrics: &ShardMetrics,
+    ) {
         let pushed = self.outbound.borrow_mut().push(conversation, seq, frame.clone());
-        self.pushed(pushed);
+        self.push_since.set(match pushed {
+            Pushed::Queued => self.push_since.get().or(Some(durable)),
+            Pushed::Dropped(_) | Pushed::LostTrack(_) => None,
+        });
+        metrics.on_pushed(pushed, &metrics.pushes);
+        self.pushed(pushed, metrics);
     }
 
     /// Queues receipts. They leave with whatever is written next, or when [`Self::write_soon`] is called, which has to
     /// be when this returns true: nobody waits for them, and a write of their own would cost as much as an ack's.
     #[must_use]
-    pub fn receipt(&self, frame: &Bytes) -> bool {
-        let (queued, crowded) = {
+    pub fn receipt(&self, frame: &Bytes, metrics: &ShardMetrics) -> bool {
+        let (pushed, crowded) = {
             let mut outbound = self.outbound.borrow_mut();
-            (outbound.receipt(frame.clone()) == Pushed::Queued, outbound.is_crowded())
+            (outbound.receipt(frame.clone()), outbound.is_crowded())
         };
+        if pushed != Pushed::Queued {
+            self.push_since.set(None);
+        }
+        metrics.on_pushed(pushed, &metrics.receipts);
         if crowded {
             self.wake();
         }
-        queued && !self.receipts_wait.replace(true)
+        pushed == Pushed::Queued && !self.receipts_wait.replace(true)
     }
 
     /// Writes what is queued.
@@ -139,13 +176,14 @@ impl Conn {
     }
 
     /// Queues a head.
-    pub fn head_moved(&self, conversation: ConversationId, head: Seq) {
+    pub fn head_moved(&self, conversation: ConversationId, head: Seq, metrics: &ShardMetrics) {
         let pushed = self.outbound.borrow_mut().head_moved(conversation, head);
-        self.pushed(pushed);
+        self.pushed(pushed, metrics);
     }
 
-    fn pushed(&self, pushed: Pushed) {
-        if pushed == Pushed::LostTrack {
+    fn pushed(&self, pushed: Pushed, metrics: &ShardMetrics) {
+        if matches!(pushed, Pushed::LostTrack(_)) && !self.is_gone() {
+            metrics.cuts.one(Cut::LostTrack);
             // It will connect again and sync: what is queued is of no use to it.
             self.abort();
         }
@@ -205,11 +243,13 @@ impl Conn {
     }
 
     /// Ends it when the client has not taken anything for too long. To be called about every second.
-    pub fn check_stall(&self, now: Now) {
+    pub fn check_stall(&self, now: Now, metrics: &ShardMetrics) {
         let over = |since: Option<MonoMillis>, ms| since.is_some_and(|since| now.mono.since(since) > ms);
-        if over(self.blocked_since.get(), WRITE_STALL_TIMEOUT_MS)
-            || over(self.closing_since.get(), CLOSE_TIMEOUT_MS)
+        if !self.is_gone()
+            && (over(self.blocked_since.get(), WRITE_STALL_TIMEOUT_MS)
+                || over(self.closing_since.get(), CLOSE_TIMEOUT_MS))
         {
+            metrics.cuts.one(Cut::Stalled);
             self.abort();
         }
     }
@@ -321,6 +361,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 Poll::Ready(Ok(0) | Err(_)) => return Err(Ended),
                 Poll::Ready(Ok(n)) => {
                     self.unflushed = true;
+                    shard.metrics().written_bytes.add(n as u64);
                     if std::mem::take(&mut self.write_blocked) {
                         // There is room again, so the client has taken something.
                         self.conn.blocked_since.set(None);
@@ -355,6 +396,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
         }
         if !self.write_blocked && !self.unflushed {
             self.conn.blocked_since.set(None);
+            if let Some(durable) = self.conn.push_since.take() {
+                shard.metrics().push_micros.record(durable.micros());
+            }
         } else if self.conn.blocked_since.get().is_none() {
             self.conn.blocked_since.set(Some(self.shard.now().mono));
         }
@@ -387,7 +431,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 Poll::Pending => return Ok(Poll::Pending),
                 Poll::Ready(Err(_)) => return Err(Ended),
                 Poll::Ready(Ok(())) if read.filled().is_empty() => return Err(Ended),
-                Poll::Ready(Ok(())) => self.input.extend_from_slice(read.filled()),
+                Poll::Ready(Ok(())) => {
+                    self.shard.metrics().read_bytes.add(read.filled().len() as u64);
+                    self.input.extend_from_slice(read.filled());
+                }
             }
         }
         self.take_frames();

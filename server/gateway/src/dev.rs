@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::admin;
 use crate::auth::{Minter, Verifier};
 use crate::cli::{Dev, Token};
 use crate::clock;
@@ -40,6 +41,11 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
     if !dev.listen.ip().is_loopback() && !dev.listen.ip().is_unspecified() {
         names.push(dev.listen.ip().to_string());
     }
+    let admin = match dev.admin {
+        Some(address) => vec![address],
+        None => vec![admin::DEFAULT_ADDRESS, SocketAddr::new(admin::DEFAULT_ADDRESS.ip(), 0)],
+    };
+    admin.iter().try_for_each(|address| admin::check(*address, false))?;
     let now = clock::wall();
     let identity = DevIdentity::load_or_create(&data, &names, now)?;
     let minter = Minter::load_or_create(&data)?;
@@ -48,6 +54,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         quic: vec![dev.listen],
         inherited: Inherited::default(),
         proxies: Vec::new(),
+        admin,
         shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
@@ -61,6 +68,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         let line = serde_json::json!({
             "tcp": tcp.to_string(),
             "quic": quic.to_string(),
+            "admin": server.admin.to_string(),
             "ca": data.join("ca.pem"),
             "data": data,
             "tokens": { "alice": alice, "bob": bob },
@@ -88,12 +96,14 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
              Alice chats, in a second terminal (Ctrl-N, then bob, writes to him):\n\n{}\n\n\
              Bob chats, in a third:\n\n{}\n\n\
              Over QUIC: add --transport quic. A token for another user:\n\n  {ternd} token NAME --data {}\n\n\
+             What the server does, live:\n\n  {ternd} top --admin {}\n\n\
              Ctrl-C stops the server.",
             tcp,
             shown(&data).display(),
             call(&alice, "chat"),
             call(&bob, "chat"),
             quoted(&shown(&data).display().to_string()),
+            server.admin,
         )
     };
     Ok(Running { server, greeting })

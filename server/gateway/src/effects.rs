@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use tern_core::conversation::{Append, Mark};
+use tern_core::home::SessionId;
 use tern_core::session::{Effect, Identity, Query, Text};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
@@ -15,9 +16,11 @@ use tern_store::ops;
 use tracing::{debug, error};
 
 use crate::auth::{self, TokenError};
-use crate::connection::{Conn, MarkWait};
+use crate::clock::Stamp;
+use crate::connection::{Conn, MarkWait, QueryWait};
 use crate::fanout::Handle;
 use crate::mailbox::{Answer, HomeRequest, OwnerRequest, Question, Ticket};
+use crate::metrics::shard::{Asked, Login as LoginResult, Sent};
 use crate::reply;
 use crate::shard::Shard;
 
@@ -38,10 +41,18 @@ impl Shard {
     pub fn execute(self: &Rc<Self>, conn: &Rc<Conn>, effect: Effect) {
         match effect {
             Effect::None => {}
-            Effect::Heartbeat => conn.echo(),
-            Effect::Verify(id, login) => self.verify(conn, id, login),
+            Effect::Heartbeat => {
+                self.metrics().requests.one(Asked::Heartbeat);
+                conn.echo();
+            }
+            Effect::Verify(id, login) => {
+                self.metrics().requests.one(Asked::Login);
+                self.verify(conn, id, login);
+            }
             Effect::LoggedIn(id, ok, sender) => {
-                debug!(session = ?conn.id, user = %sender.user, device = %sender.device, "logged in");
+                debug!(
+                    session = %conn.id, request = id.get(), user = %sender.user, device = %sender.device, "logged in"
+                );
                 // Before the answer and before any further request: whatever becomes durable from here on is pushed,
                 // and what was durable before is found by the sync that follows.
                 conn.user.set(Some(sender.user));
@@ -56,15 +67,15 @@ impl Shard {
             }
             Effect::Mark { id, sender, marks } => self.mark(conn, id, sender, &marks),
             Effect::Query(id, user, query) => {
-                conn.queries.borrow_mut().push_back((id, user, query));
+                let since = Stamp::take();
+                conn.queries.borrow_mut().push_back(QueryWait { request: id, user, query, since });
                 if !conn.querying.replace(true) {
                     tokio::task::spawn_local(self.clone().answer_queries(conn.clone()));
                 }
             }
-            Effect::Refuse(id, code, text) => conn.answer(reply::error(id, code, &text)),
+            Effect::Refuse(id, code, text) => conn.answer(self.refuse(conn.id, id, code, &text)),
             Effect::Close(id, code, text) => {
-                debug!(session = ?conn.id, code = code.label(), %text, "closing");
-                conn.answer(reply::error(id, code, &text));
+                conn.answer(self.refuse(conn.id, id, code, &text));
                 conn.close_after_flush(self.now());
             }
         }
@@ -101,12 +112,21 @@ impl Shard {
                 Ok(Identity { user: identity.user, expires: identity.expires })
             }
             Err(error) => {
-                debug!(session = ?conn.id, %error, client = login.client, "login refused");
+                debug!(session = %conn.id, request = id.get(), %error, client = login.client, "login refused");
                 Err((error.code(), error.to_string().into()))
             }
         };
         let effect = conn.session.borrow_mut().on_verified(self.now(), id, verified);
+        let ok = matches!(effect, Effect::LoggedIn(..));
+        self.metrics().logins.one(if ok { LoginResult::Ok } else { LoginResult::Refused });
         self.execute(conn, effect);
+    }
+
+    /// The frame of an error, which is counted and logged. `text` holds nothing of what the client has sent.
+    pub fn refuse(&self, session: SessionId, id: RequestId, code: ErrorCode, text: &str) -> bytes::Bytes {
+        self.metrics().errors.one(code);
+        debug!(%session, request = id.get(), code = code.label(), text, "told an error");
+        reply::error(id, code, text)
     }
 
     fn append(
@@ -118,7 +138,8 @@ impl Shard {
         peer: Option<UserId>,
         send: request::Send,
     ) {
-        let question = Question::Send(id);
+        self.metrics().requests.one(Asked::Send);
+        let question = Question::Send(id, Stamp::take());
         let overloaded = Answer::Sent(Err(ErrorCode::Overloaded));
         let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
@@ -138,6 +159,7 @@ impl Shard {
             let request::Mark { conversation, delivered, read } = *mark;
             OwnerRequest::Mark(conversation, Mark { ticket, sender, delivered, read })
         };
+        self.metrics().requests.one(Asked::Mark);
         if id.get() == 0 {
             for mark in marks {
                 // Nobody waits for an answer, and what finds no room is said again.
@@ -152,6 +174,7 @@ impl Shard {
             request: id,
             remaining: remaining + 1,
             refused: None,
+            since: Stamp::take(),
         });
         let question = Question::Mark(number);
         for mark in marks {
@@ -184,8 +207,16 @@ impl Shard {
 
     /// An owner has answered.
     pub fn on_answer(self: &Rc<Self>, conn: &Rc<Conn>, question: Question, answer: Answer) {
-        let (id, result) = match (question, answer) {
-            (Question::Send(id), Answer::Sent(result)) => (id, result.map(ServerBody::SendOk)),
+        let metrics = self.metrics();
+        let (id, since, asked, result) = match (question, answer) {
+            (Question::Send(id, since), Answer::Sent(result)) => {
+                metrics.sends.one(match &result {
+                    Ok(ok) if ok.duplicate => Sent::Duplicate,
+                    Ok(_) => Sent::Stored,
+                    Err(_) => Sent::Refused,
+                });
+                (id, since, Asked::Send, result.map(ServerBody::SendOk))
+            }
             (Question::Mark(number), Answer::Marked(result)) => {
                 let mut marks = conn.marks.borrow_mut();
                 let Some(i) = marks.iter().position(|wait| wait.number == number) else { return };
@@ -195,15 +226,19 @@ impl Shard {
                     return;
                 }
                 let wait = marks.swap_remove(i);
-                (wait.request, wait.refused.map_or(Ok(ServerBody::MarkOk), Err))
+                let result = wait.refused.map_or(Ok(ServerBody::MarkOk), Err);
+                (wait.request, wait.since, Asked::Mark, result)
             }
-            (Question::Send(_), Answer::Marked(_)) | (Question::Mark(_), Answer::Sent(_)) => {
+            (Question::Send(..), Answer::Marked(_)) | (Question::Mark(_), Answer::Sent(_)) => {
                 unreachable!("an owner answers what it was asked")
             }
         };
         let frame = match result {
-            Ok(body) => reply::frame(id, body),
-            Err(code) => reply::error(id, code, reply::refusal(code)),
+            Ok(body) => {
+                metrics.request_micros.of(asked).record(since.micros());
+                reply::frame(id, body)
+            }
+            Err(code) => self.refuse(conn.id, id, code, reply::refusal(code)),
         };
         self.answered(conn, Some(frame));
     }
@@ -222,8 +257,8 @@ impl Shard {
     async fn answer_queries(self: Rc<Self>, conn: Rc<Conn>) {
         while !conn.is_gone() {
             let next = conn.queries.borrow_mut().pop_front();
-            let Some((id, user, query)) = next else { break };
-            let frame = self.answer_query(id, user, query).await;
+            let Some(query) = next else { break };
+            let frame = self.answer_query(conn.id, query).await;
             self.answered(&conn, Some(frame));
             conn.room().await;
             // The embedded store answers at once: others get their turn here.
@@ -233,8 +268,17 @@ impl Shard {
     }
 
     /// The frame that answers a query.
-    pub async fn answer_query(&self, id: RequestId, user: UserId, query: Query) -> bytes::Bytes {
-        let kv = &*self.node.kv;
+    pub async fn answer_query(&self, session: SessionId, query: QueryWait) -> bytes::Bytes {
+        let QueryWait { request: id, user, query, since } = query;
+        let (kv, metrics) = (&*self.node.kv, self.metrics());
+        let asked = match query {
+            Query::Sync(_) => Asked::Sync,
+            Query::History(_) => Asked::History,
+            Query::Conversations(_) => Asked::Conversations,
+            Query::Members(_) => Asked::Members,
+            Query::Receipts(_) => Asked::Receipts,
+        };
+        metrics.requests.one(asked);
         let body = match query {
             Query::Sync(sync) => ops::sync::sync(kv, user, &sync).await.map(ServerBody::SyncPage),
             Query::History(history) => {
@@ -247,13 +291,16 @@ impl Shard {
             Query::Receipts(list) => ops::receipts::page(kv, user, &list).await.map(ServerBody::ReceiptPage),
         };
         match body {
-            Ok(body) => reply::frame(id, body),
+            Ok(body) => {
+                metrics.request_micros.of(asked).record(since.micros());
+                reply::frame(id, body)
+            }
             Err(error) => {
                 let code = reply::query_error(&error);
                 if code == ErrorCode::Internal {
-                    error!(%user, %error, "a query failed");
+                    error!(%session, request = id.get(), %user, %error, "a query failed");
                 }
-                reply::error(id, code, reply::refusal(code))
+                self.refuse(session, id, code, reply::refusal(code))
             }
         }
     }

@@ -9,8 +9,10 @@ use tern_core::routing::ShardId;
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::clock::Stamp;
 use crate::connection::Conn;
 use crate::mailbox::Event;
+use crate::metrics::shard::Dropped;
 use crate::shard::Shard;
 
 /// Changes of a conversation's members, one after the other, that a full mailbox may delay. Beyond, those who left with
@@ -53,13 +55,17 @@ impl Shard {
     /// entry and in none after it, so audiences are kept apart.
     fn fall_behind(&self, shard: ShardId, event: Event) {
         let (conversation, head, audience) = match event {
-            Event::Publish(publication) => {
+            Event::Publish(publication, _) => {
+                self.metrics().drops.of(Dropped::MailboxFull).add(publication.frames.len() as u64);
                 let Some((seq, _)) = publication.frames.last() else { return };
                 (publication.conversation, *seq, publication.audience.clone())
             }
             Event::HeadMoved { conversation, head, audience } => (conversation, head, audience),
             // Receipts may be lost: the next ones say more, and a sync says all.
-            Event::Notify(_) => return,
+            Event::Notify(frames) => {
+                self.metrics().drops.of(Dropped::ReceiptsMailboxFull).add(frames.len() as u64);
+                return;
+            }
         };
         let mut behind = self.behind.borrow_mut();
         let heads = behind.entry((shard, conversation)).or_default();
@@ -85,7 +91,7 @@ impl Shard {
     /// Something for the connections of this shard.
     pub fn on_event(self: &Rc<Self>, event: Event) {
         match event {
-            Event::Publish(publication) => self.deliver(&publication),
+            Event::Publish(publication, durable) => self.deliver(&publication, durable),
             Event::HeadMoved { conversation, head, audience } => {
                 self.deliver_head(conversation, head, &audience)
             }
@@ -94,7 +100,7 @@ impl Shard {
                 let mut waiting = self.receipts_wait.borrow_mut();
                 for (user, frame) in frames.iter() {
                     for Handle(conn) in local.of(*user) {
-                        if conn.receipt(frame) {
+                        if conn.receipt(frame, self.metrics()) {
                             waiting.push(conn.clone());
                         }
                     }
@@ -108,15 +114,15 @@ impl Shard {
         self.receipts_wait.take().into_iter().for_each(|conn| conn.write_soon());
     }
 
-    fn deliver(&self, publication: &Arc<Publication>) {
+    fn deliver(&self, publication: &Arc<Publication>, durable: Stamp) {
         self.local.borrow().each(&publication.audience, |conn| {
             for (seq, frame) in &publication.frames {
-                conn.0.push(publication.conversation, *seq, frame);
+                conn.0.push(publication.conversation, *seq, frame, durable, self.metrics());
             }
         });
     }
 
     fn deliver_head(&self, conversation: ConversationId, head: Seq, audience: &[UserId]) {
-        self.local.borrow().each(audience, |conn| conn.0.head_moved(conversation, head));
+        self.local.borrow().each(audience, |conn| conn.0.head_moved(conversation, head, self.metrics()));
     }
 }

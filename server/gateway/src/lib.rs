@@ -10,8 +10,11 @@
 //! - [`shard`], [`mailbox`]: one thread, and how threads talk.
 //! - [`server`], [`config`], [`serve`], [`dev`], [`reload`], [`shutdown`], [`descriptors`], [`notify`]: putting it together, keeping it up to date
 //!   and ending it.
+//! - [`metrics`], [`admin`], [`top`]: what it counts, the listener that says so, and a live view of it.
+//! - [`http`]: one question to an HTTP server.
 
 pub mod accept;
+pub mod admin;
 pub mod auth;
 pub mod cli;
 pub mod clock;
@@ -22,7 +25,9 @@ pub mod descriptors;
 pub mod dev;
 pub mod effects;
 pub mod fanout;
+pub mod http;
 pub mod mailbox;
+pub mod metrics;
 pub mod notify;
 pub mod offline;
 pub mod owners;
@@ -33,4 +38,5 @@ pub mod server;
 pub mod shard;
 pub mod shutdown;
 pub mod tls;
+pub mod top;
 pub mod transport;

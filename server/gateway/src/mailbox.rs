@@ -19,6 +19,8 @@ use tern_protocol::ids::{ConversationId, DeviceId, RequestId, Seq, UserId};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 
+use crate::clock::Stamp;
+
 /// Requests that wait at a shard.
 pub const REQUESTS_MAX: usize = 16 * 1024;
 /// Answers that a shard awaits from other shards.
@@ -37,8 +39,8 @@ const REQUEST_BYTES: usize = 512;
 /// What an answer belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Question {
-    /// A send.
-    Send(RequestId),
+    /// A send, and when it came.
+    Send(RequestId, Stamp),
     /// One watermark of a `Mark`, by the connection's own number for that request.
     Mark(u64),
 }
@@ -68,6 +70,11 @@ impl Budget {
         // Taken back by the drop when it was too much.
         let before = self.0.fetch_add(bytes, Ordering::Relaxed);
         (before + bytes <= WAITING_BYTES_MAX).then_some(charge)
+    }
+
+    /// What is taken.
+    pub fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -116,8 +123,8 @@ pub enum OwnerRequest {
 /// For the connections of a shard.
 #[derive(Debug, Clone)]
 pub enum Event {
-    /// New entries.
-    Publish(Arc<Publication>),
+    /// New entries, and when they had become durable.
+    Publish(Arc<Publication>, Stamp),
     /// New entries that are not at hand.
     HeadMoved {
         /// Of which log.
@@ -166,6 +173,21 @@ pub struct Inbox {
     pub events: mpsc::Receiver<Event>,
     /// For the homes.
     pub homes: mpsc::Receiver<HomeRequest>,
+}
+
+impl Mailbox {
+    /// For each lane: its name, the places that are taken, and all places.
+    pub fn lanes(&self) -> [(&'static str, usize, usize); 4] {
+        fn lane<T>(name: &'static str, sender: &mpsc::Sender<T>) -> (&'static str, usize, usize) {
+            (name, sender.max_capacity() - sender.capacity(), sender.max_capacity())
+        }
+        [
+            lane("requests", &self.requests),
+            lane("replies", &self.replies),
+            lane("events", &self.events),
+            lane("homes", &self.homes),
+        ]
+    }
 }
 
 /// Both ends of a new mailbox.

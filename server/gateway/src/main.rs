@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
@@ -10,7 +11,7 @@ use tern_server::config::{ConfigError, EXAMPLE, Loaded};
 use tern_server::notify::{State, notify};
 use tern_server::serve::Upkeep;
 use tern_server::server::Server;
-use tern_server::{dev, offline, serve};
+use tern_server::{dev, offline, serve, top};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -42,6 +43,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             let (server, upkeep) = serve::start(&load(&sources)?).await?;
             Ok((server, Some(upkeep)))
         }),
+        Command::Top(args) => runtime()?.block_on(top::run(&args)),
         Command::Token(args) => print(&dev::token(&args)?),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE.trim_end()),
         Command::Config(ConfigCommand::Check(sources)) => {
@@ -67,7 +69,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn run_server(
     start: impl AsyncFnOnce() -> Result<(Server, Option<Upkeep>), Box<dyn Error>>,
 ) -> Result<(), Box<dyn Error>> {
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
         // Before the server says that it is ready, so that nobody's signal comes too early.
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -100,7 +103,10 @@ fn run_server(
             () = server.stop() => Ok(()),
             stopped = second_signal => stopped,
         }
-    })
+    });
+    // Not for ever: a file system that hangs may still be asked for its size.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 /// One line, or more, to standard output; that nobody reads it is no reason to stop a server.

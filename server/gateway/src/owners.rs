@@ -15,7 +15,9 @@ use tern_store::ops::{append, receipts};
 use tern_store::{CommitError, StoreError};
 use tracing::{error, warn};
 
+use crate::clock::Stamp;
 use crate::mailbox::{Answer, Event, OwnerRequest, Question, Reply, Ticket};
+use crate::metrics::shard::{Committed, Loaded};
 use crate::reply;
 use crate::shard::Shard;
 
@@ -101,7 +103,9 @@ impl Shard {
                 });
             }
             Effect::Reply(ticket, result) => self.reply(ticket, Answer::Sent(result)),
-            Effect::Publish(publication) => self.tell_all(Event::Publish(Arc::new(publication))),
+            Effect::Publish(publication) => {
+                self.tell_all(Event::Publish(Arc::new(publication), Stamp::take()));
+            }
             Effect::HeadMoved { head, audience } => {
                 self.tell_all(Event::HeadMoved { conversation: id, head, audience });
             }
@@ -129,7 +133,7 @@ impl Shard {
 
     /// An answer for a connection of this shard, which may have ended since.
     pub fn on_reply(self: &Rc<Self>, reply: Reply) {
-        if matches!(reply.question, Question::Send(_)) {
+        if matches!(reply.question, Question::Send(..)) {
             self.admission.borrow_mut().on_answered();
         }
         let conn = self.conns.borrow().get(&reply.session.number).cloned();
@@ -158,6 +162,7 @@ impl Shard {
             });
             (Version(version.0), stored)
         });
+        self.metrics().loads.one(if loaded.is_ok() { Loaded::Ok } else { Loaded::Failed });
         let now = self.now();
         self.with_owner(id, |owner| owner.on_loaded(now, loaded));
     }
@@ -185,8 +190,20 @@ impl Shard {
             members: batch.members,
             record: batch.record,
         };
+        let (metrics, begin) = (self.metrics(), Stamp::take());
         let result = append::commit(&*self.node.kv, &batch).await;
         let result = result.map(|version| Version(version.0)).map_err(|error| commit_fault(id, &error));
+        metrics.commits.one(match result {
+            Ok(_) => Committed::Ok,
+            Err(CommitFault::Conflict) => Committed::Conflict,
+            Err(CommitFault::Unknown) => Committed::Unknown,
+            Err(CommitFault::Unavailable) => Committed::Unavailable,
+            Err(CommitFault::Failed) => Committed::Failed,
+        });
+        if result.is_ok() {
+            metrics.commit_entries.record(batch.entries.len() as u64);
+            metrics.commit_micros.record(begin.micros());
+        }
         let now = self.now();
         self.with_owner(id, |owner| owner.on_committed(now, result));
     }

@@ -112,6 +112,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         quic: config.quic_addresses().to_vec(),
         inherited: Inherited::default(),
         proxies: config.proxy_protocol_from.clone(),
+        admin: vec![config.admin.listen],
         shards: config.shard_count(),
         identity,
         verifier,

@@ -16,9 +16,12 @@ use tokio::task::LocalSet;
 use tracing::{info, warn};
 
 use crate::accept;
+use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
 use crate::control::{self, Control};
 use crate::mailbox::{Inbox, mailbox};
+use crate::metrics::Collector;
+use crate::metrics::collect::ShardSources;
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
 use crate::tls::{self, CurrentIdentity, SECRETS_FILE, Secrets, TlsError};
@@ -46,6 +49,8 @@ pub struct Setup {
     pub inherited: Inherited,
     /// Whose TCP connections begin with the PROXY protocol.
     pub proxies: Vec<Network>,
+    /// Addresses for the admin listener, of which the first free one is taken; at least one.
+    pub admin: Vec<SocketAddr>,
     /// Threads.
     pub shards: usize,
     /// The certificate.
@@ -66,6 +71,9 @@ pub enum StartError {
     /// Those that are open already.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
+    /// The admin listener.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// Certificates or secrets.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -92,7 +100,10 @@ pub struct Server {
     pub tcp: Vec<SocketAddr>,
     /// Where it listens for QUIC, in the order of the setup.
     pub quic: Vec<SocketAddr>,
+    /// Where it answers for metrics, health and readiness.
+    pub admin: SocketAddr,
     phase: watch::Sender<Phase>,
+    admin_task: Admin,
     node: Arc<Node>,
     threads: Vec<thread::JoinHandle<()>>,
     control: Option<Control>,
@@ -101,24 +112,28 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts it. When this returns, connections are accepted.
+    /// Starts it. When this returns, connections are accepted. The admin listener runs on the runtime of the caller.
     ///
     /// # Errors
     /// See [`StartError`]; nothing is left running.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub fn start(setup: Setup) -> Result<Self, StartError> {
         let shards = setup.shards;
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
         setup.inherited.check(&setup.tcp)?;
         let lock = embedded::lock_directory(&setup.data)?;
-        let kv = open_store(&setup.data)?;
+        let embedded = Arc::new(open_store(&setup.data)?);
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(setup.identity, &secrets)?;
         let bound = transport::bind_all(&setup.tcp, &setup.quic, &setup.inherited, count, Steering::Kernel)?;
+        let admin = admin::bind(&setup.admin)?;
 
         let proxies: Arc<[Network]> = setup.proxies.into();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
-        let kv: Arc<dyn Kv> = Arc::new(kv);
+        let kv: Arc<dyn Kv> = embedded.clone();
         // A server that cannot be backed up while it runs is better than none.
         let control = Control::start(&setup.data, Arc::downgrade(&kv));
         let control = control
@@ -130,6 +145,7 @@ impl Server {
         let node = Arc::new(Node::new(kv, setup.verifier, mailboxes));
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
+        let mut sources = Vec::with_capacity(shards);
         for ((id, sockets), inbox) in node.shards().zip(bound.shards).zip(inboxes) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let shard = ShardThread { id, node: node.clone(), phase: phase.subscribe() };
@@ -145,18 +161,44 @@ impl Server {
                 let quic = quic.map(|socket| socket.listener(tls.clone(), &secrets, QuicOptions::default()));
                 (tcp.collect::<io::Result<Vec<_>>>()?, quic.collect::<io::Result<Vec<_>>>()?)
             };
+            sources.push(ShardSources {
+                id,
+                tcp: listeners.0.iter().map(|tcp| tcp.stats().clone()).collect(),
+                quic: listeners.1.iter().map(|quic| quic.stats().clone()).collect(),
+                runtime: runtime.handle().metrics(),
+            });
             let run = move || runtime.block_on(LocalSet::new().run_until(shard.run(inbox, listeners)));
             threads.push(thread::Builder::new().name(format!("{SHARD_THREAD}{}", id.0)).spawn(run)?);
         }
-        info!(tcp = ?bound.tcp, quic = ?bound.quic, shards, "serving");
-        Ok(Self { tcp: bound.tcp, quic: bound.quic, phase, node, threads, control, _lock: lock })
+        let collector = Collector {
+            node: node.clone(),
+            store: embedded,
+            directory: setup.data.join("store"),
+            phase: phase.subscribe(),
+            shards: sources,
+            disk: Arc::default(),
+        };
+        info!(tcp = ?bound.tcp, quic = ?bound.quic, admin = %admin.address, shards, "serving");
+        Ok(Self {
+            tcp: bound.tcp,
+            quic: bound.quic,
+            admin: admin.address,
+            admin_task: Admin::serve(admin, collector),
+            phase,
+            node,
+            threads,
+            control,
+            _lock: lock,
+        })
     }
 
     /// Ends it well: clients are told, what is under way is finished, in bounded time.
     pub async fn stop(self) {
         info!(connections = self.node.connections.load(Ordering::SeqCst), "stopping");
         shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
-        let Self { threads, node, control, .. } = self;
+        let Self { threads, node, control, admin_task, .. } = self;
+        // It holds the store too, which is to be closed below.
+        admin_task.stop().await;
         let ended = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // A shard that panicked has ended the process already.

@@ -31,6 +31,8 @@ use crate::clock::Clock;
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::Handle;
 use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
+use crate::metrics::ShardMetrics;
+use crate::metrics::shard::{Cut, Transport};
 use crate::reply;
 use crate::shutdown::Phase;
 
@@ -58,6 +60,7 @@ pub struct Node {
     pub slots: SlotMap,
     /// Both clocks.
     pub clock: Clock,
+    metrics: Vec<ShardMetrics>,
     mailboxes: Vec<Mailbox>,
     waiting: Budget,
     online: Vec<AtomicUsize>,
@@ -74,6 +77,7 @@ impl Node {
             verifier,
             slots: SlotMap::new(shards),
             clock: Clock::new(),
+            metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
             mailboxes,
             waiting: Budget::default(),
@@ -91,6 +95,16 @@ impl Node {
         &self.mailboxes[usize::from(shard.0)]
     }
 
+    /// What a shard counts.
+    pub fn metrics(&self, shard: ShardId) -> &ShardMetrics {
+        &self.metrics[usize::from(shard.0)]
+    }
+
+    /// Bytes of requests that wait.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting.taken()
+    }
+
     /// Room for a request that waits; `None` when too much waits already.
     pub fn charge(&self, bytes: usize) -> Option<Charge> {
         self.waiting.charge(bytes)
@@ -103,11 +117,16 @@ impl Node {
 }
 
 /// A connection that the node counts.
-pub struct Counted(Arc<Node>);
+pub struct Counted {
+    node: Arc<Node>,
+    shard: ShardId,
+    transport: Transport,
+}
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        self.node.metrics(self.shard).connections.of(self.transport).take_one();
+        self.node.connections.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -213,6 +232,11 @@ impl Shard {
         self.numbers.get()
     }
 
+    /// What this shard counts.
+    pub fn metrics(&self) -> &ShardMetrics {
+        self.node.metrics(self.id)
+    }
+
     /// This shard's own mailbox.
     pub fn mailbox(&self) -> &Mailbox {
         self.node.mailbox(self.id)
@@ -289,6 +313,7 @@ impl Shard {
         let later = std::mem::take(&mut *self.moved_later.borrow_mut());
         self.moved.borrow_mut().extend(later);
         self.admission.borrow_mut().on_tick(self.now().mono);
+        self.measure();
         self.tell_receipts();
         if ticks.is_multiple_of(TICKS_PER_RECEIPTS) {
             self.write_receipts();
@@ -300,6 +325,14 @@ impl Shard {
             self.sweep();
             self.forget_idle_owners();
         }
+    }
+
+    /// Says how much of what it holds.
+    fn measure(&self) {
+        let metrics = self.metrics();
+        metrics.ticked_ms.set(self.now().mono.0);
+        metrics.waiting_sends.set(self.admission.borrow().waiting());
+        metrics.conversations.set(self.owners.borrow().len() as u64);
     }
 
     /// Watches the deadlines of all connections, and whether they have been revoked.
@@ -317,7 +350,7 @@ impl Shard {
                 let text = TokenError::Revoked.to_string();
                 self.close(&conn, RequestId(0), TokenError::Revoked.code(), text.into());
             }
-            conn.check_stall(now);
+            conn.check_stall(now, self.metrics());
         }
     }
 
@@ -383,12 +416,13 @@ impl Shard {
         F: Future<Output = ()>,
     {
         if self.conns.borrow().len() >= CONNECTIONS_MAX {
+            self.metrics().cuts.one(Cut::ShardFull);
             return None;
         }
         let number = self.next_number();
         let conn = Conn::new(SessionId { shard: self.id, number }, self.now());
         self.conns.borrow_mut().insert(number, conn.clone());
-        debug!(session = ?conn.id, %from, "connected");
+        debug!(session = %conn.id, %from, "connected");
         let stream = tokio::select! {
             stream = serve(self, &conn, stream) => Some(stream),
             () = meanwhile(conn.clone()) => None,
@@ -400,15 +434,16 @@ impl Shard {
             self.node.online(self.id).fetch_sub(1, Ordering::SeqCst);
             self.to_home(self.node.slots.home(user), HomeRequest::Unregister(user, conn.id));
         }
-        debug!(session = ?conn.id, %from, "disconnected");
+        debug!(session = %conn.id, %from, "disconnected");
         stream
     }
 
     /// Counts a connection until the guard is dropped, which is when the client has been given time to take our last
     /// bytes: the end of the server waits for it.
-    pub fn count_connection(&self) -> Counted {
+    pub fn count_connection(&self, transport: Transport) -> Counted {
         self.node.connections.fetch_add(1, Ordering::SeqCst);
-        Counted(self.node.clone())
+        self.metrics().connections.of(transport).add(1);
+        Counted { node: self.node.clone(), shard: self.id, transport }
     }
 
     /// Ready when the node no longer takes new connections.

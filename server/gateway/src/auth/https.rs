@@ -4,16 +4,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::{Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+
+use crate::http::{self, AskError};
 
 /// From the name to the last byte.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,14 +38,11 @@ pub enum FetchError {
         error: io::Error,
     },
     /// HTTP.
-    #[error("no HTTP answer: {0}")]
-    Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Ask(#[from] AskError),
     /// Another status.
     #[error("the answer is {0}: expected 200 (a redirect is not followed: name its target)")]
     Status(StatusCode),
-    /// It broke off, or was too large.
-    #[error("the answer broke off, or has more than {0} bytes")]
-    Body(usize),
     /// It took too long.
     #[error("no answer within {} s", TIMEOUT.as_secs())]
     Timeout,
@@ -100,7 +98,6 @@ impl Fetcher {
         let address = (self.host.as_str(), self.url.port_u16().unwrap_or(HTTPS_PORT));
         let stream = TcpStream::connect(address).await.map_err(connect)?;
         let stream = self.tls.connect(self.name.clone(), stream).await.map_err(connect)?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let path = self.url.path_and_query().map_or("/", |path| path.as_str());
         let request = Request::get(path)
             .header(HOST, self.url.authority().map_or("", |authority| authority.as_str()))
@@ -108,22 +105,9 @@ impl Fetcher {
             .header(USER_AGENT, concat!("ternd/", env!("CARGO_PKG_VERSION")))
             .body(Empty::<Bytes>::new())
             .map_err(|_| FetchError::Url)?;
-        let answer = async {
-            let answer = sender.send_request(request).await?;
-            if answer.status() != StatusCode::OK {
-                return Err(FetchError::Status(answer.status()));
-            }
-            let body = Limited::new(answer.into_body(), bytes_max).collect().await;
-            Ok(body.map_err(|_| FetchError::Body(bytes_max))?.to_bytes())
-        };
-        // The connection is driven beside the answer and ends with it.
-        let driven = async {
-            let _ = connection.await;
-            std::future::pending().await
-        };
-        tokio::select! {
-            answer = answer => answer,
-            never = driven => never,
+        match http::ask(stream, request, bytes_max).await? {
+            (StatusCode::OK, body) => Ok(body),
+            (status, _) => Err(FetchError::Status(status)),
         }
     }
 }

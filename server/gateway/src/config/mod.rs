@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::admin;
 use crate::tls;
 use crate::transport::ShardCount;
 use crate::transport::proxy::Network;
@@ -45,6 +46,9 @@ pub struct Config {
     pub proxy_protocol_from: Vec<Network>,
     /// Threads, each with its own listeners, connections and conversations; one per core if not given.
     pub shards: Option<usize>,
+    /// Where metrics, health and readiness are.
+    #[serde(default)]
+    pub admin: Admin,
     /// The server's certificate.
     pub tls: Tls,
     /// What tokens are accepted.
@@ -58,6 +62,22 @@ pub struct Loaded {
     pub config: Config,
     /// Where they come from.
     pub origins: Origins,
+}
+
+/// The admin listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// TCP address, plain HTTP.
+    pub listen: SocketAddr,
+    /// Whether `listen` may be an address that other machines can reach.
+    pub allow_remote: bool,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: admin::DEFAULT_ADDRESS, allow_remote: false }
+    }
 }
 
 /// Certificate files.
@@ -146,6 +166,8 @@ impl Loaded {
             let data = config.data.display();
             return Err(self.refuse("data", format!("there is no directory {data}, nor one to make it in")));
         }
+        admin::check(config.admin.listen, config.admin.allow_remote)
+            .map_err(|error| self.refuse("admin.listen", error))?;
         self.check_tokens()
     }
 

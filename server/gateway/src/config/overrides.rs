@@ -21,6 +21,7 @@ struct Known {
 enum Kind {
     /// Relative to the working directory.
     Path,
+    Address,
     Addresses,
     Number,
     Text,
@@ -30,6 +31,7 @@ impl Kind {
     fn value_name(self) -> &'static str {
         match self {
             Self::Path => "PATH",
+            Self::Address => "ADDR",
             Self::Addresses => "ADDR,..",
             Self::Number => "N",
             Self::Text => "TEXT",
@@ -44,14 +46,8 @@ impl Kind {
                 let path = path.into_os_string().into_string();
                 Ok(path.map_err(|_| "expected a path in UTF-8".to_owned())?.into())
             }
+            Self::Address => address(text),
             Self::Addresses => {
-                let address = |text: &str| {
-                    let parsed: Result<SocketAddr, _> = text.trim().parse();
-                    let parsed = parsed.map_err(|_| {
-                        format!("{text:?} is no address: expected for example [::]:7443 or 192.0.2.1:7443")
-                    })?;
-                    Ok(toml::Value::from(parsed.to_string()))
-                };
                 text.split(',').map(address).collect::<Result<Vec<_>, String>>().map(toml::Value::Array)
             }
             Self::Number => {
@@ -61,6 +57,13 @@ impl Kind {
             Self::Text => Ok(text.into()),
         }
     }
+}
+
+fn address(text: &str) -> Result<toml::Value, String> {
+    let parsed: Result<SocketAddr, _> = text.trim().parse();
+    let parsed = parsed
+        .map_err(|_| format!("{text:?} is no address: expected for example [::]:7443 or 192.0.2.1:7443"))?;
+    Ok(parsed.to_string().into())
 }
 
 macro_rules! known {
@@ -76,6 +79,7 @@ known! {
     "listen" "listen" "TERN_LISTEN" Addresses "Addresses for TCP, with commas between them";
     "listen_quic" "listen-quic" "TERN_LISTEN_QUIC" Addresses "Addresses for QUIC, with commas between them";
     "shards" "shards" "TERN_SHARDS" Number "Threads";
+    "admin.listen" "admin-listen" "TERN_ADMIN_LISTEN" Address "Address for metrics, health and readiness";
     "tls.certificate" "tls-certificate" "TERN_TLS_CERTIFICATE" Path "Certificate chain, PEM";
     "tls.key" "tls-key" "TERN_TLS_KEY" Path "The certificate's private key, PEM";
     "tokens.issuer" "tokens-issuer" "TERN_TOKENS_ISSUER" Text "The required `iss` of tokens";

@@ -24,6 +24,7 @@ fn the_example_is_complete_and_valid() {
     assert_eq!(config.listen, default_listen());
     assert_eq!(config.tokens.leeway_seconds, default_leeway());
     assert_eq!(config.tokens.keys.len(), 1);
+    assert_eq!(config.admin, Admin::default());
 }
 
 #[test]
@@ -31,7 +32,7 @@ fn mistakes_are_named() {
     #[track_caller]
     fn check(change: (&str, &str), expected: &[&str]) {
         assert!(example().contains(change.0));
-        let text = example().replace(change.0, change.1);
+        let text = example().replacen(change.0, change.1, 1);
         let (_dir, path) = written(&text);
         let error = Loaded::read(&path, &Overrides::default()).expect_err("refused").to_string();
         // The line of the change, which is the first that differs.
@@ -51,7 +52,25 @@ fn mistakes_are_named() {
     check(("# shards = 4", "shards = 0"), &["shards: 0", "1 to 1024"]);
     check(("# shards = 4", "shards = -1"), &["-1", "expected"]);
     check(("# shards = 4", "shards = = 4"), &["="]);
+    check(("# allow_remote", "allow_remotely"), &["allow_remotely", "allow_remote"]);
+    for address in ["0.0.0.0:7480", "[::]:7480", "192.0.2.7:7480"] {
+        check(("127.0.0.1:7480", address), &["admin.listen", address, "allow_remote = true"]);
+    }
     check(("/tmp/tern", "/proc/none/none"), &["/proc/none/none", "directory"]);
+}
+
+#[test]
+fn who_wants_the_admin_listener_elsewhere_says_so() {
+    let text = example()
+        .replace("127.0.0.1:7480", "0.0.0.0:7480")
+        .replace("# allow_remote = false", "allow_remote = true");
+    let (_dir, path) = written(&text);
+    let Loaded { config, .. } = Loaded::read(&path, &Overrides::default()).expect("allowed");
+    assert_eq!(config.admin, Admin { listen: ([0, 0, 0, 0], 7480).into(), allow_remote: true });
+    let elsewhere = overrides("admin.listen", "[::]:1", Origin::Environment("TERN_ADMIN_LISTEN"));
+    let (_dir, path) = written(&example());
+    let error = Loaded::read(&path, &elsewhere).expect_err("refused").to_string();
+    assert!(error.starts_with("TERN_ADMIN_LISTEN: admin.listen: ") && error.contains("[::]:1"), "{error}");
 }
 
 #[test]

@@ -94,6 +94,13 @@ pub struct QuicListener {
     stats: Arc<QuicStats>,
 }
 
+impl QuicListener {
+    /// Counters, which may be kept and read from any thread.
+    pub fn stats(&self) -> &Arc<QuicStats> {
+        &self.stats
+    }
+}
+
 impl QuicSocket {
     pub(super) fn connect_all(sockets: Vec<UdpSocket>, shards: ShardCount) -> Vec<Self> {
         let sockets = shards.iter().zip(sockets).zip(Doors::for_all(shards));

@@ -48,6 +48,8 @@ fn what_cannot_be_used_is_refused_with_its_place() {
     check(("token.pub", "server.pem"), None, &["tern.toml:13: tokens.keys[0].file: ", "Ed25519 public key"]);
     check(("", ""), Some(("TERN_LISTEN", "nowhere")), &["TERN_LISTEN: ", "expected", "[::]:7443"]);
     check(("", ""), Some(("TERN_SHARDS", "0")), &["TERN_SHARDS: shards: 0 threads: expected 1 to 1024"]);
+    let remote = Some(("TERN_ADMIN_LISTEN", "0.0.0.0:0"));
+    check(("", ""), remote, &["TERN_ADMIN_LISTEN: admin.listen: ", "0.0.0.0:0", "allow_remote = true"]);
     let (status, said, errors) = output(Files::new().command(&["config", "check"]));
     assert!(status.success() && said.contains("can be used"), "{errors}");
 }

@@ -76,7 +76,7 @@ impl Files {
         self.put("tern.toml", &self.config);
         let mut command = Command::new(env!("CARGO_BIN_EXE_ternd"));
         command.args(arguments).arg("--config").arg(self.path("tern.toml"));
-        command.env("TERN_LOG", "info").env("NO_COLOR", "1");
+        command.env("TERN_LOG", "info").env("NO_COLOR", "1").env("TERN_ADMIN_LISTEN", "127.0.0.1:0");
         command
     }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use tern_client::Transport;
 use tern_client::raw::{Connection, Connector, Received};
 use tern_protocol::error::ErrorCode;
@@ -22,6 +23,7 @@ use tern_protocol::model::{Change, Entry, Message, Role, Target};
 use tern_protocol::request::{
     History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
 };
+use tern_server::admin::get;
 use tern_server::auth::Minter;
 use tern_server::clock;
 
@@ -38,6 +40,8 @@ pub struct Ternd {
     errors: Option<std::thread::JoinHandle<String>>,
     /// Where it listens for TCP and QUIC.
     pub address: SocketAddr,
+    /// Where it answers for metrics, health and readiness.
+    pub admin: SocketAddr,
     /// Its data directory.
     pub data: PathBuf,
 }
@@ -101,9 +105,10 @@ impl Ternd {
             text
         });
         let greeting: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
-        let address = greeting["tcp"].as_str().and_then(|a| a.parse().ok()).expect("an address");
+        let address = |of: &str| greeting[of].as_str().and_then(|a| a.parse().ok()).expect("an address");
+        let (admin, address) = (address("admin"), address("tcp"));
         assert_eq!(greeting["tcp"], greeting["quic"], "the same port for both");
-        Ok(Self { child, errors: Some(errors), address, data: data.to_owned() })
+        Ok(Self { child, errors: Some(errors), address, admin, data: data.to_owned() })
     }
 
     /// Starts it and kills it after this time, wherever it has got to by then.
@@ -173,6 +178,20 @@ impl Ternd {
         // SAFETY: kill(2) takes plain numbers, and the child has not been waited for, so the id is still its own.
         let result = unsafe { libc::kill(self.child.id() as libc::pid_t, signal) };
         assert_eq!(result, 0, "ternd can be signalled");
+    }
+
+    /// Asks the admin listener for this path until it answers with this status, and returns what it says then.
+    pub async fn answers(&self, path: &str, expected: StatusCode) -> String {
+        let asking = async {
+            loop {
+                let (status, text) = get(self.admin, path).await.expect("the admin listener is there");
+                if status == expected {
+                    return text;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, asking).await.expect("the status comes")
     }
 
     /// A token for a user, good for an hour.

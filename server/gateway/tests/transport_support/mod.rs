@@ -130,8 +130,8 @@ impl Shard {
                 let shard = sockets.shard.get() as u8;
                 let mut tcp = Acceptor::new(sockets.tcp, tls.clone(), options.tcp).unwrap();
                 let quic = sockets.quic.listener(tls, &secrets, options.quic).unwrap();
-                let mut quic = QuicAcceptor::new(quic);
                 started.send((tcp.stats().clone(), quic.stats().clone())).unwrap();
+                let mut quic = QuicAcceptor::new(quic);
                 loop {
                     tokio::select! {
                         (stream, from) = tcp.accept() => drop(tokio::spawn(echo_tcp(stream, from, shard))),

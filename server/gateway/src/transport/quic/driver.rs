@@ -112,11 +112,6 @@ impl QuicAcceptor {
         self.router.options.handshakes_max = 0;
     }
 
-    /// Counters, which may be kept and read from any thread.
-    pub fn stats(&self) -> &Arc<QuicStats> {
-        &self.router.stats
-    }
-
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
         if self.router.accepted.is_empty() {
             self.router.shared.drive_with(cx.waker());

@@ -1,0 +1,15 @@
+//! What the server counts, and the page on which it says so.
+//!
+//! - [`shard`]: what a shard counts as it works. Each shard writes its own; nobody else writes to their cache lines.
+//! - [`catalog`]: every metric by name, in one table. `spec/operations.md` has the same, and a test compares them.
+//! - [`collect`]: reads everything and fills the page.
+//! - [`text`]: the page's format, Prometheus' text format 0.0.4, written and read.
+
+pub mod catalog;
+pub mod collect;
+mod process;
+pub mod shard;
+pub mod text;
+
+pub use collect::Collector;
+pub use shard::ShardMetrics;

@@ -1,0 +1,236 @@
+//! What `ternd top` shows, as text of 80 columns.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use super::reading::{Reading, Where};
+use crate::metrics::catalog as c;
+
+/// Shards shown one by one; of more, the busiest.
+const SHARDS_SHOWN: usize = 16;
+
+/// Draws one frame from two readings.
+pub(super) fn draw(admin: SocketAddr, before: &Reading, now: &Reading) -> String {
+    let mut out = Frame { text: String::new(), before, now };
+    out.head(admin);
+    out.traffic();
+    out.store();
+    out.shards();
+    out.trouble();
+    out.text
+}
+
+struct Frame<'a> {
+    text: String,
+    before: &'a Reading,
+    now: &'a Reading,
+}
+
+impl Frame<'_> {
+    fn line(&mut self, text: std::fmt::Arguments<'_>) {
+        self.text.write_fmt(text).expect("a string takes everything");
+        self.text.push('\n');
+    }
+
+    fn sum(&self, family: &c::Family, labels: &[Where<'_>]) -> f64 {
+        self.now.sum(family.name, labels)
+    }
+
+    fn rate(&self, family: &c::Family, labels: &[Where<'_>]) -> f64 {
+        self.now.rate(self.before, family.name, labels)
+    }
+
+    /// A latency's middle and its worst in a hundred.
+    fn latency(&self, family: &c::Family, labels: &[Where<'_>]) -> String {
+        let of = |share| match self.now.quantile(self.before, family.name, labels, share) {
+            Some(seconds) => format!("<{}", duration(seconds)),
+            None => "-".to_owned(),
+        };
+        format!("p50 {:>8}  p99 {:>8}", of(0.5), of(0.99))
+    }
+
+    fn head(&mut self, admin: SocketAddr) {
+        let version = self.now.values(c::BUILD_INFO.name, "version").join(" ");
+        let state = &self.now.state;
+        self.line(format_args!("ternd {version} at {admin}: {state}"));
+        let cpu = 100.0 * self.rate(&c::CPU_SECONDS, &[]);
+        let (files, files_max) = (self.sum(&c::OPEN_FILES, &[]), self.sum(&c::MAX_FILES, &[]));
+        let memory = bytes(self.sum(&c::RESIDENT_MEMORY, &[]));
+        self.line(format_args!("cpu {cpu:.0} %   memory {memory}   files {files} of {files_max}"));
+        let of = |transport| number(self.sum(&c::CONNECTIONS, &[("transport", transport)]));
+        let (tcp, quic) = (of("tcp"), of("quic"));
+        let sessions = number(self.sum(&c::SESSIONS, &[]));
+        let handshakes = number(self.rate(&c::HANDSHAKES, &[("result", "accepted")]));
+        self.line(format_args!(
+            "connections tcp {tcp}  quic {quic}   logged in {sessions}   handshakes/s {handshakes}"
+        ));
+    }
+
+    fn traffic(&mut self) {
+        self.line(format_args!("\n{:<14}{:>10}{:>14}   latency", "", "per s", "total"));
+        let rows: [(&str, &c::Family, Where<'_>, &c::Family, &[Where<'_>]); 3] = [
+            ("sends stored", &c::SENDS, ("result", "stored"), &c::REQUEST_SECONDS, &[("kind", "send")]),
+            ("syncs", &c::REQUESTS, ("kind", "sync"), &c::REQUEST_SECONDS, &[("kind", "sync")]),
+            ("history pages", &c::REQUESTS, ("kind", "history"), &c::REQUEST_SECONDS, &[("kind", "history")]),
+        ];
+        for (title, counter, label, histogram, labels) in rows {
+            self.row(title, counter, &[label], &self.latency(histogram, labels));
+        }
+        self.row("pushes", &c::PUSHES, &[], &self.latency(&c::PUSH_SECONDS, &[]));
+        self.row("receipts", &c::RECEIPTS, &[], "");
+    }
+
+    fn row(&mut self, title: &str, counter: &c::Family, labels: &[Where<'_>], latency: &str) {
+        let (rate, total) = (number(self.rate(counter, labels)), number(self.sum(counter, labels)));
+        let row = format!("{title:<14}{rate:>10}{total:>14}   {latency}");
+        self.line(format_args!("{}", row.trim_end()));
+    }
+
+    fn store(&mut self) {
+        let groups = format!("{}_count", c::STORE_WRITE_SECONDS.name);
+        let groups = self.now.rate(self.before, &groups, &[]);
+        let commits = self.rate(&c::STORE_COMMITS, &[("result", "committed")]);
+        let latency = self.latency(&c::STORE_WRITE_SECONDS, &[]);
+        let (commits, groups) = (number(commits), number(groups));
+        self.line(format_args!("\nstore   commits/s {commits}   syncs/s {groups}   sync {latency}"));
+        let queued = number(self.sum(&c::STORE_QUEUED, &[]));
+        let stall = duration(self.sum(&c::STORE_STALL, &[]));
+        let written = bytes(self.rate(&c::STORE_WRITTEN_BYTES, &[]));
+        let (disk, free) = (self.sum(&c::STORE_DISK_BYTES, &[]), self.sum(&c::STORE_FREE_BYTES, &[]));
+        let (disk, free) = (bytes(disk), bytes(free));
+        self.line(format_args!("        queued {queued}   writing for {stall}   written/s {written}"));
+        self.line(format_args!("        files {disk}   free {free}"));
+    }
+
+    /// A shard's load in percent.
+    fn busy(&self, shard: &str) -> f64 {
+        100.0 * self.rate(&c::SHARD_BUSY, &[("shard", shard)])
+    }
+
+    fn shards(&mut self) {
+        let mut shards: Vec<_> = self.now.values(c::SHARD_BUSY.name, "shard");
+        let all = shards.len();
+        if all > SHARDS_SHOWN {
+            shards.sort_by(|a, b| self.busy(b).total_cmp(&self.busy(a)));
+            shards.truncate(SHARDS_SHOWN);
+        }
+        let title = if all > SHARDS_SHOWN { format!("busiest of {all} shards") } else { "shard".to_owned() };
+        self.line(format_args!(
+            "\n{title:<8}{:>6}{:>8}{:>8}{:>9}{:>9}{:>10}{:>9}{:>9}",
+            "busy %", "tcp", "quic", "sends/s", "pushes/s", "in memory", "waiting", "mailbox"
+        ));
+        for shard in shards {
+            let here = [("shard", shard.as_str())];
+            let on = |transport| number(self.sum(&c::CONNECTIONS, &[here[0], ("transport", transport)]));
+            self.line(format_args!(
+                "{shard:<8}{:>6.0}{:>8}{:>8}{:>9}{:>9}{:>10}{:>9}{:>9}",
+                self.busy(&shard),
+                on("tcp"),
+                on("quic"),
+                number(self.rate(&c::SENDS, &here)),
+                number(self.rate(&c::PUSHES, &here)),
+                number(self.sum(&c::CONVERSATIONS, &here)),
+                number(self.sum(&c::WAITING_SENDS, &here)),
+                number(self.sum(&c::MAILBOX_MESSAGES, &here)),
+            ));
+        }
+    }
+
+    /// What should not happen and has: since the start, and in a second now.
+    fn trouble(&mut self) {
+        let kinds: [(&str, &c::Family, &str); 3] =
+            [("errors", &c::ERRORS, "code"), ("drops", &c::DROPS, "reason"), ("cuts", &c::CUTS, "reason")];
+        for (title, family, label) in kinds {
+            let mut parts: Vec<String> = Vec::new();
+            for value in self.now.values(family.name, label) {
+                let labels = [(label, value.as_str())];
+                let total = self.sum(family, &labels);
+                if total > 0.0 {
+                    parts.push(format!(
+                        "{value} {} ({}/s)",
+                        number(total),
+                        number(self.rate(family, &labels))
+                    ));
+                }
+            }
+            let parts = if parts.is_empty() { "none".to_owned() } else { parts.join("   ") };
+            let gap = if title == "errors" { "\n" } else { "" };
+            self.line(format_args!("{gap}{title:<8}{parts}"));
+        }
+    }
+}
+
+/// Whole, with commas; below ten with one digit if there is one.
+fn number(value: f64) -> String {
+    if value > 0.0 && value < 9.95 && value.fract() != 0.0 {
+        return format!("{value:.1}");
+    }
+    let digits = format!("{value:.0}");
+    let mut out = String::new();
+    for (i, digit) in digits.char_indices() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn bytes(value: f64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let (mut value, mut unit) = (value, 0);
+    while value >= 1_000.0 && unit + 1 < units.len() {
+        value /= 1_000.0;
+        unit += 1;
+    }
+    if value < 10.0 && unit > 0 {
+        format!("{value:.1} {}", units[unit])
+    } else {
+        format!("{value:.0} {}", units[unit])
+    }
+}
+
+fn duration(seconds: f64) -> String {
+    match seconds {
+        s if s.is_infinite() => "long".to_owned(),
+        0.0 => "0 s".to_owned(),
+        s if s < 0.001 => format!("{} us", (s * 1e6).round()),
+        s if s < 1.0 => format!("{} ms", (s * 1e4).round() / 10.0),
+        s => format!("{} s", (s * 10.0).round() / 10.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::metrics::text;
+
+    #[test]
+    fn numbers_are_short() {
+        let shown = [0.0, 0.5, 9.0, 9.96, 999.0, 1_234.4, 1_234_567.0].map(number);
+        assert_eq!(shown, ["0", "0.5", "9", "10", "999", "1,234", "1,234,567"]);
+        assert_eq!(
+            [0.0, 999.0, 1_500.0, 2e7, 3e15].map(bytes),
+            ["0 B", "999 B", "1.5 kB", "20 MB", "3000 TB"]
+        );
+        let shown = [0.0, 0.00025, 0.0025, 0.5, 1.0, f64::INFINITY].map(duration);
+        assert_eq!(shown, ["0 s", "250 us", "2.5 ms", "500 ms", "1 s", "long"]);
+    }
+
+    #[test]
+    fn a_quantile_is_that_of_the_time_between() {
+        let reading = |counts: [u64; 3]| {
+            let line = |le: &str, n: u64| format!("tern_push_seconds_bucket{{le=\"{le}\"}} {n}\n");
+            let text = line("0.001", counts[0]) + &line("0.01", counts[1]) + &line("+Inf", counts[2]);
+            Reading { at: Stamp::take(), samples: text::parse(&text).expect("good"), state: String::new() }
+        };
+        let (before, now) = (reading([100, 100, 100]), reading([101, 199, 200]));
+        let of = |share| now.quantile(&before, "tern_push_seconds", &[], share);
+        assert_eq!(
+            (of(0.01), of(0.5), of(0.99), of(1.0)),
+            (Some(0.001), Some(0.01), Some(0.01), Some(f64::INFINITY))
+        );
+        assert_eq!(now.quantile(&now, "tern_push_seconds", &[], 0.5), None);
+    }
+}
