@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use faults::{Faults, Tree};
 use history::Stage;
+use hyper::StatusCode;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{Session, Start, TRANSPORTS, Ternd, message, text, texts, user};
@@ -106,6 +107,32 @@ async fn nothing_is_told_before_it_is_synced() {
         assert_eq!(bob.answer(marked).await, Ok(ServerBody::MarkOk));
         assert!(ternd.terminate().success());
     }
+}
+
+/// While a sync hangs, the server says so to whoever sends it clients; its metrics are there all the same.
+#[tokio::test]
+async fn a_server_whose_disk_hangs_is_not_ready_until_it_goes_on() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut faults = Faults::new(data.path());
+    let ternd = Ternd::start(data.path(), &faults.start());
+    let mut alice = ternd.login(Transport::Quic, "alice", 1).await;
+    send_all(&mut alice, "bob", &["one"]).await;
+    faults.set("hold-sync");
+    let target = Target::User(user("bob"));
+    let client_seq = alice.next_client_seq(&target);
+    let asked = alice.request(RequestBody::Send(Send { target, client_seq, change: message("two") })).await;
+    faults.event("held").await;
+    let why = ternd.answers("/ready", StatusCode::SERVICE_UNAVAILABLE).await;
+    assert!(why.starts_with("the disk has not finished a write for "), "{why}");
+    ternd.answers("/health", StatusCode::OK).await;
+    let page = ternd.answers("/metrics", StatusCode::OK).await;
+    assert!(!page.contains("\ntern_store_stall_seconds 0\n"), "{page}");
+    let waiting = ["0", "1"].map(|shard| format!("\ntern_waiting_sends{{shard=\"{shard}\"}} 1\n"));
+    assert!(waiting.iter().any(|line| page.contains(line)), "{page}");
+    faults.clear("hold-sync");
+    alice.answer(asked).await.expect("stored");
+    ternd.answers("/ready", StatusCode::OK).await;
+    ternd.kill();
 }
 
 /// While a sync hangs, a shard takes up no more sends than its bound; those beyond are refused at once, and none of the
