@@ -153,8 +153,17 @@ impl Client {
                 let _ = client.close().await;
                 Err(StartError::Offline(reason))
             }
-            ConnectionState::Stopped(stop) => Err(StartError::Stopped(stop)),
+            ConnectionState::Stopped(stop) => {
+                client.ended().await;
+                Err(StartError::Stopped(stop))
+            }
         }
+    }
+
+    /// Waits until a client that has stopped has let go of its storage: the task does so before it ends.
+    async fn ended(&self) {
+        let mut state = self.state.clone();
+        while state.changed().await.is_ok() {}
     }
 
     /// Waits until the client is logged in.
@@ -354,6 +363,7 @@ impl Client {
     pub async fn close(self) -> bool {
         let (done, is_done) = oneshot::channel();
         if self.controls.send(Control::Close { done }).await.is_err() {
+            self.ended().await;
             return false;
         }
         is_done.await.unwrap_or(false)

@@ -206,9 +206,8 @@ async fn quic_is_used_where_it_can_be_and_follows_a_change_of_address() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let ternd = Ternd::start(directory.path(), &Start::default());
     let network = Network::with_udp(ternd.address).await;
-    let (bob, mut at_bob) =
-        Client::connect(config(&ternd, network.address, "bob"), MemoryStorage::new()).await.expect("online");
-    assert_eq!(network.streams(), 0, "QUIC it is");
+    let over_quic = Config { transport: Transport::Quic, ..config(&ternd, network.address, "bob") };
+    let (bob, mut at_bob) = Client::connect(over_quic, MemoryStorage::new()).await.expect("online");
     let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;
     for n in 0..3 {
         bob.network_changed(None).await;

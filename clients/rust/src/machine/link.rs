@@ -276,6 +276,8 @@ impl Machine {
             Phase::Online { .. } => {
                 self.link.probe = None;
                 self.probe(now);
+                // Should it die now, it is of the move and not of the silence before.
+                self.link.silence = None;
                 self.link.hurry = Some(Hurry { since: now, beat: self.link.beats });
             }
             Phase::Draining { .. } | Phase::Stopped(_) => {}

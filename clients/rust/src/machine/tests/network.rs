@@ -123,6 +123,19 @@ fn a_link_that_died_of_silence_makes_the_next_talk_more_often() {
     check(broken(), 1, true, 25);
     // A network that was gone says nothing about the path.
     check(None, 60, false, 54);
+
+    // Nor does a link that does not outlive a move.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.advance(seconds(50));
+    rig.machine.network_changed(rig.now);
+    rig.advance(seconds(3));
+    assert!(matches!(rig.states().last(), Some(ConnectionState::Offline { .. })));
+    rig.advance(seconds(1));
+    rig.connect();
+    let sync = rig.sent.remove(0);
+    rig.receive(sync.id, ServerBody::SyncPage(SyncPage { conversations: Vec::new(), covered_until: None }));
+    rig.other.clear();
+    assert_eq!(rig.silences(1, Duration::MAX), [54]);
 }
 
 #[test]

@@ -12,10 +12,10 @@ mod history;
 mod tests;
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Read;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 use tern_protocol::event::ConversationState;
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Role, Target};
@@ -27,8 +27,6 @@ pub use history::{LocalConversation, LocalHistory, Unsent};
 const APPLICATION_ID: i64 = 0x5465_726e;
 const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
-/// How an SQLite database begins.
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 /// The write-ahead log is cut back to this when it has been copied into the database.
 const LOG_BYTES: i64 = 4 << 20;
 /// Entries dropped at once when the history is full.
@@ -39,7 +37,10 @@ const HISTORY_BYTES_MAX: u64 = 256 << 20;
 /// Keeps the state, what is to be sent and the conversations in an SQLite database: what an app on a device wants.
 ///
 /// The schema is the client's own and may change; read through [`LocalHistory`]. Beside the database there are
-/// `<file>.lock`, and `<file>-wal` and `<file>-shm` while it is open: to copy it, close the client first.
+/// `<file>.lock`, and `<file>-wal` and `<file>-shm` while it is open.
+///
+/// Keep the file out of the device's backups. One that comes back from a backup, or a copy, numbers its messages as the
+/// device had before: the server takes them for those that it has, and the app is told that they are sent.
 #[derive(Debug)]
 pub struct SqliteStorage {
     path: PathBuf,
@@ -74,13 +75,11 @@ impl SqliteStorage {
             Err(TryLockError::Error(error)) => return Err(io(error)),
         }
         // Made here, so that nobody else may read it; what SQLite puts beside it gets the same rights.
-        let file = private(OpenOptions::new().create(true).truncate(false).read(true).write(true))
-            .open(path)
-            .map_err(io)?;
-        let mut start = Vec::new();
-        file.take(MAGIC.len() as u64).read_to_end(&mut start).map_err(io)?;
-        if !start.is_empty() && start != MAGIC {
-            return Err(StorageError::Foreign(path.display().to_string()));
+        // One that is there is left to SQLite: to close it would end the locks of all its connections in this process.
+        match private(OpenOptions::new().create_new(true).write(true)).open(path) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(io(error)),
         }
         Self::prepared(path, lock).map_err(|error| failed(path, error))?
     }
@@ -88,7 +87,12 @@ impl SqliteStorage {
     fn prepared(path: &Path, lock: File) -> rusqlite::Result<Result<Self, StorageError>> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
-        connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+        let mode: String =
+            connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+        if mode != "wal" {
+            let what = format!("{}: the file system takes no write-ahead log", path.display());
+            return Ok(Err(StorageError::Other(what)));
+        }
         connection.pragma_update_and_check(None, "journal_size_limit", LOG_BYTES, |_| Ok(()))?;
         // Where a plain sync stops at the drive's cache (Apple's systems).
         connection.pragma_update(None, "fullfsync", true)?;
@@ -379,15 +383,23 @@ impl Step<'_> {
 
     /// What came first goes first, in portions, so that a full history does not cost a deletion an entry.
     fn drop_oldest(&mut self, most: u64) -> rusqlite::Result<()> {
-        while self.history_bytes > i64::try_from(most).unwrap_or(i64::MAX) {
-            let sql = "SELECT max(rowid), sum(bytes) FROM
-                       (SELECT rowid, bytes FROM entries ORDER BY rowid LIMIT ?)";
-            let oldest: Option<(Option<i64>, Option<i64>)> = self
-                .transaction
-                .prepare_cached(sql)?
-                .query_row([DROP_ENTRIES], |row| Ok((row.get(0)?, row.get(1)?)))
-                .optional()?;
-            let Some((Some(last), Some(bytes))) = oldest else {
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        while self.history_bytes > most {
+            // A sixteenth more than has to go, but never much more.
+            let too_many = self.history_bytes - most + most / 16;
+            let sql = "SELECT rowid, bytes FROM entries ORDER BY rowid LIMIT ?";
+            let mut statement = self.transaction.prepare_cached(sql)?;
+            let mut oldest = statement.query([DROP_ENTRIES])?;
+            let (mut last, mut bytes) = (None, 0);
+            while let Some(row) = oldest.next()?
+                && bytes < too_many
+            {
+                last = Some(row.get::<_, i64>(0)?);
+                bytes += row.get::<_, i64>(1)?;
+            }
+            drop(oldest);
+            drop(statement);
+            let Some(last) = last else {
                 self.history_bytes = 0;
                 return Ok(());
             };

@@ -312,6 +312,13 @@ fn history_is_bounded() {
     let kept = storage.history().unwrap().latest(group(0), 1000).unwrap();
     assert_eq!(seqs(&kept)[kept.len() - 3..], [5996, 5998, 6000]);
     drop(storage);
+    // However few entries fill it, those that came last are there.
+    let mut storage = SqliteStorage::open(&path).unwrap().history_bytes_max(20 * (bytes + 10));
+    storage.append(&[entry(group(0), 6002)]).unwrap();
+    let kept = storage.history().unwrap().latest(group(0), 1000).unwrap();
+    assert_eq!(seqs(&kept).last(), Some(&6002));
+    assert!(storage.history_bytes as u64 > 15 * bytes, "{}", storage.history_bytes);
+    drop(storage);
     // Another bound holds at the next write; with 0 nothing is asked for.
     let mut storage = SqliteStorage::open(&path).unwrap().history_bytes_max(0);
     assert!(!storage.keeps_history());
