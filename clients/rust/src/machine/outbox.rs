@@ -241,7 +241,8 @@ impl Machine {
 
     fn hold_back(&mut self, now: Duration, id: ConversationId, client_seq: ClientSeq, retry_after_ms: u32) {
         let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
-        o.refusals += 1;
+        // Sends that were under way together are refused together: that is one refusal.
+        o.refusals += u32::from(o.blocked.is_none());
         let tries = o.refusals;
         if let Some(send) = o.position(client_seq).and_then(|at| o.sends.get_mut(at)) {
             send.under_way = false;

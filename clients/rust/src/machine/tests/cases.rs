@@ -610,6 +610,17 @@ fn later_holds_back_all_that_is_younger() {
 }
 
 #[test]
+fn sends_that_are_refused_together_wait_once() {
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    (1..=20).for_each(|n| rig.send(n));
+    for (id, _) in rig.sends() {
+        rig.receive(id, error(ErrorCode::Overloaded, 500));
+    }
+    rig.advance(seconds(1));
+    assert_eq!(rig.numbers(), [1], "not the wait of twenty failures in a row");
+}
+
+#[test]
 fn stale_gets_a_new_number_in_one_record() {
     let mut rig = Rig::online(Rig::usual(), State::default());
     (1..=2).for_each(|n| rig.send(n));
