@@ -9,7 +9,7 @@ import tern_pb2 as pb
 
 FRAME_BYTES_MAX, DEAD_AFTER_S, WAITING_BEAT_S, TRIES_MAX = 1 << 20, 30, 2, 8
 # Error codes, from spec/errors.md. `internal` and what is not in the table are tried again for some time only.
-LATER, CLOSES, FINAL = (23, 24, 25, 26), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 23))
+LATER, CLOSES, FINAL = (23, 24, 25, 26, 28), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 23))
 SCHEMA = """
 create table if not exists device (id blob);
 create table if not exists conversation (id blob primary key, cursor);

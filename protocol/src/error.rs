@@ -127,6 +127,8 @@ error_codes! {
     OutcomeUnknown = 26, "outcome_unknown", Later, Unknown, false;
     /// A fault of the server; its log has the details.
     Internal = 27, "internal", Later, Unknown, false;
+    /// This user or device sends more often than the server lets anybody.
+    RateLimited = 28, "rate_limited", Later, None, false;
 }
 
 impl fmt::Display for ErrorCode {

@@ -20,6 +20,7 @@ use std::thread;
 
 use serde::{Deserialize, Serialize};
 use tern_server::clock;
+use tern_server::limits::{AddressLimit, Limits};
 use tern_server::tls::{self, CurrentIdentity, DevIdentity, Secrets};
 use tern_server::transport::quic::{QuicAcceptor, QuicOptions};
 use tern_server::transport::tcp::{Acceptor, TcpOptions};
@@ -120,8 +121,9 @@ fn run_shard(
             .event_interval(TASKS_PER_POLL)
             .build_local(Default::default())?;
         let acceptors = runtime.block_on(async {
-            let tcp = Acceptor::new(sockets.tcp, tls.clone(), TcpOptions::default())?;
-            let quic = sockets.quic.listener(tls, secrets, QuicOptions::default())?;
+            let addresses = AddressLimit::new(&Limits::OFF);
+            let tcp = Acceptor::new(sockets.tcp, tls.clone(), TcpOptions::default(), addresses.clone())?;
+            let quic = sockets.quic.listener(tls, secrets, QuicOptions::default(), addresses)?;
             io::Result::Ok((tcp, QuicAcceptor::new(quic)))
         })?;
         Ok((runtime, acceptors))

@@ -190,13 +190,13 @@ impl Shard {
 
     async fn accept_tcp(self: Rc<Self>, mut acceptor: Acceptor) {
         loop {
-            let (stream, _) = acceptor.accept().await;
+            let (stream, ..) = acceptor.accept().await;
             spawn_local(self.clone().serve(Conn::new(stream)));
         }
     }
 
     async fn accept_quic(self: Rc<Self>, mut acceptor: QuicAcceptor) {
-        while let Ok(connection) = acceptor.accept().await {
+        while let Ok((connection, _)) = acceptor.accept().await {
             let shard = self.clone();
             spawn_local(async move {
                 if let Some((send, recv)) = connection.accept_bi().await {

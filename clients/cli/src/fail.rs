@@ -138,6 +138,7 @@ fn advice(code: ErrorCode) -> &'static str {
         ErrorCode::TakenOver => "this device has logged in elsewhere: give each process its own --state",
         ErrorCode::GoingAway
         | ErrorCode::Overloaded
+        | ErrorCode::RateLimited
         | ErrorCode::Unavailable
         | ErrorCode::TooManyInFlight
         | ErrorCode::LoginTimeout

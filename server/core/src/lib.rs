@@ -5,6 +5,8 @@
 //! In the order of a message's way:
 //!
 //! - [`session`]: one connection: login, limits, what a request becomes.
+//! - [`address`]: how many connections of one address have not logged in yet.
+//! - [`rate`]: how often somebody may send.
 //! - [`admission`]: whether one more send is taken up.
 //! - [`routing`]: which shard owns a conversation, which one is a user's home.
 //! - [`conversation`]: the owner: batch, sequence, commit, ack, publish.
@@ -20,6 +22,7 @@
 
 extern crate alloc;
 
+pub mod address;
 pub mod admission;
 pub mod conversation;
 pub mod dedup;
@@ -28,6 +31,7 @@ pub mod home;
 pub mod limits;
 pub mod membership;
 pub mod outbound;
+pub mod rate;
 pub mod receipts;
 pub mod routing;
 pub mod sequencer;

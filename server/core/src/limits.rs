@@ -42,6 +42,27 @@ pub const LAGGING_MAX: usize = 1_024;
 
 /// Refused requests before login, after which the connection is closed.
 pub const REFUSED_BEFORE_LOGIN_MAX: u8 = 8;
+/// Connections of one address that have not logged in, on each shard. A mobile carrier has thousands of phones behind one
+/// address: they log in within milliseconds, so this many at a time are more than a shard can serve, also when all come
+/// back at once. And it is a half of the handshakes that a shard does at once, so no single address keeps others out.
+pub const BEFORE_LOGIN_PER_ADDRESS_MAX: u32 = 512;
+/// Addresses that have such connections. More than a shard ever has in handshakes; beyond, the next one is refused.
+pub const ADDRESSES_MAX: usize = 64 * 1024;
+/// Sends a second of one device: no person types that fast, and a bot can wait.
+pub const DEVICE_SENDS_PER_SECOND: u32 = 50;
+/// Sends of one device at once, after a rest: what an app has gathered while it was offline.
+pub const DEVICE_SENDS_BURST: u32 = 500;
+/// The same of all devices of a user.
+pub const USER_SENDS_PER_SECOND: u32 = 100;
+/// The same of all devices of a user.
+pub const USER_SENDS_BURST: u32 = 1_000;
+/// For how long a connection's sends are refused, at least, once one was. What the client had under way behind that one
+/// is refused as well, so its sends keep their order; and what the pause earns may be sent at once after it.
+pub const SEND_PAUSE_MS: u64 = 1_000;
+/// Users whose sends are remembered after they have gone, in each of the parts into which they are divided; of more, the
+/// next one begins anew with each login.
+pub const SENDERS_REMEMBERED_MAX: usize = 16 * 1024;
+
 /// Devices of one user that are connected at once; a further one displaces the one that logged in first.
 pub const DEVICES_ONLINE_MAX: usize = 16;
 
@@ -53,3 +74,9 @@ const _: () = assert!(ENTRY_BYTES_MAX < BATCH_BYTES_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX < OUTBOUND_PUSH_BYTES_MAX);
 const _: () = assert!(OUTBOUND_HIGH_WATER_BYTES < FRAME_BYTES_MAX);
 const _: () = assert!(IN_FLIGHT_MAX < CONVERSATION_QUEUE_MAX);
+// A device that is at its limit leaves room for others of its user, and may have as much unanswered as it is told.
+const _: () =
+    assert!(DEVICE_SENDS_PER_SECOND < USER_SENDS_PER_SECOND && DEVICE_SENDS_BURST < USER_SENDS_BURST);
+const _: () = assert!(IN_FLIGHT_MAX < DEVICE_SENDS_BURST as usize);
+// Or the pauses would cost more than the rate.
+const _: () = assert!(DEVICE_SENDS_BURST as u64 * 1_000 >= DEVICE_SENDS_PER_SECOND as u64 * SEND_PAUSE_MS);

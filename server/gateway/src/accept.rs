@@ -14,6 +14,7 @@ use tracing::debug;
 
 use crate::clock::Stamp;
 use crate::connection::{Conn, QueryWait};
+use crate::limits::Place;
 use crate::metrics::shard::Transport;
 use crate::shard::Shard;
 use crate::transport::quic::{Connection, QuicAcceptor, RecvStream, SendStream};
@@ -31,14 +32,14 @@ const BULK_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Accepts and serves TCP connections until the node drains.
 pub async fn tcp(shard: Rc<Shard>, mut acceptor: Acceptor) {
     loop {
-        let (stream, from) = tokio::select! {
+        let (stream, from, place) = tokio::select! {
             accepted = acceptor.accept() => accepted,
             () = shard.draining() => return,
         };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
             let _counted = shard.count_connection(Transport::Tcp);
-            if let Some(stream) = shard.serve(stream, from, |_| std::future::pending()).await {
+            if let Some(stream) = shard.serve(stream, from, place, |_| std::future::pending()).await {
                 // In a box of its own, so that the task of a live connection is small.
                 Box::pin(linger(stream)).await;
             }
@@ -75,25 +76,25 @@ pub async fn quic(shard: Rc<Shard>, mut acceptor: QuicAcceptor) {
                 continue;
             }
         };
-        let connection = match accepted {
-            Ok(connection) => connection,
+        let (connection, place) = match accepted {
+            Ok(accepted) => accepted,
             // This shard would never hear of a QUIC client again.
             Err(error) => panic!("the QUIC socket of shard {} has failed: {error}", shard.id.get()),
         };
         let shard = shard.clone();
         tokio::task::spawn_local(async move {
             let _counted = shard.count_connection(Transport::Quic);
-            serve_quic(&shard, connection).await;
+            serve_quic(&shard, connection, place).await;
         });
     }
 }
 
-async fn serve_quic(shard: &Rc<Shard>, connection: Connection) {
+async fn serve_quic(shard: &Rc<Shard>, connection: Connection, place: Place) {
     let opened = tokio::time::timeout(Duration::from_millis(LOGIN_TIMEOUT_MS), connection.accept_bi()).await;
     let Ok(Some((send, recv))) = opened else { return };
     let from = connection.remote_address();
     let bulk = |conn| serve_bulk_streams(shard, &connection, conn);
-    if let Some(stream) = shard.serve(join(recv, send), from, bulk).await {
+    if let Some(stream) = shard.serve(join(recv, send), from, place, bulk).await {
         let mut send = stream.into_inner().1;
         send.finish();
         // Closing the connection at once would drop what the client has not acknowledged.

@@ -24,6 +24,7 @@ use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Stamp;
+use crate::limits::{Place, Sends};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::Cut;
 use crate::reply;
@@ -56,6 +57,10 @@ pub struct Conn {
     pub issued: Cell<Option<WallMillis>>,
     /// `Mark` requests that wait for their conversations.
     pub marks: RefCell<Vec<MarkWait>>,
+    /// What it has sent, when there are limits.
+    pub sends: RefCell<Option<Sends>>,
+    /// Its place among the connections of its address, until it has logged in.
+    place: Cell<Option<Place>>,
     outbound: RefCell<Outbound>,
     receipts_wait: Cell<bool>,
     /// When the oldest entry became durable that is queued and not written.
@@ -98,7 +103,7 @@ pub struct MarkWait {
 
 impl Conn {
     /// A connection whose handshake is done.
-    pub fn new(id: SessionId, now: Now) -> Rc<Self> {
+    pub fn new(id: SessionId, now: Now, place: Place) -> Rc<Self> {
         Rc::new(Self {
             id,
             session: RefCell::new(Session::new(now)),
@@ -107,6 +112,8 @@ impl Conn {
             user: Cell::new(None),
             issued: Cell::new(None),
             marks: RefCell::default(),
+            sends: RefCell::default(),
+            place: Cell::new(Some(place)),
             outbound: RefCell::default(),
             receipts_wait: Cell::new(false),
             push_since: Cell::new(None),
@@ -117,6 +124,13 @@ impl Conn {
             aborted: Cell::new(false),
             finishing: Cell::new(false),
         })
+    }
+
+    /// It has logged in: what it sends counts from here on, and its place is free for the next one.
+    pub fn logged_in(&self, user: UserId, sends: Option<Sends>) {
+        self.user.set(Some(user));
+        *self.sends.borrow_mut() = sends;
+        self.place.take();
     }
 
     fn wake(&self) {

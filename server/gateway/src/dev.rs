@@ -10,6 +10,7 @@ use crate::auth::{Minter, Verifier};
 use crate::cli::{Dev, Token};
 use crate::clock;
 use crate::descriptors;
+use crate::limits::Limits;
 use crate::server::{Server, Setup};
 use crate::tls::files::{self, Access};
 use crate::tls::{CurrentIdentity, DevIdentity};
@@ -58,6 +59,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
+        limits: Limits::OFF,
         data: data.clone(),
     })?;
     let (tcp, quic) = (server.tcp[0], server.quic[0]);

@@ -55,7 +55,7 @@ impl Shard {
                 );
                 // Before the answer and before any further request: whatever becomes durable from here on is pushed,
                 // and what was durable before is found by the sync that follows.
-                conn.user.set(Some(sender.user));
+                conn.logged_in(sender.user, self.node.sends.login(sender.user));
                 self.node.online(self.id).fetch_add(1, Ordering::SeqCst);
                 self.local.borrow_mut().insert(sender.user, Handle(conn.clone()));
                 let home = self.node.slots.home(sender.user);
@@ -139,6 +139,11 @@ impl Shard {
         send: request::Send,
     ) {
         self.metrics().requests.one(Asked::Send);
+        if let Some(sends) = &mut *conn.sends.borrow_mut()
+            && let Err(wait_ms) = self.node.sends.take(sends, self.now().mono)
+        {
+            return self.answered(conn, Some(reply::rate_limited(id, wait_ms)));
+        }
         let question = Question::Send(id, Stamp::take());
         let overloaded = Answer::Sent(Err(ErrorCode::Overloaded));
         let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {

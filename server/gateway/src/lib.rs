@@ -6,6 +6,7 @@
 //! - [`effects`]: executes what a session asks for; [`auth`] checks its token.
 //! - [`owners`]: runs the conversations that a shard owns: append, commit, watermarks.
 //! - [`fanout`]: from an owner to the connections of all shards.
+//! - [`limits`]: what one address, user or device may take.
 //! - [`reply`]: results into frames.
 //! - [`shard`], [`mailbox`]: one thread, and how threads talk.
 //! - [`server`], [`config`], [`serve`], [`dev`], [`reload`], [`shutdown`], [`descriptors`], [`notify`]: putting it together, keeping it up to date
@@ -26,6 +27,7 @@ pub mod dev;
 pub mod effects;
 pub mod fanout;
 pub mod http;
+pub mod limits;
 pub mod mailbox;
 pub mod metrics;
 pub mod notify;

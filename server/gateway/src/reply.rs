@@ -22,6 +22,17 @@ pub fn error(id: RequestId, code: ErrorCode, text: &str) -> Bytes {
         tern_protocol::error::Retry::Later => RETRY_AFTER_MS,
         tern_protocol::error::Retry::Never | tern_protocol::error::Retry::Reconnect => 0,
     };
+    error_after(id, code, text, retry_after_ms)
+}
+
+/// The frame that refuses a send of somebody who sends too often.
+pub fn rate_limited(id: RequestId, wait_ms: u64) -> Bytes {
+    let retry_after_ms = u32::try_from(wait_ms).unwrap_or(u32::MAX);
+    let text = "this device, or this user, sends more often than is allowed here: slow down";
+    error_after(id, ErrorCode::RateLimited, text, retry_after_ms)
+}
+
+fn error_after(id: RequestId, code: ErrorCode, text: &str, retry_after_ms: u32) -> Bytes {
     frame(id, ServerBody::Error(WireError { code, text: text.to_owned(), retry_after_ms }))
 }
 

@@ -116,6 +116,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         shards: config.shard_count(),
         identity,
         verifier,
+        limits: config.limits,
     };
     Ok((setup, Upkeep { reloader, published }))
 }

@@ -19,6 +19,7 @@ use crate::accept;
 use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
 use crate::control::{self, Control};
+use crate::limits::{AddressLimit, Limits};
 use crate::mailbox::{Inbox, mailbox};
 use crate::metrics::Collector;
 use crate::metrics::collect::ShardSources;
@@ -57,6 +58,8 @@ pub struct Setup {
     pub identity: Arc<CurrentIdentity>,
     /// What tokens are good.
     pub verifier: Verifier,
+    /// What one address, user or device may take.
+    pub limits: Limits,
 }
 
 /// Why a server cannot start.
@@ -142,7 +145,7 @@ impl Server {
                 warn!(%error, path = %path.display(), "no control socket: backups need the server to be stopped");
             })
             .ok();
-        let node = Arc::new(Node::new(kv, setup.verifier, mailboxes));
+        let node = Arc::new(Node::new(kv, setup.verifier, &setup.limits, mailboxes));
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
         let mut sources = Vec::with_capacity(shards);
@@ -152,13 +155,16 @@ impl Server {
             // The sockets join the runtime here, so that what is wrong with them is an error of the start.
             let listeners = {
                 let _entered = runtime.enter();
+                let addresses = AddressLimit::new(&setup.limits);
                 let tcp = sockets.tcp.into_iter();
                 let tcp = tcp.map(|socket| {
-                    let acceptor = Acceptor::new(socket, tls.clone(), TcpOptions::default())?;
+                    let options = TcpOptions::default();
+                    let acceptor = Acceptor::new(socket, tls.clone(), options, addresses.clone())?;
                     Ok(acceptor.behind(proxies.clone()))
                 });
-                let quic = sockets.quic.into_iter();
-                let quic = quic.map(|socket| socket.listener(tls.clone(), &secrets, QuicOptions::default()));
+                let quic = sockets.quic.into_iter().map(|socket| {
+                    socket.listener(tls.clone(), &secrets, QuicOptions::default(), addresses.clone())
+                });
                 (tcp.collect::<io::Result<Vec<_>>>()?, quic.collect::<io::Result<Vec<_>>>()?)
             };
             sources.push(ShardSources {

@@ -30,6 +30,7 @@ use crate::auth::{TokenError, Verifier};
 use crate::clock::Clock;
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::Handle;
+use crate::limits::{Limits, Place, SendLimits};
 use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::{Cut, Transport};
@@ -61,6 +62,8 @@ pub struct Node {
     /// Both clocks.
     pub clock: Clock,
     metrics: Vec<ShardMetrics>,
+    /// Who may send how often.
+    pub sends: SendLimits,
     mailboxes: Vec<Mailbox>,
     waiting: Budget,
     online: Vec<AtomicUsize>,
@@ -70,11 +73,12 @@ pub struct Node {
 
 impl Node {
     /// A node whose shards have these mailboxes.
-    pub fn new(kv: Arc<dyn Kv>, verifier: Verifier, mailboxes: Vec<Mailbox>) -> Self {
+    pub fn new(kv: Arc<dyn Kv>, verifier: Verifier, limits: &Limits, mailboxes: Vec<Mailbox>) -> Self {
         let shards = u16::try_from(mailboxes.len()).expect("the number of shards was checked at start");
         Self {
             kv,
             verifier,
+            sends: SendLimits::new(limits),
             slots: SlotMap::new(shards),
             clock: Clock::new(),
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
@@ -322,6 +326,10 @@ impl Shard {
         let pending = std::mem::take(&mut *self.homes_pending.borrow_mut());
         pending.into_iter().for_each(|(shard, request)| self.to_home(shard, request));
         if ticks.is_multiple_of(TICKS_PER_SWEEP) {
+            let sweeps = (ticks / TICKS_PER_SWEEP) as usize;
+            // The shards take turns.
+            let turn = sweeps * self.node.mailboxes.len() + usize::from(self.id.0);
+            self.node.sends.forget_rested(turn, self.now().mono);
             self.sweep();
             self.forget_idle_owners();
         }
@@ -403,12 +411,13 @@ impl Shard {
         }
     }
 
-    /// Serves a connection's ordered stream until it ends, and returns it unless it is broken. `meanwhile` runs beside it
-    /// and ends with it.
+    /// Serves a connection's ordered stream until it ends, and returns it unless it is broken. Its place among those that
+    /// have not logged in is free when it has. `meanwhile` runs beside it and ends with it.
     pub async fn serve<S, F>(
         self: &Rc<Self>,
         stream: S,
         from: SocketAddr,
+        place: Place,
         meanwhile: impl FnOnce(Rc<Conn>) -> F,
     ) -> Option<S>
     where
@@ -420,7 +429,7 @@ impl Shard {
             return None;
         }
         let number = self.next_number();
-        let conn = Conn::new(SessionId { shard: self.id, number }, self.now());
+        let conn = Conn::new(SessionId { shard: self.id, number }, self.now(), place);
         self.conns.borrow_mut().insert(number, conn.clone());
         debug!(session = %conn.id, %from, "connected");
         let stream = tokio::select! {

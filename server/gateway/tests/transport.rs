@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use rustls::HandshakeKind;
 use tern_protocol::limits;
+use tern_server::limits::Limits;
 use tern_server::transport::Steering;
 use tern_server::transport::quic::QuicOptions;
 use tern_server::transport::tcp::TcpOptions;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use transport_support::*;
@@ -444,6 +445,74 @@ async fn above_the_second_bound_quic_clients_are_refused_at_once() {
     let refused = connect_quic(&endpoint, server.address).await.unwrap_err();
     assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
     assert_eq!(server.quic(|stats| stats.refused.load(Relaxed)), 1);
+}
+
+/// At most this many connections of an address that have not logged in.
+fn per_address(before_login_per_address: u32) -> Options {
+    Options { shards: 1, limits: Limits { before_login_per_address, ..Limits::OFF }, ..Options::default() }
+}
+
+#[tokio::test]
+async fn above_the_bound_of_their_address_tcp_clients_are_closed_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), per_address(2));
+    let config = Arc::new(tern_client(&server).0);
+    // One whose handshake does not begin, one whose handshake is done: both have not logged in.
+    let silent = TcpStream::connect(server.address).await.unwrap();
+    let mut fresh = connect_tcp(server.address, &config).await.unwrap();
+    ask_tcp(&mut fresh, 1).await.unwrap();
+    for n in 1..=3 {
+        assert!(in_time("it is closed", connect_tcp(server.address, &config)).await.is_err());
+        eventually("it is counted", || server.tcp(|stats| stats.refused.load(Relaxed)) == n).await;
+    }
+
+    let elsewhere = TcpSocket::new_v4().unwrap();
+    elsewhere.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let elsewhere = elsewhere.connect(server.address).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(config.clone());
+    let mut elsewhere = connector.connect("localhost".try_into().unwrap(), elsewhere).await.unwrap();
+    ask_tcp(&mut elsewhere, 2).await.unwrap();
+
+    drop(silent);
+    eventually("its end is seen", || server.tcp(|stats| stats.failed.load(Relaxed)) == 1).await;
+    let mut next = connect_tcp(server.address, &config).await.unwrap();
+    ask_tcp(&mut next, 3).await.unwrap();
+    ask_tcp(&mut fresh, 4).await.unwrap();
+}
+
+#[tokio::test]
+async fn above_the_bound_of_their_address_quic_clients_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path(), per_address(4));
+    let (config, _) = tern_client(&server);
+    let endpoint = quic_client(config.clone());
+    let mut connections = Vec::new();
+    for n in 0..4 {
+        let connection = connect_quic(&endpoint, server.address).await.unwrap();
+        ask(&mut connection.open_bi().await.unwrap(), n).await.unwrap();
+        connections.push(connection);
+    }
+    let counted = || (server.quic(|s| s.retried.load(Relaxed)), server.quic(|s| s.refused.load(Relaxed)));
+    assert_eq!(counted(), (1, 0), "beyond a half of its places, an address is proven");
+    let refused = connect_quic(&endpoint, server.address).await.unwrap_err();
+    assert!(matches!(refused, quinn::ConnectionError::ConnectionClosed(_)), "{refused}");
+    assert_eq!(counted(), (2, 1));
+
+    let elsewhere = quic_client(config);
+    elsewhere.rebind(UdpSocket::bind("127.0.0.2:0").unwrap()).unwrap();
+    let other = connect_quic(&elsewhere, server.address).await.unwrap();
+    ask(&mut other.open_bi().await.unwrap(), 5).await.unwrap();
+
+    connections.pop().unwrap().close(0u32.into(), b"");
+    let next = async {
+        loop {
+            if let Ok(connection) = connect_quic(&endpoint, server.address).await {
+                return connection;
+            }
+        }
+    };
+    let next = in_time("its place is free", next).await;
+    ask(&mut next.open_bi().await.unwrap(), 6).await.unwrap();
 }
 
 /// A frame is larger than a stream's window; the window moves on while the server reads.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::admin;
+use crate::limits::Limits;
 use crate::tls;
 use crate::transport::ShardCount;
 use crate::transport::proxy::Network;
@@ -53,6 +54,9 @@ pub struct Config {
     pub tls: Tls,
     /// What tokens are accepted.
     pub tokens: Tokens,
+    /// What one address, user or device may take.
+    #[serde(default)]
+    pub limits: Limits,
 }
 
 /// A configuration, and where each of its values was set.
@@ -168,6 +172,7 @@ impl Loaded {
         }
         admin::check(config.admin.listen, config.admin.allow_remote)
             .map_err(|error| self.refuse("admin.listen", error))?;
+        config.limits.check().map_err(|(key, problem)| self.refuse(key, problem))?;
         self.check_tokens()
     }
 

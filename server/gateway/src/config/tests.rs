@@ -25,6 +25,7 @@ fn the_example_is_complete_and_valid() {
     assert_eq!(config.tokens.leeway_seconds, default_leeway());
     assert_eq!(config.tokens.keys.len(), 1);
     assert_eq!(config.admin, Admin::default());
+    assert_eq!(config.limits, Limits::default());
 }
 
 #[test]
@@ -57,6 +58,9 @@ fn mistakes_are_named() {
         check(("127.0.0.1:7480", address), &["admin.listen", address, "allow_remote = true"]);
     }
     check(("/tmp/tern", "/proc/none/none"), &["/proc/none/none", "directory"]);
+    check(("user_sends_burst = 1000", "user_sends_burst = 99"), &["limits.user_sends_burst: 99", "100"]);
+    check(("device_sends_burst =", "device_send_burst ="), &["device_send_burst", "device_sends_burst"]);
+    check(("before_login_per_address = 512", "before_login_per_address = -1"), &["-1", "u32"]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use tern_protocol::limits;
 use super::forward::Doors;
 use super::steering::{CidScheme, ShardCids};
 use super::{ShardCount, ShardId};
+use crate::limits::AddressLimit;
 use crate::tls::Secrets;
 
 pub use super::forward::ForwardStats;
@@ -91,6 +92,7 @@ pub struct QuicListener {
     scheme: CidScheme,
     endpoint: quinn_proto::Endpoint,
     options: QuicOptions,
+    addresses: AddressLimit,
     stats: Arc<QuicStats>,
 }
 
@@ -119,6 +121,7 @@ impl QuicSocket {
         tls: Arc<rustls::ServerConfig>,
         secrets: &Secrets,
         options: QuicOptions,
+        addresses: AddressLimit,
     ) -> io::Result<QuicListener> {
         let Self { shard, shards, socket, doors } = self;
         let scheme = CidScheme::new(secrets.cid_key(), shards);
@@ -134,7 +137,7 @@ impl QuicSocket {
         let endpoint =
             quinn_proto::Endpoint::new(Arc::new(config), Some(Arc::new(server)), !udp.may_fragment(), None);
         let stats = Arc::new(QuicStats { forward: doors.stats().clone(), ..QuicStats::default() });
-        Ok(QuicListener { udp, doors, scheme, endpoint, options, stats })
+        Ok(QuicListener { udp, doors, scheme, endpoint, options, addresses, stats })
     }
 }
 

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use rustls::ServerConfig;
+use socket2::SockRef;
 use tern_protocol::limits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
@@ -18,6 +19,7 @@ use tracing::{debug, info, warn};
 
 use super::proxy::{self, Network};
 use super::tls_stream::TlsStream;
+use crate::limits::{AddressLimit, Place};
 
 /// Rest after an error that the next accept would meet again, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -61,12 +63,14 @@ pub struct TcpStats {
     pub failed: AtomicU64,
     /// Handshakes that did not end in time.
     pub timed_out: AtomicU64,
+    /// Connections that were closed at once, because their address had too many that had not logged in.
+    pub refused: AtomicU64,
     /// Errors of accept that made it pause.
     pub pauses: AtomicU64,
 }
 
-/// A connection whose handshake is done, and where it comes from.
-pub type Accepted = (Box<TlsStream<TcpStream>>, SocketAddr);
+/// A connection whose handshake is done, where it comes from, and its place until it has logged in.
+pub type Accepted = (Box<TlsStream<TcpStream>>, SocketAddr, Place);
 
 /// Accepts a shard's TCP connections.
 pub struct Acceptor {
@@ -74,7 +78,9 @@ pub struct Acceptor {
     tls: Arc<ServerConfig>,
     options: TcpOptions,
     proxies: Arc<[Network]>,
-    waiting: VecDeque<(TcpStream, SocketAddr)>,
+    addresses: AddressLimit,
+    /// Without a place those of proxies: whom they speak for is not known yet.
+    waiting: VecDeque<(TcpStream, SocketAddr, Option<Place>)>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<Accepted>>>,
     paused_until: Option<Instant>,
     /// Whether the last accept failed: the log hears of the first failure of a row and of its end.
@@ -94,12 +100,14 @@ impl Acceptor {
         listener: std::net::TcpListener,
         tls: Arc<ServerConfig>,
         options: TcpOptions,
+        addresses: AddressLimit,
     ) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::from_std(listener)?,
             tls,
             options,
             proxies: Arc::default(),
+            addresses,
             waiting: VecDeque::new(),
             handshakes: FuturesUnordered::new(),
             paused_until: None,
@@ -149,33 +157,45 @@ impl Acceptor {
         &self.stats
     }
 
-    fn accepted(&mut self, connection: (TcpStream, SocketAddr)) {
+    fn accepted(&mut self, (stream, from): (TcpStream, SocketAddr)) {
         if std::mem::take(&mut self.failing) {
             info!("accepting TCP connections again");
         }
         self.stats.taken.fetch_add(1, Ordering::Relaxed);
-        self.waiting.push_back(connection);
+        if self.is_proxy(from) {
+            self.waiting.push_back((stream, from, None));
+            return;
+        }
+        match self.addresses.enter(from.ip()) {
+            Some(place) => self.waiting.push_back((stream, from, Some(place))),
+            None => {
+                self.stats.refused.fetch_add(1, Ordering::Relaxed);
+                debug!(%from, "refused: too many connections of this address have not logged in");
+                // With a reset, which leaves nothing behind in the kernel.
+                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            }
+        }
     }
 
     /// Starts the handshakes whose turn it is.
     fn start_waiting(&mut self) {
         while self.handshakes.len() < self.options.handshakes_max
-            && let Some((stream, from)) = self.waiting.pop_front()
+            && let Some((stream, from, place)) = self.waiting.pop_front()
         {
-            self.start(stream, from);
+            self.start(stream, from, place);
         }
         if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
             self.waiting = VecDeque::new();
         }
     }
 
-    fn start(&mut self, stream: TcpStream, from: SocketAddr) {
+    fn start(&mut self, stream: TcpStream, from: SocketAddr, place: Option<Place>) {
         let tls = self.tls.clone();
         let timeout = self.options.handshake_timeout;
         let stats = self.stats.clone();
-        let proxied = self.proxies.iter().any(|network| network.contains(from.ip()));
+        let addresses = self.addresses.clone();
         self.handshakes.push(Box::pin(async move {
-            match tokio::time::timeout(timeout, handshake(stream, from, proxied, tls)).await {
+            match tokio::time::timeout(timeout, handshake(stream, from, place, addresses, tls)).await {
                 Ok(Ok(accepted)) => {
                     stats.accepted.fetch_add(1, Ordering::Relaxed);
                     return Some(accepted);
@@ -191,6 +211,10 @@ impl Acceptor {
             }
             None
         }));
+    }
+
+    fn is_proxy(&self, from: SocketAddr) -> bool {
+        self.proxies.iter().any(|network| network.contains(from.ip()))
     }
 
     fn failed(&mut self, error: &io::Error) {
@@ -230,22 +254,28 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// `from` is whoever connected; what comes out is whom that one speaks for.
+/// `from` is whoever connected, and has no place if it is a proxy; what comes out is whom that one speaks for.
 async fn handshake(
     mut stream: TcpStream,
     mut from: SocketAddr,
-    proxied: bool,
+    place: Option<Place>,
+    addresses: AddressLimit,
     tls: Arc<ServerConfig>,
 ) -> io::Result<Accepted> {
     // Writes are coalesced before they get here; waiting for more would only add delay.
     stream.set_nodelay(true)?;
-    if proxied {
-        from = proxy::read_header(&mut stream).await?.unwrap_or(from);
-    }
+    let place = match place {
+        Some(place) => place,
+        None => {
+            from = proxy::read_header(&mut stream).await?.unwrap_or(from);
+            let crowded = || io::Error::other("too many connections of this address have not logged in");
+            addresses.enter(from.ip()).ok_or_else(crowded)?
+        }
+    };
     let stream = TlsStream::accept(stream, tls).await?;
     // TLS itself refuses a client that names only other protocols, but not one that names none.
     if stream.alpn_protocol() != Some(limits::ALPN) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the client asked for no protocol of ours"));
     }
-    Ok((stream, from))
+    Ok((stream, from, place))
 }

@@ -18,10 +18,11 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tern_protocol::limits;
 use tern_protocol::model::WallMillis;
+use tern_server::limits::{AddressLimit, Limits, Place};
 use tern_server::tls::{self, CurrentIdentity, DevIdentity, Secrets};
 use tern_server::transport::quic::{Connection, QuicAcceptor, QuicOptions, QuicStats};
-use tern_server::transport::tcp::{Acceptor, TcpOptions, TcpStats};
-use tern_server::transport::{ShardCount, ShardSockets, Steering, bind, tls_stream};
+use tern_server::transport::tcp::{Accepted, Acceptor, TcpOptions, TcpStats};
+use tern_server::transport::{ShardCount, ShardSockets, Steering, bind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -49,6 +50,7 @@ pub(crate) struct Options {
     pub(crate) address: SocketAddr,
     pub(crate) tcp: TcpOptions,
     pub(crate) quic: QuicOptions,
+    pub(crate) limits: Limits,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             address: any_port(),
             tcp: TcpOptions::default(),
             quic: QuicOptions::default(),
+            limits: Limits::OFF,
         }
     }
 }
@@ -128,14 +131,16 @@ impl Shard {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             LocalSet::new().block_on(&runtime, async move {
                 let shard = sockets.shard.get() as u8;
-                let mut tcp = Acceptor::new(sockets.tcp, tls.clone(), options.tcp).unwrap();
-                let quic = sockets.quic.listener(tls, &secrets, options.quic).unwrap();
+                let addresses = AddressLimit::new(&options.limits);
+                let mut tcp =
+                    Acceptor::new(sockets.tcp, tls.clone(), options.tcp, addresses.clone()).unwrap();
+                let quic = sockets.quic.listener(tls, &secrets, options.quic, addresses).unwrap();
                 started.send((tcp.stats().clone(), quic.stats().clone())).unwrap();
                 let mut quic = QuicAcceptor::new(quic);
                 loop {
                     tokio::select! {
-                        (stream, from) = tcp.accept() => drop(tokio::spawn(echo_tcp(stream, from, shard))),
-                        connection = quic.accept() => drop(spawn_local(echo_quic(connection.unwrap(), shard))),
+                        accepted = tcp.accept() => drop(tokio::spawn(echo_tcp(accepted, shard))),
+                        accepted = quic.accept() => drop(spawn_local(echo_quic(accepted.unwrap(), shard))),
                         _ = &mut stopped => return,
                     }
                 }
@@ -150,11 +155,8 @@ fn answer(shard: u8, from: SocketAddr, question: [u8; QUESTION_BYTES]) -> Vec<u8
     [&[shard][..], &from.port().to_be_bytes(), &question].concat()
 }
 
-async fn echo_tcp(
-    mut stream: Box<tls_stream::TlsStream<TcpStream>>,
-    from: SocketAddr,
-    shard: u8,
-) -> std::io::Result<()> {
+/// A connection keeps its place until it ends: nobody logs in here.
+async fn echo_tcp((mut stream, from, _place): Accepted, shard: u8) -> std::io::Result<()> {
     let mut question = [0; QUESTION_BYTES];
     while stream.read_exact(&mut question).await.is_ok() {
         stream.write_all(&answer(shard, from, question)).await?;
@@ -162,7 +164,7 @@ async fn echo_tcp(
     Ok(())
 }
 
-async fn echo_quic(connection: Connection, shard: u8) {
+async fn echo_quic((connection, _place): (Connection, Place), shard: u8) {
     let connection = Rc::new(connection);
     while let Some((mut send, mut receive)) = connection.accept_bi().await {
         let connection = connection.clone();

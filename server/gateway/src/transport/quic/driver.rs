@@ -24,10 +24,11 @@ use quinn_udp::RecvMeta;
 use tokio::time::Sleep;
 use tracing::debug;
 
-use super::link::{Connection, Link, News, Shared};
+use super::link::{Connection, Handshake, Link, News, Shared};
 use super::timers::Timers;
 use super::udp::{self, Udp};
 use super::{QuicListener, QuicOptions, QuicStats};
+use crate::limits::{AddressLimit, Place};
 use crate::transport::forward::Doors;
 use crate::transport::steering::CidScheme;
 
@@ -60,11 +61,12 @@ struct Router {
     links: Vec<Option<Rc<Link>>>,
     shared: Rc<Shared>,
     options: QuicOptions,
+    addresses: AddressLimit,
     stats: Arc<QuicStats>,
     /// Handshakes under way.
     handshakes: usize,
     /// Connections whose handshake is done and that nobody has taken yet.
-    accepted: VecDeque<Connection>,
+    accepted: VecDeque<(Connection, Place)>,
     /// Answers of the endpoint itself.
     response: Vec<u8>,
 }
@@ -75,7 +77,7 @@ impl QuicAcceptor {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn new(listener: QuicListener) -> Self {
-        let QuicListener { udp, doors, scheme, endpoint, options, stats } = listener;
+        let QuicListener { udp, doors, scheme, endpoint, options, addresses, stats } = listener;
         let router = Router {
             endpoint,
             scheme,
@@ -83,6 +85,7 @@ impl QuicAcceptor {
             links: Vec::new(),
             shared: Rc::default(),
             options,
+            addresses,
             stats,
             handshakes: 0,
             accepted: VecDeque::new(),
@@ -98,11 +101,12 @@ impl QuicAcceptor {
         }
     }
 
-    /// The next connection whose handshake is done. It may be dropped and called again.
+    /// The next connection whose handshake is done, and its place until it has logged in. It may be dropped and called
+    /// again.
     ///
     /// # Errors
     /// The socket has failed for good.
-    pub async fn accept(&mut self) -> io::Result<Connection> {
+    pub async fn accept(&mut self) -> io::Result<(Connection, Place)> {
         poll_fn(|cx| self.poll_accept(cx)).await
     }
 
@@ -112,7 +116,7 @@ impl QuicAcceptor {
         self.router.options.handshakes_max = 0;
     }
 
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Connection>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Connection, Place)>> {
         if self.router.accepted.is_empty() {
             self.router.shared.drive_with(cx.waker());
             if let Err(error) = self.turn(cx) {
@@ -120,7 +124,7 @@ impl QuicAcceptor {
             }
         }
         match self.router.accepted.pop_front() {
-            Some(connection) => Poll::Ready(Ok(connection)),
+            Some(accepted) => Poll::Ready(Ok(accepted)),
             None => Poll::Pending,
         }
     }
@@ -143,7 +147,7 @@ impl QuicAcceptor {
             let Some(link) = self.router.links.get(key).cloned().flatten() else { continue };
             let mut state = link.state.borrow_mut();
             state.armed = None;
-            let too_slow = state.handshake_until.is_some_and(|until| until <= now);
+            let too_slow = state.handshake.as_ref().is_some_and(|handshake| handshake.until <= now);
             drop(state);
             if too_slow {
                 self.router.give_up(&link);
@@ -296,15 +300,22 @@ impl Router {
             self.stats.refused.fetch_add(1, Ordering::Relaxed);
             return Some(self.endpoint.refuse(incoming, &mut self.response));
         }
-        if self.handshakes >= self.options.handshakes_unproven_max && !incoming.remote_address_validated() {
+        let from = incoming.remote_address().ip();
+        let crowded =
+            self.handshakes >= self.options.handshakes_unproven_max || self.addresses.is_half_full(from);
+        if crowded && !incoming.remote_address_validated() {
             self.stats.retried.fetch_add(1, Ordering::Relaxed);
             // quinn lets every client without a proven address be asked for it.
             return self.endpoint.retry(incoming, &mut self.response).ok();
         }
+        let Some(place) = self.addresses.enter(from) else {
+            self.stats.refused.fetch_add(1, Ordering::Relaxed);
+            return Some(self.endpoint.refuse(incoming, &mut self.response));
+        };
         match self.endpoint.accept(incoming, now, &mut self.response, None) {
             Ok((handle, proto)) => {
                 let until = now + self.options.handshake_timeout;
-                let link = Link::new(handle, proto, until, self.shared.clone());
+                let link = Link::new(handle, proto, Handshake { until, place }, self.shared.clone());
                 if self.links.len() <= handle.0 {
                     self.links.resize(handle.0 + 1, None);
                 }
@@ -335,14 +346,12 @@ impl Router {
             }
         }
         while let Some(news) = state.news() {
-            if state.handshake_until.take().is_none() {
-                continue;
-            }
+            let Some(Handshake { place, .. }) = state.handshake.take() else { continue };
             self.handshakes -= 1;
             match news {
                 News::Connected => {
                     self.stats.accepted.fetch_add(1, Ordering::Relaxed);
-                    self.accepted.push_back(Connection::new(link.clone()));
+                    self.accepted.push_back((Connection::new(link.clone()), place));
                 }
                 News::Lost(reason) => {
                     self.stats.failed.fetch_add(1, Ordering::Relaxed);
@@ -355,7 +364,7 @@ impl Router {
 
     /// Ends a handshake that takes too long.
     fn give_up(&mut self, link: &Rc<Link>) {
-        link.state.borrow_mut().handshake_until = None;
+        link.state.borrow_mut().handshake = None;
         self.handshakes -= 1;
         self.stats.timed_out.fetch_add(1, Ordering::Relaxed);
         debug!(from = %link.state.borrow().proto.remote_address(), "QUIC handshake took too long");

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use quinn_proto::{ConnectionHandle, Dir, StreamEvent, StreamId, VarInt};
 
 use super::stream::{RecvStream, SendStream};
+use crate::limits::Place;
 
 /// What the driver and all connections of a shard share.
 #[derive(Default)]
@@ -58,13 +59,21 @@ pub(super) struct Link {
 /// The part that changes.
 pub(super) struct State {
     pub(super) proto: quinn_proto::Connection,
-    /// When to give up, while the handshake is not done.
-    pub(super) handshake_until: Option<Instant>,
+    /// While it is not done.
+    pub(super) handshake: Option<Handshake>,
     /// Its entry among the timers.
     pub(super) armed: Option<Instant>,
     lost: bool,
     accepting: Option<Waker>,
     waiting: Vec<Waiting>,
+}
+
+/// A handshake under way.
+pub(super) struct Handshake {
+    /// When to give up.
+    pub(super) until: Instant,
+    /// The client's place among those that have not logged in.
+    pub(super) place: Place,
 }
 
 /// What a task waits for.
@@ -94,12 +103,12 @@ impl Link {
     pub(super) fn new(
         handle: ConnectionHandle,
         proto: quinn_proto::Connection,
-        handshake_until: Instant,
+        handshake: Handshake,
         shared: Rc<Shared>,
     ) -> Rc<Self> {
         let state = State {
             proto,
-            handshake_until: Some(handshake_until),
+            handshake: Some(handshake),
             armed: None,
             lost: false,
             accepting: None,
@@ -171,7 +180,7 @@ impl State {
     /// When to look at it again.
     pub(super) fn deadline(&mut self) -> Option<Instant> {
         let deadline = self.proto.poll_timeout();
-        [deadline, self.handshake_until].into_iter().flatten().min()
+        [deadline, self.handshake.as_ref().map(|handshake| handshake.until)].into_iter().flatten().min()
     }
 
     /// Registers a task, which is woken once.
