@@ -9,6 +9,8 @@ mod frames;
 mod heartbeats;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
+#[path = "bad_input/rows.rs"]
+mod rows;
 #[path = "bad_input/stalled.rs"]
 mod stalled;
 mod support;
