@@ -75,6 +75,9 @@ def check(server, directory):
         raise AssertionError("a user id of 5 bytes was taken")
     except tern.Refused as refused:
         assert refused.args[0].code == 13, refused
+    # Or the server would wait for them when it is told to end.
+    cut(alice)
+    cut(bob)
 
 
 def main():
