@@ -40,6 +40,7 @@ impl Limited {
             shards: 1,
             inherited: Inherited::default(),
             proxies: Vec::new(),
+            admin: vec![any_port],
             identity: CurrentIdentity::new(identity.identity),
             verifier: Verifier::new(vec![minter.token_key().expect("a key")], Duration::ZERO),
             limits,

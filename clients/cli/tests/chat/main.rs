@@ -36,7 +36,14 @@ impl House {
     }
 
     fn start(&mut self) {
-        let dev = Dev { data: self.data(), listen: self.address, shards: Some(1), names: vec![], json: true };
+        let dev = Dev {
+            data: self.data(),
+            listen: self.address,
+            shards: Some(1),
+            names: vec![],
+            admin: None,
+            json: true,
+        };
         let running = dev::start(&dev).unwrap();
         let said: Value = serde_json::from_str(&running.greeting).unwrap();
         self.address = said["tcp"].as_str().unwrap().parse().unwrap();
