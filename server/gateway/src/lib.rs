@@ -35,6 +35,7 @@ pub mod offline;
 pub mod owners;
 pub mod reload;
 pub mod reply;
+pub mod run;
 pub mod serve;
 pub mod server;
 pub mod shard;
