@@ -44,6 +44,7 @@ impl House {
             admin: None,
             json: true,
         };
+        let _entered = self.runtime.enter();
         let running = dev::start(&dev).unwrap();
         let said: Value = serde_json::from_str(&running.greeting).unwrap();
         self.address = said["tcp"].as_str().unwrap().parse().unwrap();
