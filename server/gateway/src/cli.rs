@@ -32,7 +32,7 @@ pub enum Command {
     Dev(Dev),
     /// Run a server with a configuration file, until SIGTERM or SIGINT
     Serve(Sources),
-    /// Watch a running server: connections, rates, latencies, queues, the store
+    /// Watch a running server until Ctrl-C: connections, rates, latencies, queues, the store
     Top(Top),
     /// Print a token for a user of a development server
     Token(Token),

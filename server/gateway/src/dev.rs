@@ -97,7 +97,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
             "ternd is serving on {} (TCP and QUIC), with its data in {}\n\n\
              Alice chats, in a second terminal (Ctrl-N, then bob, writes to him):\n\n{}\n\n\
              Bob chats, in a third:\n\n{}\n\n\
-             Over QUIC: add --transport quic. A token for another user:\n\n  {ternd} token NAME --data {}\n\n\
+             A token for another user:\n\n  {ternd} token NAME --data {}\n\n\
              What the server does, live:\n\n  {ternd} top --admin {}\n\n\
              Ctrl-C stops the server.",
             tcp,

@@ -130,6 +130,6 @@ fn tell_expiry(identity: &Identity) {
     if days < RENEWAL_DAYS {
         warn!(%on, days, "the certificate expires soon or has expired: renew it");
     } else {
-        info!(%on, days, "the certificate is good until then");
+        info!(%on, days, "the certificate expires");
     }
 }

@@ -386,9 +386,7 @@ fn on_row(model: &mut Model, state: &ConversationState) {
     let (me, is_open) = (model.me, model.open == Some(state.conversation));
     let Some(c) = model.conversation(state.conversation) else { return };
     c.learn(state);
-    for entry in &state.entries {
-        c.add(entry, is_open);
-    }
+    take_up(c, &state.entries, is_open);
     if state.read >= c.read {
         // Besides those that came meanwhile.
         c.unread = state.unread + c.unread_above(state.head, me);
@@ -401,8 +399,14 @@ fn on_page(model: &mut Model, id: ConversationId, page: &HistoryPage) {
     let Some(c) = model.conversations.get_mut(&id) else { return };
     c.loading = false;
     c.floor = c.floor.max(page.floor);
-    for entry in &page.entries {
+    take_up(c, &page.entries, is_open);
+}
+
+/// Entries that were asked for. Own ones may be among them whose sends were answered before.
+fn take_up(c: &mut Conversation, entries: &[Entry], is_open: bool) {
+    for entry in entries {
         c.add(entry, is_open);
+        c.pending.retain(|pending| pending.fate != Fate::Sent(entry.seq));
     }
 }
 

@@ -83,7 +83,8 @@ pub(super) fn read(
     let refuse = |mut error: toml::de::Error| {
         error.set_input(None);
         let place = match error.span() {
-            Some(span) if !span.is_empty() => format!("{}:{}", path.display(), line_of(text, span.start)),
+            // Of what is missing, the place has no length; at the very beginning it says nothing.
+            Some(span) if span != (0..0) => format!("{}:{}", path.display(), line_of(text, span.start)),
             _ => path.display().to_string(),
         };
         ConfigError(format!("{place}: {}", error.message()))

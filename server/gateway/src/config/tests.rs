@@ -53,6 +53,8 @@ fn mistakes_are_named() {
     check(("# shards = 4", "shards = 0"), &["shards: 0", "1 to 1024"]);
     check(("# shards = 4", "shards = -1"), &["-1", "expected"]);
     check(("# shards = 4", "shards = = 4"), &["="]);
+    check(("# shards = 4", "shards ="), &["expected"]);
+    check(("# shards = 4", "shards = \"4"), &["expected"]);
     check(("# allow_remote", "allow_remotely"), &["allow_remotely", "allow_remote"]);
     for address in ["0.0.0.0:7480", "[::]:7480", "192.0.2.7:7480"] {
         check(("127.0.0.1:7480", address), &["admin.listen", address, "allow_remote = true"]);

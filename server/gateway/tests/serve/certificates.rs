@@ -67,7 +67,7 @@ async fn a_new_certificate_takes_effect_and_drops_nobody() {
 fn a_certificate_that_ends_soon_is_told() {
     let files = Files::new();
     let served = files.serve();
-    let line = served.logged("the certificate is good until then");
+    let line = served.logged("the certificate expires on=");
     assert!(line.contains("INFO"), "{line}");
     let key = rcgen::KeyPair::generate().expect("a key");
     let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a name");

@@ -114,6 +114,26 @@ fn an_entry_may_come_before_the_answer_and_answers_for_its_own_message_only() {
 }
 
 #[test]
+fn an_own_entry_may_come_with_a_page() {
+    for answered_first in [true, false] {
+        let mut case = Case::opened(1);
+        case.types("hello");
+        case.key(KeyCode::Enter);
+        let local = case.model.pending().next().unwrap().local;
+        if answered_first {
+            case.on(sent(local, 2));
+        }
+        case.page(with("bob"), 2, 2, |_| text("hello"));
+        if !answered_first {
+            case.on(sent(local, 2));
+        }
+        assert_eq!(case.pending(), [], "it is there once");
+        case.entry(with("bob"), entry(2, "alice", text("hello")));
+        assert_eq!(case.pending(), []);
+    }
+}
+
+#[test]
 fn what_an_earlier_run_left_behind_is_decided_too() {
     let mut case = Case::opened(1);
     case.types("left");
