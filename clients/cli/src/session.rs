@@ -119,8 +119,14 @@ pub(crate) async fn open(path: &Path, purpose: Purpose, limit: Duration) -> Resu
             Err(StorageError::InUse(_)) if purpose == Purpose::OneShot && Instant::now() < deadline => {
                 sleep(Duration::from_millis(20)).await;
             }
-            // A terminal shows what it gets and keeps none of it.
-            other => return Ok(other.map_err(StartError::from)?.history_bytes_max(0)),
+            other => {
+                let storage = other.map_err(StartError::from)?;
+                return Ok(match purpose {
+                    Purpose::Chat => storage,
+                    // They show what they get, and keep none of it.
+                    _ => storage.history_bytes_max(0),
+                });
+            }
         }
     }
 }

@@ -9,15 +9,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jiff::tz::TimeZone;
 use ratatui::crossterm::event::{self as terminal_events, Event as TerminalEvent};
 use tern_client::{
-    Change, Client, ConversationId, Error, Events, HistoryFrom, Message, Role, SendOk, Storage, Target,
-    UserId, UserReceipt,
+    Change, Client, ConversationId, Error, Events, HistoryFrom, Kind, LocalHistory, Message, Role, SendOk,
+    Storage, StorageError, Target, UserId, UserReceipt,
 };
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::book::Book;
-use super::model::{Fate, Model, PENDING_MAX, Pending, shortened};
+use super::model::{ENTRIES_KEPT, Fate, Model, PENDING_MAX, Pending, shortened, title};
 use super::terminal::Screen;
 use super::update::{Effect, Event, update};
 use super::view::view;
@@ -30,6 +30,8 @@ use crate::session::{self, Purpose};
 const LATEST: u32 = 20;
 /// Entries in a page of older ones.
 const PAGE_ENTRIES: u32 = 100;
+/// Conversations in a page of what this device remembers.
+const HISTORY_PAGE: u32 = 500;
 /// Questions to the server that may wait for their answers.
 const QUESTIONS_MAX: usize = 128;
 /// Keys and answers on their way; beyond, their sources wait.
@@ -52,6 +54,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     config.close_timeout = CLOSE_TIMEOUT;
     let mut storage = session::open(&path, Purpose::Chat, args.timeout).await?;
     let state = storage.load().map_err(tern_client::StartError::from)?;
+    let history = storage.history().map_err(tern_client::StartError::from)?;
     let mut names = path.clone().into_os_string();
     names.push(".names");
     let names = PathBuf::from(names);
@@ -64,6 +67,8 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     session::check_device(args, &client, &path)?;
     let mut model = Model::new(client.device(), book, TimeZone::system());
     restore(&mut model, &state);
+    remember(&mut model, &history).map_err(tern_client::StartError::from)?;
+    drop(history);
 
     let screen = Screen::take().map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))?;
     let (application, sender) = Application::new(client.clone(), names);
@@ -102,6 +107,26 @@ fn restore(model: &mut Model, state: &tern_client::storage::State) {
         }
     }
     model.sort();
+}
+
+/// What an earlier run was told: there is something to read without a network.
+fn remember(model: &mut Model, history: &LocalHistory) -> Result<(), StorageError> {
+    let mut page = history.conversations(None, HISTORY_PAGE)?;
+    while let Some(last) = page.last() {
+        for line in &page {
+            let Some(c) = model.conversation(line.conversation) else { return Ok(()) };
+            c.peer = line.peer.or(c.peer);
+            c.is_member = line.role.is_some() || c.kind == Kind::Direct;
+            c.title = title(&line.title);
+            c.time_ms = c.time_ms.max(line.time.0);
+            for entry in history.latest(line.conversation, ENTRIES_KEPT as u32)? {
+                c.add(&entry, false);
+            }
+        }
+        page = history.conversations(Some(last), HISTORY_PAGE)?;
+    }
+    model.sort();
+    Ok(())
 }
 
 fn wall_ms() -> u64 {

@@ -140,6 +140,8 @@ fn two_people_and_a_server_that_restarts() {
     alice.sees_line("◷ are you there?", "");
     alice.keys(key::ENTER);
     alice.sees_line("are you there?", "◷");
+    // So does what was said before.
+    alice.sees_line("hi alice", ":");
     say(&alice, "write back");
     alice.sees_line("write back", "◷");
 
