@@ -16,15 +16,11 @@ use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
 use crate::keys::{after_key, after_prefix};
 use crate::writes::Row;
-use crate::{RangeQuery, StoreError, records};
+use crate::{RangeQuery, StoreError, records, verify};
 
 /// Verifies the records, which `scan` reads.
 pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>) -> Result<(), StoreError> {
-    let conversations = each(&scan, ConversationKey::PREFIX, |key, value| {
-        let key = ConversationKey::decode(key).map_err(|error| error.corrupt(key))?;
-        records::conversation::decode(&key, value).map(drop)?;
-        Ok(())
-    })?;
+    let conversations = each(&scan, ConversationKey::PREFIX, alone)?;
     let heads = each(&scan, HeadKey::PREFIX, |key, value| {
         let key = HeadKey::decode(key).map_err(|error| error.corrupt(key))?;
         let head = records::head::decode(&key, value)?;
@@ -40,28 +36,11 @@ pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>
         let what = format!("{conversations} conversations have {heads} heads");
         return Err(Corrupt::new(HeadKey::KIND, "(all)", what).into());
     }
-    each(&scan, MemberKey::PREFIX, |key, value| {
-        let key = MemberKey::decode(key).map_err(|error| error.corrupt(key))?;
-        records::member::decode(&key, value).map(drop)?;
-        Ok(())
-    })?;
-    each(&scan, MineKey::PREFIX, |key, _| {
-        MineKey::decode(key).map_err(|error| error.corrupt(key))?;
-        Ok(())
-    })?;
-    each(&scan, WindowKey::PREFIX, |key, value| {
-        let key = WindowKey::decode(key).map_err(|error| error.corrupt(key))?;
-        records::window::decode(&key, value).map(drop)?;
-        Ok(())
-    })?;
-    each(&scan, ReadKey::PREFIX, |key, value| {
-        let key = ReadKey::decode(key).map_err(|error| error.corrupt(key))?;
-        watermark(records::watermark::decode(value), ReadKey::KIND, &key)
-    })?;
-    each(&scan, DeliveredKey::PREFIX, |key, value| {
-        let key = DeliveredKey::decode(key).map_err(|error| error.corrupt(key))?;
-        watermark(records::watermark::decode(value), DeliveredKey::KIND, &key)
-    })?;
+    for prefix in
+        [MemberKey::PREFIX, MineKey::PREFIX, WindowKey::PREFIX, ReadKey::PREFIX, DeliveredKey::PREFIX]
+    {
+        each(&scan, prefix, alone)?;
+    }
     Ok(())
 }
 
@@ -95,8 +74,8 @@ fn log_ends(
     Ok(())
 }
 
-fn watermark(seq: Option<Seq>, kind: &'static str, key: &impl std::fmt::Display) -> Result<(), StoreError> {
-    seq.map(drop).ok_or_else(|| Corrupt::new(kind, key, "not 8 bytes long").into())
+fn alone(key: &Bytes, value: &Bytes) -> Result<(), StoreError> {
+    Ok(verify::record(key, value)?)
 }
 
 /// Calls `check` with every row of a kind; their number.
