@@ -15,12 +15,14 @@ use crate::random::Random;
 use crate::support::{PATIENCE, Start};
 
 const SECTOR: usize = 512;
+/// What has happened and was not asked for yet. Beyond, the server waits in its next write.
+const EVENTS_MAX: usize = 65_536;
 
 /// The faults of one data directory.
 pub(crate) struct Faults {
     control: TempDir,
     env: Vec<(&'static str, String)>,
-    events: mpsc::UnboundedReceiver<String>,
+    events: mpsc::Receiver<String>,
 }
 
 impl Faults {
@@ -38,13 +40,13 @@ impl Faults {
         let pipe = control.path().join("events");
         let made = Command::new("mkfifo").arg(&pipe).status();
         assert!(made.expect("mkfifo can be run").success(), "a pipe can be made");
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(EVENTS_MAX);
         // Also opened for writing, so that it outlives the servers.
         let pipe = File::options().read(true).write(true).open(&pipe).expect("the pipe is there");
         std::thread::spawn(move || {
             let mut lines = BufReader::new(pipe).lines();
             while let Some(Ok(line)) = lines.next() {
-                if sender.send(line).is_err() {
+                if sender.blocking_send(line).is_err() {
                     break;
                 }
             }
