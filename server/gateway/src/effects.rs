@@ -124,9 +124,14 @@ impl Shard {
 
     /// The frame of an error, which is counted and logged. `text` holds nothing of what the client has sent.
     pub fn refuse(&self, session: SessionId, id: RequestId, code: ErrorCode, text: &str) -> bytes::Bytes {
+        self.told(session, id, code, text);
+        reply::error(id, code, text)
+    }
+
+    /// Counts and logs an error that a client is told.
+    fn told(&self, session: SessionId, id: RequestId, code: ErrorCode, text: &str) {
         self.metrics().errors.one(code);
         debug!(%session, request = id.get(), code = code.label(), text, "told an error");
-        reply::error(id, code, text)
     }
 
     fn append(
@@ -142,6 +147,8 @@ impl Shard {
         if let Some(sends) = &mut *conn.sends.borrow_mut()
             && let Err(wait_ms) = self.node.sends.take(sends, self.now().mono)
         {
+            self.metrics().sends.one(Sent::Refused);
+            self.told(conn.id, id, ErrorCode::RateLimited, "sends too often");
             return self.answered(conn, Some(reply::rate_limited(id, wait_ms)));
         }
         let question = Question::Send(id, Stamp::take());

@@ -18,6 +18,8 @@ use tern_server::limits::Limits;
 use tern_server::server::{Server, Setup};
 use tern_server::tls::{CurrentIdentity, DevIdentity};
 use tern_server::transport::inherited::Inherited;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A server with limits, in this process.
 struct Limited {
@@ -55,6 +57,17 @@ impl Limited {
 
     fn token(&self, user: &str) -> String {
         self.minter.mint(user, Duration::from_secs(3600), clock::wall()).expect("a good name")
+    }
+
+    /// What the admin listener says of this one.
+    async fn metric(&self, name: &str) -> u64 {
+        let mut stream = TcpStream::connect(self.server.admin).await.expect("it listens");
+        let request = b"GET /metrics HTTP/1.1\r\nHost: tern\r\nConnection: close\r\n\r\n";
+        stream.write_all(request).await.expect("it reads");
+        let mut page = String::new();
+        stream.read_to_string(&mut page).await.expect("it answers");
+        let line = page.lines().find_map(|line| line.strip_prefix(name));
+        line.expect("it is there").trim().parse().expect("a number")
     }
 
     async fn login(&self, transport: Transport, user: &str, device: u64) -> Session {
@@ -139,6 +152,9 @@ async fn a_device_that_sends_too_often_is_told_when_to_come_back() {
         assert!((BURST..2 * BURST).contains(&count), "{count} stored");
         assert_eq!(phone.conversations(0).await[0].head, Seq(head), "who may not send may read");
         assert_eq!(stored(&mut tablet, BURST, &mut head).await, BURST, "another device");
+        let refused = u64::from(2 * BURST - count);
+        assert_eq!(limited.metric("tern_errors_total{code=\"rate_limited\"}").await, refused);
+        assert_eq!(limited.metric("tern_sends_total{shard=\"0\",result=\"refused\"}").await, refused);
         limited.server.stop().await;
     }
 }
