@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures_channel::oneshot;
 
-use super::shared::{FatalError, Request, Shared};
+use super::shared::{Answer, FatalError, Request, Shared};
 use crate::resolver::{Resolver, Verdict};
 use crate::writes::{Write, WriteSet};
 use crate::{CommitError, RangeQuery, StoreError, Version};
@@ -21,15 +20,15 @@ pub(super) fn run(shared: &Shared) {
         #[cfg(test)]
         shared.hooks.before_group();
         let Some(group) = shared.take_group() else { break };
-        if let Err(error) = commit_group(shared, &mut resolver, group) {
-            shared.fail(error);
+        if let Err((error, group)) = commit_group(shared, &mut resolver, group) {
+            shared.fail(error, group);
             return;
         }
     }
     drop(on_panic);
     // A last one, so that after an orderly end the mirror is exact even if the power fails.
     if let Err(error) = shared.writer().mirror.sync() {
-        shared.fail(FatalError { what: format!("syncing the commit number: {error}") });
+        shared.fail(FatalError { what: format!("syncing the commit number: {error}") }, Vec::new());
     }
 }
 
@@ -39,14 +38,17 @@ struct FailOnPanic<'a>(&'a Shared);
 impl Drop for FailOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail(FatalError { what: "the committer panicked".to_owned() });
+            self.0.fail(FatalError { what: "the committer panicked".to_owned() }, Vec::new());
         }
     }
 }
 
-type Answer = oneshot::Sender<Result<Version, CommitError>>;
-
-fn commit_group(shared: &Shared, resolver: &mut Resolver, group: Vec<Request>) -> Result<(), FatalError> {
+/// The error comes with those who wait to hear of their commits.
+fn commit_group(
+    shared: &Shared,
+    resolver: &mut Resolver,
+    group: Vec<Request>,
+) -> Result<(), (FatalError, Vec<Answer>)> {
     let mut writer = shared.writer();
     let before = writer.version;
     let version = Version(before.0 + 1);
@@ -77,7 +79,7 @@ fn commit_group(shared: &Shared, resolver: &mut Resolver, group: Vec<Request>) -
                 accepted.push(request.answer);
             }
             Ok(()) => accepted.push(request.answer),
-            Err(error) => answer(shared, request.answer, Err(error)),
+            Err(error) => shared.answer(request.answer, Err(error)),
         }
     }
     if accepted.is_empty() {
@@ -94,25 +96,15 @@ fn commit_group(shared: &Shared, resolver: &mut Resolver, group: Vec<Request>) -
         mirrored.map_err(|error| FatalError { what: format!("mirroring commit {}: {error}", version.0) })
     });
     if let Err(error) = mirrored {
-        // A restart decides whether the group exists, so it may still land.
-        for sender in accepted {
-            answer(shared, sender, Err(CommitError::Unknown { may_still_land: true }));
-        }
-        return Err(error);
+        return Err((error, accepted));
     }
     shared.counters.group_sizes.record(accepted.len() as u64);
     writer.version = version;
     shared.publish(version);
     for sender in accepted {
-        answer(shared, sender, Ok(version));
+        shared.answer(sender, Ok(version));
     }
     Ok(())
-}
-
-fn answer(shared: &Shared, sender: Answer, result: Result<Version, CommitError>) {
-    shared.counters.count(&result);
-    // Nobody listens when the caller has dropped the future.
-    let _ = sender.send(result);
 }
 
 /// What a group writes, each key once: the engine must not get a key twice in a batch, and atomic operations have to

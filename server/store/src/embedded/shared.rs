@@ -105,12 +105,15 @@ pub(super) struct Published {
     snapshot: Snapshot,
 }
 
+/// The way back to whoever commits.
+pub(super) type Answer = oneshot::Sender<Result<Version, CommitError>>;
+
 /// A commit on its way.
 pub(super) struct Request {
     pub(super) read_version: Version,
     pub(super) reads: ReadSet,
     pub(super) writes: WriteSet,
-    pub(super) answer: oneshot::Sender<Result<Version, CommitError>>,
+    pub(super) answer: Answer,
 }
 
 #[derive(Default)]
@@ -335,14 +338,16 @@ impl Shared {
 
     // ------------------------------------------------------------------------------------------ the queue
 
+    /// Tells what became of a commit.
+    pub(super) fn answer(&self, sender: Answer, result: Result<Version, CommitError>) {
+        self.counters.count(&result);
+        // Nobody listens when the caller has dropped the future.
+        let _ = sender.send(result);
+    }
+
     /// Hands a commit to the committer, unless there are too many already.
     pub(super) fn submit(&self, request: Request) {
-        let refuse = |request: Request, error: CommitError| {
-            let result = Err(error);
-            self.counters.count(&result);
-            // Nobody listens when the caller has dropped the future.
-            let _ = request.answer.send(result);
-        };
+        let refuse = |request: Request, error: CommitError| self.answer(request.answer, Err(error));
         let mut queue = lock(&self.queue);
         // Asked under the lock: `fail` first marks the store and then empties the queue, so nothing is left behind.
         if let Err(error) = self.health() {
@@ -439,9 +444,15 @@ impl Shared {
         *self.published.write().unwrap_or_else(PoisonError::into_inner) = published;
     }
 
-    /// Stops the store for good.
-    pub(super) fn fail(&self, error: FatalError) {
-        if self.failed.set(error.clone()).is_ok() {
+    /// Stops the store for good. `group` is what was being committed: a restart decides whether it exists, so it may
+    /// still land.
+    pub(super) fn fail(&self, error: FatalError, group: Vec<Answer>) {
+        let first = self.failed.set(error.clone()).is_ok();
+        // Whoever hears of it finds the store stopped, and before the process may end.
+        for sender in group {
+            self.answer(sender, Err(CommitError::Unknown { may_still_land: true }));
+        }
+        if first {
             (self.on_fatal)(&error);
         }
         let waiting = std::mem::take(&mut lock(&self.queue).requests);
