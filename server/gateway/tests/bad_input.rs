@@ -3,14 +3,23 @@
 
 #[path = "bad_input/arguments.rs"]
 mod arguments;
+#[path = "support/faults.rs"]
+#[allow(dead_code, reason = "the walk through the table uses a part of it")]
+mod faults;
 #[path = "bad_input/frames.rs"]
 mod frames;
 #[path = "bad_input/heartbeats.rs"]
 mod heartbeats;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
+#[path = "support/random.rs"]
+#[allow(dead_code, reason = "the walk through the table uses a part of it")]
+mod random;
 #[path = "bad_input/rows.rs"]
 mod rows;
+#[path = "serve/served.rs"]
+#[allow(dead_code, reason = "the walk through the table uses a part of it")]
+mod served;
 #[path = "bad_input/stalled.rs"]
 mod stalled;
 mod support;
@@ -19,7 +28,7 @@ mod tokens;
 
 use support::{Session, Ternd, message, next, user};
 use tern_client::Transport;
-use tern_client::raw::Connection;
+use tern_client::raw::{Connection, Connector};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{ServerBody, WireError};
 use tern_protocol::ids::RequestId;
@@ -27,7 +36,12 @@ use tern_protocol::request::{Request, RequestBody};
 
 /// A connection that is not logged in.
 async fn connect(ternd: &Ternd, transport: Transport) -> Connection {
-    ternd.connector().connect(transport).await.expect("connected")
+    connect_to(&ternd.connector(), transport).await
+}
+
+/// The same, of another server.
+async fn connect_to(connector: &Connector, transport: Transport) -> Connection {
+    connector.connect(transport).await.expect("connected")
 }
 
 /// The next message, which has to be an error.

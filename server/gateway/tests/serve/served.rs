@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tern_client::Transport;
 use tern_client::raw::Connector;
 use tern_protocol::limits::ALPN;
+use tern_server::admin::get;
 use tern_server::auth::Minter;
 use tern_server::clock;
 use tern_server::tls::DevIdentity;
@@ -112,6 +113,8 @@ pub(crate) struct Served {
     pub(crate) tcp: Vec<SocketAddr>,
     /// QUIC addresses.
     pub(crate) quic: Vec<SocketAddr>,
+    /// Where it answers for metrics; once it serves.
+    admin: Option<SocketAddr>,
 }
 
 impl Served {
@@ -125,6 +128,8 @@ impl Served {
             list.split(", ").map(|address| address.parse().expect("an address")).collect()
         };
         (served.tcp, served.quic) = (addresses("tcp"), addresses("quic"));
+        let admin = line.split_once("admin=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        served.admin = Some(admin.expect("an address"));
         served
     }
 
@@ -143,7 +148,7 @@ impl Served {
             into.lines.lock().expect("not poisoned").1 = true;
             into.more.notify_all();
         });
-        Self { child, log, tcp: Vec::new(), quic: Vec::new() }
+        Self { child, log, tcp: Vec::new(), quic: Vec::new(), admin: None }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -168,6 +173,13 @@ impl Served {
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: kill(2) takes plain numbers, and the child has not been waited for, so the id is still its own.
         assert_eq!(unsafe { libc::kill(self.pid() as libc::pid_t, signal) }, 0, "ternd can be signalled");
+    }
+
+    /// A counter or gauge with its labels, as it is now.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let page = get(self.admin.expect("it serves"), "/metrics").await.expect("it answers").1;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in:\n{page}")).parse().expect("a number")
     }
 
     /// Waits for its end.

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -70,6 +71,25 @@ impl Faults {
     /// A server on this disk.
     pub(crate) fn start(&self) -> Start<'_> {
         Start { env: &self.env, ..Start::default() }
+    }
+
+    /// For the environment of a server on this disk.
+    pub(crate) fn env(&self) -> &[(&'static str, String)] {
+        &self.env
+    }
+
+    /// The same, and its monotonic clock can be put on.
+    pub(crate) fn with_clock(data: &Path) -> Self {
+        let faults = Self::new(data);
+        faults.set("later");
+        faults
+    }
+
+    /// So much time passes at once.
+    pub(crate) fn pass(&self, time: Duration) {
+        let mut clock =
+            File::options().append(true).open(self.control.path().join("later")).expect("with a clock");
+        clock.write_all(&vec![0; time.as_secs() as usize]).expect("it can be put on");
     }
 
     /// From here on.
