@@ -229,10 +229,11 @@ impl Collector {
         });
         page.family(&catalog::HANDSHAKES, |samples| {
             for (shard, _, ShardSources { tcp, quic, .. }) in self.each() {
-                let results: [(Transport, &str, u64); 8] = [
+                let results: [(Transport, &str, u64); 9] = [
                     (Transport::Tcp, "accepted", total(tcp, |tcp| &tcp.accepted)),
                     (Transport::Tcp, "failed", total(tcp, |tcp| &tcp.failed)),
                     (Transport::Tcp, "timed_out", total(tcp, |tcp| &tcp.timed_out)),
+                    (Transport::Tcp, "refused", total(tcp, |tcp| &tcp.refused)),
                     (Transport::Quic, "accepted", total(quic, |quic| &quic.accepted)),
                     (Transport::Quic, "failed", total(quic, |quic| &quic.failed)),
                     (Transport::Quic, "timed_out", total(quic, |quic| &quic.timed_out)),

@@ -168,12 +168,7 @@ impl Acceptor {
         }
         match self.addresses.enter(from.ip()) {
             Some(place) => self.waiting.push_back((stream, from, Some(place))),
-            None => {
-                self.stats.refused.fetch_add(1, Ordering::Relaxed);
-                debug!(%from, "refused: too many connections of this address have not logged in");
-                // With a reset, which leaves nothing behind in the kernel.
-                let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            }
+            None => refuse(&stream, from, &self.stats),
         }
     }
 
@@ -195,11 +190,13 @@ impl Acceptor {
         let stats = self.stats.clone();
         let addresses = self.addresses.clone();
         self.handshakes.push(Box::pin(async move {
-            match tokio::time::timeout(timeout, handshake(stream, from, place, addresses, tls)).await {
-                Ok(Ok(accepted)) => {
+            let handshake = handshake(stream, from, place, addresses, tls, &stats);
+            match tokio::time::timeout(timeout, handshake).await {
+                Ok(Ok(Some(accepted))) => {
                     stats.accepted.fetch_add(1, Ordering::Relaxed);
                     return Some(accepted);
                 }
+                Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
                     stats.failed.fetch_add(1, Ordering::Relaxed);
                     debug!(%from, %error, "TLS handshake failed");
@@ -254,22 +251,35 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// `from` is whoever connected, and has no place if it is a proxy; what comes out is whom that one speaks for.
+/// Closes a connection whose address has no place for it.
+fn refuse(stream: &TcpStream, from: SocketAddr, stats: &TcpStats) {
+    stats.refused.fetch_add(1, Ordering::Relaxed);
+    debug!(%from, "refused: too many connections of this address have not logged in");
+    // With a reset, which leaves nothing behind in the kernel.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// `from` is whoever connected, and has no place if it is a proxy; what comes out is whom that one speaks for. `None`:
+/// refused.
 async fn handshake(
     mut stream: TcpStream,
     mut from: SocketAddr,
     place: Option<Place>,
     addresses: AddressLimit,
     tls: Arc<ServerConfig>,
-) -> io::Result<Accepted> {
+    stats: &TcpStats,
+) -> io::Result<Option<Accepted>> {
     // Writes are coalesced before they get here; waiting for more would only add delay.
     stream.set_nodelay(true)?;
     let place = match place {
         Some(place) => place,
         None => {
             from = proxy::read_header(&mut stream).await?.unwrap_or(from);
-            let crowded = || io::Error::other("too many connections of this address have not logged in");
-            addresses.enter(from.ip()).ok_or_else(crowded)?
+            let Some(place) = addresses.enter(from.ip()) else {
+                refuse(&stream, from, stats);
+                return Ok(None);
+            };
+            place
         }
     };
     let stream = TlsStream::accept(stream, tls).await?;
@@ -277,5 +287,5 @@ async fn handshake(
     if stream.alpn_protocol() != Some(limits::ALPN) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the client asked for no protocol of ours"));
     }
-    Ok((stream, from, place))
+    Ok(Some((stream, from, place)))
 }

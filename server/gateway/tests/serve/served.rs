@@ -23,6 +23,7 @@ use tern_server::tls::DevIdentity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::support::{PATIENCE, Session};
 
@@ -225,7 +226,7 @@ pub(crate) fn read(path: &Path) -> Vec<u8> {
 }
 
 /// What every client does with a stream that has just been connected, until a heartbeat comes back.
-pub(crate) async fn heartbeat(stream: TcpStream, ca: &[u8]) -> std::io::Result<()> {
+pub(crate) async fn heartbeat(stream: TcpStream, ca: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca).expect("PEM")).expect("an authority");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -238,5 +239,6 @@ pub(crate) async fn heartbeat(stream: TcpStream, ca: &[u8]) -> std::io::Result<(
     let name = "localhost".try_into().expect("a name");
     let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
     stream.write_all(&[0]).await?;
-    stream.read_u8().await.map(drop)
+    stream.read_u8().await?;
+    Ok(stream)
 }
