@@ -10,6 +10,8 @@ mod faults;
 mod frames;
 #[path = "bad_input/heartbeats.rs"]
 mod heartbeats;
+#[path = "support/jwt.rs"]
+mod jwt;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
 #[path = "support/random.rs"]

@@ -8,23 +8,9 @@ use tern_protocol::error::ErrorCode;
 use tern_server::auth::Minter;
 use tern_server::clock;
 
+use crate::jwt::{base64, signed, unsigned};
 use crate::support::{PATIENCE, Session, Ternd, over_each, user};
 use crate::{connect, is_well};
-
-fn base64(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// Header and claims, as they are signed.
-fn unsigned(header: &Value, claims: &Value) -> String {
-    format!("{}.{}", base64(header.to_string()), base64(claims.to_string()))
-}
-
-fn signed(header: &Value, claims: &Value, algorithm: Algorithm, key: &EncodingKey) -> String {
-    let text = unsigned(header, claims);
-    let signature = jsonwebtoken::crypto::sign(text.as_bytes(), key, algorithm).expect("signed");
-    format!("{text}.{signature}")
-}
 
 /// Name, token, what is said to it.
 fn cases(ternd: &Ternd) -> Vec<(&'static str, String, ErrorCode)> {

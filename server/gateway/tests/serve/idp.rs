@@ -31,8 +31,13 @@ impl SigningKey {
     }
 
     pub(crate) fn token(&self, user: &str) -> String {
+        self.token_for(user, Duration::from_secs(3600))
+    }
+
+    /// With another lifetime.
+    pub(crate) fn token_for(&self, user: &str, lifetime: Duration) -> String {
         let minter = Minter::load_or_create(self.dir.path()).expect("a key");
-        minter.mint(user, Duration::from_secs(3600), clock::wall()).expect("a good name")
+        minter.mint(user, lifetime, clock::wall()).expect("a good name")
     }
 
     pub(crate) fn public_pem(&self) -> Vec<u8> {

@@ -1,5 +1,7 @@
 //! `ternd serve` as a process: what a configuration means, and what is read again while it runs.
 
+#[path = "../support/jwt.rs"]
+mod jwt;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -10,4 +12,6 @@ mod jwks;
 mod machine;
 mod proxy;
 mod revoked;
+mod rotation;
+mod rs256;
 mod served;
