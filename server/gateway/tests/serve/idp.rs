@@ -64,8 +64,8 @@ pub(crate) fn key_set(keys: &[&SigningKey]) -> String {
 /// Publishes a key set. Gone when dropped.
 pub(crate) struct Idp {
     pub(crate) address: SocketAddr,
-    /// The whole answer to whatever is asked.
-    answer: Arc<Mutex<String>>,
+    /// What is said to whoever asks, and whether that is all.
+    answer: Arc<Mutex<(Vec<u8>, bool)>>,
     requests: Arc<AtomicUsize>,
     /// Ends its thread when it is dropped.
     _stop: oneshot::Sender<()>,
@@ -89,11 +89,12 @@ impl Idp {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("possible");
         let address = listener.local_addr().expect("bound");
-        let (answer, requests) = (Arc::new(Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
+        let (answer, requests) = (Arc::new(Mutex::new((Vec::new(), true))), Arc::new(AtomicUsize::new(0)));
         let (say, count) = (answer.clone(), requests.clone());
         let (stop, stopped) = oneshot::channel();
         let serve = async move {
             let listener = TcpListener::from_std(listener).expect("non-blocking");
+            let mut hanging = Vec::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let Ok(mut stream) = acceptor.accept(stream).await else { continue };
                 let mut request = Vec::new();
@@ -102,9 +103,14 @@ impl Idp {
                 }
                 assert!(request.starts_with(b"GET /jwks.json"), "{request:?}");
                 count.fetch_add(1, Ordering::SeqCst);
-                let answer = say.lock().expect("not poisoned").clone();
-                let _ = stream.write_all(answer.as_bytes()).await;
-                let _ = stream.shutdown().await;
+                let (answer, is_all) = say.lock().expect("not poisoned").clone();
+                // Whoever has heard enough hangs up.
+                let _ = stream.write_all(&answer).await;
+                if is_all {
+                    let _ = stream.shutdown().await;
+                } else {
+                    hanging.push(stream);
+                }
             }
         };
         // Tests wait for processes, and those for this.
@@ -127,8 +133,13 @@ impl Idp {
     }
 
     /// Any answer.
-    pub(crate) fn answers(&self, answer: String) {
-        *self.answer.lock().expect("not poisoned") = answer;
+    pub(crate) fn answers(&self, answer: impl Into<Vec<u8>>) {
+        *self.answer.lock().expect("not poisoned") = (answer.into(), true);
+    }
+
+    /// The beginning of an answer, and then nothing more.
+    pub(crate) fn hangs_after(&self, beginning: &str) {
+        *self.answer.lock().expect("not poisoned") = (beginning.into(), false);
     }
 
     pub(crate) fn requests(&self) -> usize {

@@ -47,46 +47,126 @@ async fn a_new_key_is_fetched_when_a_token_names_it() {
     assert_eq!(idp.requests(), 2);
 }
 
-#[tokio::test]
-async fn old_keys_are_good_while_new_ones_cannot_be_fetched() {
+/// What an address may do instead of publishing keys, and what is logged of it.
+enum Bad {
+    Answers(Vec<u8>, &'static str),
+    Hangs,
+    IsGone,
+}
+
+impl Bad {
+    fn all() -> Vec<Self> {
+        let answer = |head: &str, body: &[u8]| [b"HTTP/1.1 ", head.as_bytes(), b"\r\n\r\n", body].concat();
+        let sized =
+            |body: &str| answer(&format!("200 OK\r\nContent-Length: {}", body.len()), body.as_bytes());
+        let megabytes = vec![b' '; 10_000_000];
+        vec![
+            // First, since it takes its time.
+            Self::Hangs,
+            Self::Answers(answer("500 Oh\r\nContent-Length: 0", b""), "500"),
+            Self::Answers(answer("302 Found\r\nLocation: http://x/\r\nContent-Length: 0", b""), "302"),
+            // The end of the connection is the end of the answer.
+            Self::Answers(answer("200 OK", &megabytes), "more than 262144 bytes"),
+            Self::Answers(answer("200 OK\r\nContent-Length: 10000000", &megabytes), "more than 262144 bytes"),
+            Self::Answers(sized("none"), "JSON Web Key Set"),
+            Self::Answers(sized("{\"keys\": []}"), "no key in the set"),
+            Self::Answers(b"gopher".to_vec(), "no HTTP answer"),
+            Self::IsGone,
+        ]
+    }
+
+    /// From here on.
+    fn begin(&self, idp: &mut Option<Idp>) {
+        let publisher = idp.as_ref().expect("it is there");
+        match self {
+            Self::Answers(answer, _) => publisher.answers(answer.clone()),
+            Self::Hangs => publisher.hangs_after("HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{"),
+            Self::IsGone => *idp = None,
+        }
+    }
+
+    fn logged(&self) -> &'static str {
+        match self {
+            Self::Answers(_, logged) => logged,
+            Self::Hangs => "no answer within 10 s",
+            Self::IsGone => "cannot connect to localhost",
+        }
+    }
+}
+
+/// Its own authority, and a configuration that names it.
+fn published(more: &str) -> (Files, Idp) {
     let mut files = without_keys();
     let idp = Idp::start(&files.path("idp"));
-    let [key, next] = [SigningKey::new(), SigningKey::new()];
-    idp.publish(&[&key]);
-    files.config += &idp.section("refresh_seconds = 1");
-    let served = files.serve();
-    for (answer, expected) in [("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n".to_owned(), "500")] {
-        idp.answers(answer);
-        let line = served.logged("published keys cannot be fetched: the old ones are used");
-        assert!(line.contains(expected), "{line}");
-        assert_eq!(login(&files, &served, Transport::Tcp, &key.token("alice")).await, None);
+    files.config += &idp.section(more);
+    (files, idp)
+}
+
+#[tokio::test]
+async fn old_keys_are_good_while_new_ones_cannot_be_fetched() {
+    let [key, unknown] = [SigningKey::new(), SigningKey::new()];
+    let mut cases = Vec::new();
+    for bad in Bad::all() {
+        let (files, idp) = published("refresh_seconds = 1");
+        idp.publish(&[&key]);
+        let served = files.serve();
+        let mut idp = Some(idp);
+        bad.begin(&mut idp);
+        cases.push((bad, files, idp, served));
     }
-    drop(served);
-    // The next start has those of the last run, but not at another address.
+    for (bad, files, _idp, served) in &cases {
+        for transport in TRANSPORTS {
+            assert_eq!(login(files, served, transport, &key.token("alice")).await, None);
+            let refused = login(files, served, transport, &unknown.token("alice")).await;
+            assert_eq!(
+                refused,
+                Some(ErrorCode::TokenInvalid),
+                "{}: also while it is waited for",
+                bad.logged()
+            );
+        }
+        let line = served.logged("published keys cannot be fetched: the old ones are used");
+        assert!(line.contains("ERROR") && line.contains(bad.logged()), "{}: {line}", bad.logged());
+        for transport in TRANSPORTS {
+            assert_eq!(login(files, served, transport, &key.token("alice")).await, None);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_fetched_once_is_enough_to_start_again() {
+    let [key, next] = [SigningKey::new(), SigningKey::new()];
+    let (mut files, idp) = published("");
+    idp.publish(&[&key]);
+    drop(files.serve());
+    drop(idp);
     let again = files.serve();
     again.logged("those of the last run are used");
     assert_eq!(login(&files, &again, Transport::Tcp, &key.token("alice")).await, None);
-    assert_eq!(
-        login(&files, &again, Transport::Tcp, &next.token("alice")).await,
-        Some(ErrorCode::TokenInvalid)
-    );
+    let refused = login(&files, &again, Transport::Tcp, &next.token("alice")).await;
+    assert_eq!(refused, Some(ErrorCode::TokenInvalid));
     drop(again);
+    // But not from another address.
     files.config = files.config.replace("/jwks.json", "/jwks.json?other");
-    for (answer, expected) in [
-        ("HTTP/1.1 302 Found\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n".to_owned(), "302"),
-        (
-            "HTTP/1.1 200 OK\r\nContent-Length: 999999\r\n\r\n".to_owned() + &" ".repeat(999_999),
-            "262144 bytes",
-        ),
-        ("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnone".to_owned(), "JSON Web Key Set"),
-        ("gopher".to_owned(), "HTTP"),
-    ] {
-        idp.answers(answer);
-        let (status, _, errors) = output(files.command(&["serve"]));
-        assert!(
-            !status.success() && errors.contains("tokens.jwks.url") && errors.contains(expected),
-            "{errors}"
-        );
+    let (status, _, errors) = output(files.command(&["serve"]));
+    assert!(!status.success() && errors.contains("tokens.jwks.url"), "{errors}");
+}
+
+#[test]
+fn a_server_that_never_had_keys_does_not_start() {
+    let start = |bad: Bad| {
+        std::thread::spawn(move || {
+            let (files, idp) = published("");
+            let mut idp = Some(idp);
+            bad.begin(&mut idp);
+            let (status, _, errors) = output(files.command(&["serve"]));
+            let told = errors.contains("tokens.jwks.url") && errors.contains(bad.logged());
+            assert!(!status.success() && told, "{}: {errors}", bad.logged());
+        })
+    };
+    let starting: Vec<_> = Bad::all().into_iter().map(start).collect();
+    for start in starting {
+        start.join().expect("told, and ended");
     }
 }
 
