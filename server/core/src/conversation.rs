@@ -125,6 +125,25 @@ pub enum CommitFault {
     Failed,
 }
 
+/// Why a conversation, or a part of it, could not be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadFault {
+    /// The store cannot be read at present.
+    Unavailable,
+    /// A record of it is damaged: it stays so until somebody mends it.
+    Damaged,
+}
+
+impl LoadFault {
+    /// What a send is told that has to be given up, unless it may have been stored.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::Unavailable => ErrorCode::Unavailable,
+            Self::Damaged => ErrorCode::Internal,
+        }
+    }
+}
+
 /// Durable entries for everybody in an audience.
 #[derive(Debug, Clone)]
 pub struct Publication {
@@ -320,17 +339,20 @@ impl<T> Owner<T> {
     }
 
     /// The answer to [`Effect::Load`]: `Ok(None)` when there is no such conversation, `Err` when it could not be loaded.
-    pub fn on_loaded(&mut self, now: Now, loaded: Result<(Version, Option<Stored>), ()>) {
+    pub fn on_loaded(&mut self, now: Now, loaded: Result<(Version, Option<Stored>), LoadFault>) {
         assert!(matches!(self.phase, Phase::Loading), "loaded without having asked");
-        let Ok((version, stored)) = loaded else {
-            self.phase = Phase::Cold;
-            while let Some(queued) = self.queue.pop_front() {
-                self.give_up(queued, ErrorCode::Unavailable);
+        let (version, stored) = match loaded {
+            Ok(loaded) => loaded,
+            Err(fault) => {
+                self.phase = Phase::Cold;
+                while let Some(queued) = self.queue.pop_front() {
+                    self.give_up(queued, fault.code());
+                }
+                while let Some(mark) = self.marks.pop_front() {
+                    self.answer_mark(mark, Err(fault.code()));
+                }
+                return;
             }
-            while let Some(mark) = self.marks.pop_front() {
-                self.answer_mark(mark, Err(ErrorCode::Unavailable));
-            }
-            return;
         };
         self.unsettled = false;
         let exists = stored.is_some();
@@ -366,14 +388,14 @@ impl<T> Owner<T> {
 
     /// The answer to [`Effect::LoadWindows`], with the head that was read together with them; `Err` when they could not
     /// be loaded.
-    pub fn on_windows(&mut self, now: Now, loaded: Result<(Head, Vec<(Sender, SendWindow)>), ()>) {
+    pub fn on_windows(&mut self, now: Now, loaded: Result<(Head, Vec<(Sender, SendWindow)>), LoadFault>) {
         self.windows_asked = false;
         // While a commit is in flight, the windows in memory know more than the store.
         let may_forget = matches!(self.phase, Phase::Ready(_));
         match (&mut self.phase, loaded) {
-            (_, Err(())) => {
+            (_, Err(fault)) => {
                 while let Some(queued) = self.queue.pop_front() {
-                    self.give_up(queued, ErrorCode::Unavailable);
+                    self.give_up(queued, fault.code());
                 }
             }
             (Phase::Ready(known) | Phase::Committing(known, _), Ok((head, windows)))

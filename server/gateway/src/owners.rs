@@ -4,7 +4,7 @@ use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tern_core::conversation::{Batch, CommitFault, Effect, Owner, Stored, Version};
+use tern_core::conversation::{Batch, CommitFault, Effect, LoadFault, Owner, Stored, Version};
 use tern_core::limits::SENDS_WAITING_MIN;
 use tern_core::receipts::Dirty;
 use tern_protocol::error::ErrorCode;
@@ -147,10 +147,19 @@ impl Shard {
         let fenced = if fence { append::fence(kv, id).await } else { Ok(()) };
         let loaded = match fenced {
             // A conversation without a head has nothing to fence, and a lost race has fenced as well.
-            Ok(()) | Err(CommitError::Conflict) => append::load(kv, id).await.map_err(|e| log_load(id, &e)),
+            Ok(()) | Err(CommitError::Conflict) => append::load(kv, id).await.map_err(|e| load_fault(id, &e)),
             Err(error) => {
                 warn!(conversation = %id, %error, "could not fence");
-                Err(())
+                Err(match error {
+                    CommitError::Corrupt(_) => LoadFault::Damaged,
+                    CommitError::Conflict
+                    | CommitError::TooOld
+                    | CommitError::Unknown { .. }
+                    | CommitError::TooLarge
+                    | CommitError::Overloaded
+                    | CommitError::Unavailable
+                    | CommitError::Failed(_) => LoadFault::Unavailable,
+                })
             }
         };
         let loaded = loaded.map(|(version, loaded)| {
@@ -171,7 +180,7 @@ impl Shard {
         let loaded = append::load_windows(&*self.node.kv, id, &senders).await;
         let loaded = loaded
             .map(|(_, head, windows)| (head, senders.into_iter().zip(windows).collect()))
-            .map_err(|error| log_load(id, &error));
+            .map_err(|error| load_fault(id, &error));
         let now = self.now();
         self.with_owner(id, |owner| owner.on_windows(now, loaded));
     }
@@ -295,18 +304,19 @@ fn found_answer(id: ConversationId, found: Result<append::Found, StoreError>) ->
         Ok(append::Found::Seq(seq, time)) => Ok(SendOk { conversation: id, seq, time, duplicate: true }),
         Ok(append::Found::Absent) => Err(ErrorCode::ClientSeqStale),
         Ok(append::Found::Trimmed) => Err(ErrorCode::DuplicateTrimmed),
-        Err(error) => {
-            log_load(id, &error);
-            Err(ErrorCode::Unavailable)
-        }
+        Err(error) => Err(load_fault(id, &error).code()),
     }
 }
 
-fn log_load(id: ConversationId, error: &StoreError) {
+fn load_fault(id: ConversationId, error: &StoreError) -> LoadFault {
     match error {
-        StoreError::Corrupt(_) => error!(conversation = %id, %error, "a conversation cannot be used"),
+        StoreError::Corrupt(_) => {
+            error!(conversation = %id, %error, "a conversation cannot be used");
+            LoadFault::Damaged
+        }
         StoreError::TooOld | StoreError::Unavailable | StoreError::Failed(_) => {
             warn!(conversation = %id, %error, "could not load a conversation");
+            LoadFault::Unavailable
         }
     }
 }

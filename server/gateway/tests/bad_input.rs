@@ -4,7 +4,6 @@
 #[path = "bad_input/arguments.rs"]
 mod arguments;
 #[path = "support/faults.rs"]
-#[allow(dead_code, reason = "the walk through the table uses a part of it")]
 mod faults;
 #[path = "bad_input/frames.rs"]
 mod frames;
@@ -15,12 +14,10 @@ mod jwt;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
 #[path = "support/random.rs"]
-#[allow(dead_code, reason = "the walk through the table uses a part of it")]
 mod random;
 #[path = "bad_input/rows.rs"]
 mod rows;
 #[path = "serve/served.rs"]
-#[allow(dead_code, reason = "the walk through the table uses a part of it")]
 mod served;
 #[path = "bad_input/stalled.rs"]
 mod stalled;

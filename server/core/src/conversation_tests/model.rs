@@ -16,7 +16,9 @@ use tern_protocol::model::{
     Change, Conversation, Entry, Head, Kind, Membership, Message, SendWindow, Sender, WallMillis, Watermarks,
 };
 
-use crate::conversation::{Append, Batch, CommitFault, Effect, Mark, Owner, Publication, Stored, Version};
+use crate::conversation::{
+    Append, Batch, CommitFault, Effect, LoadFault, Mark, Owner, Publication, Stored, Version,
+};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use crate::receipts::Dirty;
 use crate::time::Now;
@@ -246,9 +248,9 @@ pub(super) struct Ask {
 /// An effect that is under way: first it is executed, then its result is on the way back.
 pub(super) enum Pending {
     Load { fence: bool },
-    Loaded(Result<(Version, Option<Stored>), ()>),
+    Loaded(Result<(Version, Option<Stored>), LoadFault>),
     Windows(Vec<Sender>),
-    GotWindows(Result<(Head, Vec<(Sender, SendWindow)>), ()>),
+    GotWindows(Result<(Head, Vec<(Sender, SendWindow)>), LoadFault>),
     Commit { batch: Batch, read: Option<u64> },
     Committed(Result<Version, CommitFault>),
     Find { ticket: usize, sender: Sender, client_seq: ClientSeq, before: Seq },
@@ -446,11 +448,13 @@ impl World {
                 if fence && !fails {
                     self.store.fence();
                 }
-                Pending::Loaded(if fails { Err(()) } else { Ok(self.store.load()) })
+                Pending::Loaded(if fails { Err(LoadFault::Unavailable) } else { Ok(self.store.load()) })
             }
-            Pending::Windows(senders) => {
-                Pending::GotWindows(if fails { Err(()) } else { Ok(self.store.windows(&senders)) })
-            }
+            Pending::Windows(senders) => Pending::GotWindows(if fails {
+                Err(LoadFault::Unavailable)
+            } else {
+                Ok(self.store.windows(&senders))
+            }),
             Pending::Commit { batch, read } => Pending::Committed(self.commit(node, batch, read, outcome)),
             Pending::Loaded(loaded) => {
                 if let Ok((_, stored)) = &loaded {

@@ -18,12 +18,16 @@ use tern_protocol::request::{
 use tern_server::auth::Minter;
 use tern_server::clock;
 use tern_server::server::EXIT_STORE_FAILED;
+use tern_store::Kv;
 use tern_store::embedded::{Embedded, Options};
+use tern_store::keys::entry::EntryKey;
 use tern_store::ops::trim;
 
 use crate::faults::Faults;
 use crate::served::{Files, Served, read};
-use crate::support::{PATIENCE, Session, group, login_request, message, next, sync, user};
+use crate::support::{
+    PATIENCE, Session, TRANSPORTS, group, login_request, message, next, refused, sync, user,
+};
 use crate::{connect_to, error};
 
 /// Alice's device, on whose connection it is provoked.
@@ -268,21 +272,25 @@ impl Walk {
     }
 }
 
-/// Fills a group's log with more of Alice's messages than are remembered, and trims it: nothing in a running server does.
-async fn trimmed(files: &Files, transport: Transport) {
-    let id = groups()[3];
+/// A store whose last group has more of Alice's messages in its log than are remembered with her device.
+async fn filled(files: &Files, transport: Transport) -> Embedded {
     let mut served = files.serve();
     let connector = served.connector(&read(&files.path("first/ca.pem")));
     let mut alice = served.login(&connector, transport, &files.token("alice"), DEVICE).await;
-    alice.create(id, "old", &[]).await;
+    alice.create(groups()[3], "old", &[]).await;
     for n in 2..=SEND_WINDOW + 2 {
-        alice.change(id, message(&format!("message {n}"))).await.expect("stored");
+        alice.change(groups()[3], message(&format!("message {n}"))).await.expect("stored");
     }
     served.signal(libc::SIGTERM);
     assert!(served.wait().success());
     let store = files.path("data/store");
     let store = Embedded::open(&store, Options::default(), Box::new(|error| panic!("{error}")));
-    let head = trim::raise_floor(&store.expect("nobody has it"), id, Seq(1_000)).await;
+    store.expect("nobody has it")
+}
+
+/// The same, with the log's beginning trimmed away: nothing in a running server does that.
+async fn trimmed(files: &Files, transport: Transport) {
+    let head = trim::raise_floor(&filled(files, transport).await, groups()[3], Seq(1_000)).await;
     assert_eq!(head.expect("trimmed").expect("it is there").floor, Seq(SEND_WINDOW as u64 + 2));
 }
 
@@ -381,4 +389,32 @@ async fn every_row_of_the_table_is_met_over_tcp() {
 #[tokio::test]
 async fn every_row_of_the_table_is_met_over_quic() {
     every_row_is_met(Transport::Quic).await;
+}
+
+/// A client that is told to come back until it works would hold up all that is behind it.
+#[tokio::test]
+async fn damage_in_a_log_is_a_fault_of_the_server() {
+    let (files, damaged) = (Files::new(), groups()[3]);
+    let store = filled(&files, Transport::Tcp).await;
+    let mut transaction = store.begin();
+    transaction.set(&EntryKey { conversation: damaged, seq: Seq(2) }.encode(), b"nonsense".as_slice().into());
+    transaction.commit().await.expect("written");
+    drop(store);
+
+    let served = files.serve();
+    let connector = served.connector(&read(&files.path("first/ca.pem")));
+    for transport in TRANSPORTS {
+        let mut alice = served.login(&connector, transport, &files.token("alice"), DEVICE).await;
+        // Nobody remembers whether it was stored, so the log is searched for it.
+        let again = send_to(Target::Conversation(damaged), 1, message("message 1"));
+        let history = History { conversation: damaged, from: HistoryFrom::Forward(Seq(1)), limit: 9 };
+        for request in [again, RequestBody::History(history)] {
+            assert_eq!(refused(alice.ask(request).await), ErrorCode::Internal);
+        }
+        let new =
+            alice.send_as(Target::Conversation(damaged), ClientSeq(1_000 + transport as u64), message("new"));
+        new.await.expect("stored behind it");
+    }
+    let line = served.logged("a conversation cannot be used");
+    assert!(line.contains("ERROR") && line.contains("entry record"), "{line}");
 }

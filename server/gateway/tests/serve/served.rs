@@ -1,4 +1,5 @@
 //! A `ternd serve` with a directory of its own for everything that its configuration names.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::fs;
 use std::io::{BufRead, BufReader};

@@ -1,4 +1,5 @@
 //! A disk that fails on demand: `fixtures/faults.c`, compiled and preloaded into a server.
+#![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
