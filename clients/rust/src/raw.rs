@@ -186,26 +186,28 @@ impl Connector {
     }
 
     async fn connect_quic(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
-        let endpoint = self.endpoint(address)?;
-        let name = self.name.to_str().into_owned();
-        let connection = endpoint
-            .connect_with(self.quic.clone(), address, &name)
-            .map_err(|e| ConnectError::Quic(e.to_string()))?
-            .await
-            .map_err(quic_failure)?;
+        let connection = self.begin_quic(address)?.await.map_err(quic_failure)?;
         let (writer, reader) = connection.open_bi().await.map_err(quic_failure)?;
         Ok(Connection::new(Box::new(reader), Box::new(writer), Some(connection)))
     }
 
-    fn endpoint(&self, address: SocketAddr) -> Result<quinn::Endpoint, ConnectError> {
-        let slot = usize::from(address.is_ipv6());
+    /// An endpoint ends when its socket fails or the runtime that it was made in is shut down, and says so only when it is
+    /// asked for a connection. Then another takes its place.
+    fn begin_quic(&self, address: SocketAddr) -> Result<quinn::Connecting, ConnectError> {
+        let name = self.name.to_str();
+        let connect = |endpoint: &quinn::Endpoint| endpoint.connect_with(self.quic.clone(), address, &name);
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(endpoint) = &endpoints[slot] {
-            return Ok(endpoint.clone());
-        }
-        let endpoint =
-            self.new_endpoint(address.is_ipv6()).map_err(|error| ConnectError::Io { address, error })?;
-        Ok(endpoints[slot].insert(endpoint).clone())
+        let slot = &mut endpoints[usize::from(address.is_ipv6())];
+        let begun = match slot.as_ref().map(connect) {
+            None | Some(Err(quinn::ConnectError::EndpointStopping)) => {
+                let endpoint = self
+                    .new_endpoint(address.is_ipv6())
+                    .map_err(|error| ConnectError::Io { address, error })?;
+                connect(slot.insert(endpoint))
+            }
+            Some(begun) => begun,
+        };
+        begun.map_err(|error| ConnectError::Quic(error.to_string()))
     }
 
     fn new_endpoint(&self, v6: bool) -> io::Result<quinn::Endpoint> {
@@ -233,12 +235,13 @@ impl Connector {
     /// When no socket can be had.
     pub fn rebind(&self) -> io::Result<()> {
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        for (v6, endpoint) in [false, true].into_iter().zip(endpoints.iter()) {
-            if let Some(endpoint) = endpoint {
-                endpoint.rebind(self.udp_socket(v6)?)?;
-            }
-        }
-        Ok(())
+        let each = [false, true].into_iter().zip(endpoints.iter());
+        let moved = each.filter_map(|(v6, endpoint)| {
+            let endpoint = endpoint.as_ref()?;
+            Some(self.udp_socket(v6).and_then(|socket| endpoint.rebind(socket)))
+        });
+        // One family's failure is none of the other's.
+        moved.fold(Ok(()), Result::and)
     }
 
     /// QUIC: waits until closed connections have said so to the server.

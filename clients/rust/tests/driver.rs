@@ -428,6 +428,26 @@ async fn where_quic_shakes_hands_and_falls_silent_tcp_is_next() {
     assert!(client.close().await);
 }
 
+/// As happens to apps that the system puts to sleep: what drove the socket is gone when they wake.
+#[tokio::test]
+async fn an_endpoint_that_has_ended_is_replaced() {
+    let server = listen(Transport::Quic, ALPN).await;
+    let connector = Arc::new(Connector::new(&server.address, None, server.ca.as_bytes()).unwrap());
+    for _ in 0..2 {
+        let connector = connector.clone();
+        let elsewhere = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            drop(runtime.block_on(connector.connect(Transport::Quic)).unwrap());
+        });
+        elsewhere.await.unwrap();
+    }
+    let mut connection = connector.connect(Transport::Quic).await.unwrap();
+    connector.rebind().unwrap();
+    connection.send_bytes(HEARTBEAT).await.unwrap();
+    let echo = tokio::time::timeout(PATIENCE, connection.recv()).await.unwrap();
+    assert_eq!(echo.unwrap(), Received::Heartbeat);
+}
+
 #[tokio::test]
 async fn raw_connections_say_what_they_are_told_to() {
     let server = listen(Transport::Tcp, ALPN).await;
