@@ -12,7 +12,8 @@ use tern_protocol::ids::DeviceId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Transport {
     /// QUIC where the network lets UDP through, else TCP: QUIC is tried first and TCP soon after, and the first to
-    /// shake hands is used. Where TCP won, it is used alone for the next minutes.
+    /// shake hands is used. Where UDP goes unanswered, TCP is used alone for the next minutes, and longer each time that
+    /// is found again, on that network and as long as the client runs.
     #[default]
     Auto,
     /// TLS 1.3 over TCP: gets through every network.

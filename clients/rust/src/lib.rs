@@ -228,6 +228,7 @@ mod driver;
 mod error;
 mod event;
 pub mod machine;
+mod networks;
 mod race;
 pub mod raw;
 pub mod storage;

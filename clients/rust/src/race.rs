@@ -1,7 +1,22 @@
-//! Which transport and address to try when, and what was learnt about networks.
+//! Which transport and address to try when.
 //!
 //! QUIC is wanted: it survives a change of address. Some networks swallow UDP, and nobody tells; so TCP is tried a moment
-//! later, and what has shaken hands first is used. Where QUIC was beaten that way it is left alone for some minutes.
+//! later, and what has shaken hands first is used. The rules, in the manner of RFC 8305 ("happy eyeballs"):
+//!
+//! 1. An address that this device has no route to is left out. Without a route to any, TCP alone is tried, which says
+//!    why at once.
+//! 2. The families take turns, beginning with that of the resolver's first address; [`ADDRESSES_MAX`] are tried.
+//! 3. With [`Transport::Auto`] an address is tried over QUIC and then over TCP before the next address is. QUIC is tried
+//!    at the first address of each family: where UDP is swallowed, the others would not help.
+//! 4. The second try begins [`PATIENCE`] after the first, or [`PATIENCE_KNOWN_QUIC`] where QUIC is known to work: there a
+//!    slow answer is rather a busy server's, which should not shake hands twice. Each further try begins
+//!    [`NEXT_AFTER`] after the one before. A try that fails makes the next begin at once.
+//! 5. Where UDP is known to be swallowed (see [`Networks`]), QUIC is tried only when every try over TCP has failed.
+//! 6. When every try over TCP has failed, QUIC is given [`QUIC_LEAST`] since its last try began; then all is given up.
+//!    Where somebody answered over TCP, if only to refuse, the server is most likely down and the way there known: then
+//!    three times as long as the answer took is enough, or [`QUIC_LEAST_ANSWERED`] when that is longer.
+//!
+//! [`Networks`]: crate::networks::Networks
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -9,221 +24,364 @@ use std::time::Duration;
 
 use crate::config::Transport;
 
-/// TCP follows this much later on a network that nothing is known of, and on one where QUIC has worked: there a slow
-/// answer is rather a busy server's, which should not shake hands twice.
-const TCP_AFTER: Duration = Duration::from_millis(300);
-const TCP_AFTER_KNOWN_QUIC: Duration = Duration::from_secs(1);
-/// The next address follows this much later.
-const NEXT_ADDRESS_AFTER: Duration = Duration::from_millis(300);
+/// See rule 4.
+const PATIENCE: Duration = Duration::from_millis(300);
+const PATIENCE_KNOWN_QUIC: Duration = Duration::from_secs(1);
+/// What RFC 8305 advises.
+const NEXT_AFTER: Duration = Duration::from_millis(250);
 /// Addresses of the server that are tried.
 const ADDRESSES_MAX: usize = 4;
-/// When every try over TCP has failed, QUIC gets this much more.
-pub(crate) const QUIC_GRACE: Duration = Duration::from_millis(500);
-/// So long is QUIC left alone the first time; doubles with each time in a row.
-const NO_QUIC_FIRST: Duration = Duration::from_secs(5 * 60);
-const NO_QUIC_DOUBLINGS: u32 = 3;
-/// Networks that are remembered.
-const NETWORKS_MAX: usize = 32;
+/// A handshake takes this long when its first packet is lost, which is sent again after a second, and the way there and
+/// back is half a second long.
+const QUIC_LEAST: Duration = Duration::from_millis(1500);
+const QUIC_LEAST_ANSWERED: Duration = Duration::from_millis(500);
 
 const _: () = assert!(
-    (ADDRESSES_MAX as u128 - 1) * NEXT_ADDRESS_AFTER.as_millis() + TCP_AFTER_KNOWN_QUIC.as_millis() < 2000,
-    "where UDP is blocked, every address has been tried over TCP within 2 s"
+    PATIENCE_KNOWN_QUIC.as_millis() + ADDRESSES_MAX as u128 * NEXT_AFTER.as_millis() <= 2000,
+    "where UDP is swallowed, every address is tried over TCP within 2 s: the tries are those, and two over QUIC"
 );
 
-/// A network, as far as it can be told apart from others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Network {
-    /// As the app calls it.
-    Named(String),
-    /// By the address that this device has in it.
-    Local(IpAddr),
+/// An address of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) to: SocketAddr,
+    /// This device's own address on the way there; `None`: no way leads there.
+    pub(crate) from: Option<IpAddr>,
 }
 
-/// One try. The first begins at once, the others at their time or as soon as all before them have failed.
+/// What is known of QUIC where the device is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Udp {
+    Unknown,
+    Works,
+    Swallowed,
+}
+
+/// One try.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attempt {
     pub(crate) over_quic: bool,
     pub(crate) address: SocketAddr,
-    /// Since the beginning; `None`: only when all before have failed.
-    pub(crate) after: Option<Duration>,
+    /// Since the one before began; `None`: only when all before have failed.
+    after: Option<Duration>,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Known {
-    Quic,
-    NoQuic { until: Duration, in_a_row: u32 },
-}
-
-/// What was learnt about networks; the one learnt about last is at the end.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Networks {
-    known: VecDeque<(Network, Known)>,
-}
-
-impl Networks {
-    fn of(&self, network: Option<&Network>) -> Option<Known> {
-        self.known.iter().find(|(known, _)| Some(known) == network).map(|(_, known)| *known)
-    }
-
-    /// The tries for a server with these addresses, in the order in which they begin.
-    pub(crate) fn plan(
-        &self,
-        now: Duration,
-        network: Option<&Network>,
-        transport: Transport,
-        addresses: &[SocketAddr],
-    ) -> Vec<Attempt> {
-        let addresses = || addresses.iter().copied().take(ADDRESSES_MAX).zip(0u32..);
-        let each = |over_quic, first: Duration| {
-            addresses().map(move |(address, n)| Attempt {
-                over_quic,
-                address,
-                after: Some(first + n * NEXT_ADDRESS_AFTER),
-            })
-        };
-        let (quic, tcp) = (true, false);
-        let mut plan: Vec<_> = match (transport, self.of(network)) {
-            (Transport::Tcp, _) => each(tcp, Duration::ZERO).collect(),
-            (Transport::Quic, _) => each(quic, Duration::ZERO).collect(),
-            (Transport::Auto, Some(Known::NoQuic { until, .. })) if now < until => {
-                let last = |attempt| Attempt { after: None, ..attempt };
-                let quic = each(quic, Duration::ZERO).map(last);
-                return each(tcp, Duration::ZERO).chain(quic).collect();
-            }
-            (Transport::Auto, known) => {
-                let later = if matches!(known, Some(Known::Quic)) { TCP_AFTER_KNOWN_QUIC } else { TCP_AFTER };
-                each(quic, Duration::ZERO).chain(each(tcp, later)).collect()
-            }
-        };
-        plan.sort_by_key(|attempt| attempt.after);
-        plan
-    }
-
-    /// A plan for [`Transport::Auto`] on this network was won by QUIC, or by TCP.
-    pub(crate) fn won(&mut self, now: Duration, network: &Network, over_quic: bool) {
-        let known = match self.of(Some(network)) {
-            _ if over_quic => Known::Quic,
-            // QUIC was not tried.
-            Some(Known::NoQuic { until, .. }) if now < until => return,
-            Some(Known::NoQuic { in_a_row, .. }) => Known::no_quic(now, in_a_row + 1),
-            Some(Known::Quic) | None => Known::no_quic(now, 0),
-        };
-        self.learn(network, known);
-    }
-
-    /// QUIC shook hands on this network, and then nothing came.
-    pub(crate) fn quic_fell_silent(&mut self, now: Duration, network: &Network) {
-        self.learn(network, Known::no_quic(now, 0));
-    }
-
-    fn learn(&mut self, network: &Network, known: Known) {
-        self.known.retain(|(other, _)| other != network);
-        if self.known.len() == NETWORKS_MAX {
-            self.known.pop_front();
+/// The tries for a server that is reached by these routes, in the order in which they begin.
+pub(crate) fn plan(transport: Transport, udp: Udp, routes: &[Route]) -> Vec<Attempt> {
+    let addresses = in_turn(routes);
+    let nowhere = routes.iter().all(|route| route.from.is_none());
+    let first_of_family = |address: &&SocketAddr| {
+        addresses.iter().find(|other| other.is_ipv6() == address.is_ipv6()) == Some(*address)
+    };
+    let quic = |address: &SocketAddr| (true, *address);
+    let tcp = |address: &SocketAddr| (false, *address);
+    let (now, last): (Vec<_>, Vec<_>) = match (transport, udp) {
+        (Transport::Auto, _) if nowhere => (addresses.iter().map(tcp).collect(), Vec::new()),
+        (Transport::Tcp, _) => (addresses.iter().map(tcp).collect(), Vec::new()),
+        (Transport::Quic, _) => (addresses.iter().map(quic).collect(), Vec::new()),
+        (Transport::Auto, Udp::Swallowed) => (
+            addresses.iter().map(tcp).collect(),
+            addresses.iter().filter(first_of_family).map(quic).collect(),
+        ),
+        (Transport::Auto, Udp::Unknown | Udp::Works) => {
+            let both =
+                |address| Some(address).filter(first_of_family).map(quic).into_iter().chain([tcp(address)]);
+            (addresses.iter().flat_map(both).collect(), Vec::new())
         }
-        self.known.push_back((network.clone(), known));
-    }
+    };
+    let patience = if udp == Udp::Works { PATIENCE_KNOWN_QUIC } else { PATIENCE };
+    let delays = |first| [first, Some(patience)].into_iter().chain(std::iter::repeat(Some(NEXT_AFTER)));
+    let now = now.into_iter().zip(delays(Some(Duration::ZERO)));
+    let last = last.into_iter().zip(delays(None));
+    now.chain(last).map(|((over_quic, address), after)| Attempt { over_quic, address, after }).collect()
 }
 
-impl Known {
-    fn no_quic(now: Duration, in_a_row: u32) -> Self {
-        let in_a_row = in_a_row.min(NO_QUIC_DOUBLINGS);
-        Self::NoQuic { until: now + NO_QUIC_FIRST * 2u32.pow(in_a_row), in_a_row }
+/// Rules 1 and 2.
+fn in_turn(routes: &[Route]) -> Vec<SocketAddr> {
+    let any = routes.iter().any(|route| route.from.is_some());
+    let usable = routes.iter().filter(|route| route.from.is_some() || !any).map(|route| route.to);
+    let (v6, v4): (VecDeque<_>, VecDeque<_>) = usable.partition(SocketAddr::is_ipv6);
+    let v6_first = routes.iter().find(|r| r.from.is_some() || !any).is_some_and(|r| r.to.is_ipv6());
+    let (mut one, mut other) = if v6_first { (v6, v4) } else { (v4, v6) };
+    let mut addresses = Vec::new();
+    while addresses.len() < ADDRESSES_MAX
+        && let Some(next) = one.pop_front().or_else(|| other.pop_front())
+    {
+        addresses.push(next);
+        if !other.is_empty() {
+            std::mem::swap(&mut one, &mut other);
+        }
+    }
+    addresses
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Begin(Attempt),
+    /// For a try to end, or until then.
+    Wait(Option<Duration>),
+    Over,
+}
+
+/// A plan that is being carried out. Times are since it began.
+#[derive(Debug)]
+pub(crate) struct Race {
+    waiting: VecDeque<Attempt>,
+    /// And when it began.
+    running: Vec<(Attempt, Duration)>,
+    next_at: Duration,
+    any_over_tcp: bool,
+    quic_least: Duration,
+}
+
+impl Race {
+    pub(crate) fn new(plan: Vec<Attempt>) -> Self {
+        let any_over_tcp = plan.iter().any(|attempt| !attempt.over_quic);
+        let (next_at, quic_least) = (Duration::ZERO, QUIC_LEAST_ANSWERED);
+        Self { waiting: plan.into(), running: Vec::new(), next_at, any_over_tcp, quic_least }
+    }
+
+    /// To be asked at the beginning and again after each answer and each call of [`failed`](Self::failed).
+    pub(crate) fn step(&mut self, now: Duration) -> Step {
+        let next = self.waiting.front().map(|attempt| attempt.after.map(|_| self.next_at));
+        match next {
+            Some(Some(at)) if now < at && !self.running.is_empty() => Step::Wait(Some(at)),
+            Some(None) if !self.running.is_empty() => Step::Wait(None),
+            Some(_) => self.begin(now),
+            None => match self.given_up_at() {
+                None => Step::Wait(None),
+                Some(at) if now < at => Step::Wait(Some(at)),
+                Some(_) => Step::Over,
+            },
+        }
+    }
+
+    fn begin(&mut self, now: Duration) -> Step {
+        let Some(attempt) = self.waiting.pop_front() else { return Step::Over };
+        self.running.push((attempt, now));
+        self.next_at = now + self.waiting.front().and_then(|next| next.after).unwrap_or_default();
+        Step::Begin(attempt)
+    }
+
+    /// With nothing left to begin. `None`: not before the tries have ended.
+    fn given_up_at(&self) -> Option<Duration> {
+        let quic_alone = self.any_over_tcp && self.running.iter().all(|(attempt, _)| attempt.over_quic);
+        match self.running.iter().map(|(_, began)| *began).max() {
+            None => Some(Duration::ZERO),
+            Some(last) => quic_alone.then_some(last + self.quic_least),
+        }
+    }
+
+    /// `answered`: by whoever is at that address.
+    pub(crate) fn failed(&mut self, now: Duration, failed: Attempt, answered: bool) {
+        if let Some(at) = self.running.iter().position(|(attempt, _)| *attempt == failed) {
+            let (_, began) = self.running.swap_remove(at);
+            let least = if answered { (now - began) * 3 } else { QUIC_LEAST };
+            if !failed.over_quic {
+                self.quic_least = self.quic_least.max(least);
+            }
+        }
+        self.next_at = now;
+    }
+
+    /// When one has shaken hands: whether QUIC had been tried for as long as TCP is held back for its sake, and nothing
+    /// was heard. A try over QUIC that failed was answered, or never left this device.
+    pub(crate) fn quic_was_silent(&self, now: Duration, winner: Attempt) -> bool {
+        let silent = |(attempt, began): &(Attempt, Duration)| attempt.over_quic && now - *began >= PATIENCE;
+        !winner.over_quic && self.running.iter().any(silent)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::Transport::{Auto, Quic, Tcp};
     use super::*;
 
-    fn minutes(n: u64) -> Duration {
-        Duration::from_secs(60 * n)
-    }
-
-    fn network(n: u8) -> Network {
-        Network::Local(IpAddr::from([10, 0, 0, n]))
-    }
-
-    /// Transport, last byte of the address, milliseconds.
-    fn plan(
-        networks: &Networks,
-        now: Duration,
-        on: &Network,
-        transport: Transport,
-        addresses: u8,
-    ) -> Vec<(Transport, u8, Option<u128>)> {
-        let addresses: Vec<_> = (1..=addresses).map(|n| SocketAddr::from(([192, 0, 2, n], 1))).collect();
-        let plan = networks.plan(now, Some(on), transport, &addresses);
-        let line = |a: Attempt| {
-            let IpAddr::V4(ip) = a.address.ip() else { panic!("{a:?}") };
-            (if a.over_quic { Quic } else { Tcp }, ip.octets()[3], a.after.map(|after| after.as_millis()))
+    /// `4` to the server's address 192.0.2.4, `64` to 2001:db8::40; negative: no route.
+    fn routes(of: &[i16]) -> Vec<Route> {
+        let route = |&n: &i16| {
+            let byte = n.unsigned_abs();
+            let v6 = byte >= 60;
+            let (to, from) = if v6 {
+                (
+                    IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, byte]),
+                    IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, 1]),
+                )
+            } else {
+                (IpAddr::from([192, 0, 2, byte as u8]), IpAddr::from([10, 0, 0, 1]))
+            };
+            Route { to: SocketAddr::new(to, 7443), from: (n > 0).then_some(from) }
         };
-        plan.into_iter().map(line).collect()
+        of.iter().map(route).collect()
+    }
+
+    fn number(address: SocketAddr) -> u16 {
+        match address.ip() {
+            IpAddr::V4(ip) => ip.octets()[3].into(),
+            IpAddr::V6(ip) => ip.segments()[7],
+        }
+    }
+
+    fn transport(attempt: &Attempt) -> Transport {
+        if attempt.over_quic { Quic } else { Tcp }
     }
 
     #[test]
-    fn quic_goes_first_and_tcp_soon_after() {
-        let networks = Networks::default();
-        let plan = |transport, addresses| plan(&networks, minutes(0), &network(1), transport, addresses);
-        assert_eq!(plan(Auto, 1), [(Quic, 1, Some(0)), (Tcp, 1, Some(300))]);
-        assert_eq!(
-            plan(Auto, 2),
-            [(Quic, 1, Some(0)), (Quic, 2, Some(300)), (Tcp, 1, Some(300)), (Tcp, 2, Some(600))]
+    fn families_take_turns_and_each_is_tried_over_both_transports() {
+        #[track_caller]
+        fn check(transports: (Transport, Udp), of: &[i16], expected: &[(Transport, u16, Option<u64>)]) {
+            let plan = plan(transports.0, transports.1, &routes(of));
+            let line = |a: &Attempt| (transport(a), number(a.address), a.after.map(|d| d.as_millis() as u64));
+            assert_eq!(plan.iter().map(line).collect::<Vec<_>>(), expected);
+        }
+        let (unknown, works) = ((Auto, Udp::Unknown), (Auto, Udp::Works));
+        check(unknown, &[], &[]);
+        check(unknown, &[1], &[(Quic, 1, Some(0)), (Tcp, 1, Some(300))]);
+        check(works, &[1], &[(Quic, 1, Some(0)), (Tcp, 1, Some(1000))]);
+        let both = [(Quic, 64, Some(0)), (Tcp, 64, Some(300)), (Quic, 4, Some(250)), (Tcp, 4, Some(250))];
+        check(unknown, &[64, 4], &both);
+        // However many a family has, the other has its turn.
+        let many = [
+            (Quic, 61, Some(0)),
+            (Tcp, 61, Some(1000)),
+            (Quic, 4, Some(250)),
+            (Tcp, 4, Some(250)),
+            (Tcp, 62, Some(250)),
+            (Tcp, 63, Some(250)),
+        ];
+        check(works, &[61, 62, 63, 64, 65, 4], &many);
+        check(
+            (Tcp, Udp::Unknown),
+            &[1, 2, 3],
+            &[(Tcp, 1, Some(0)), (Tcp, 2, Some(300)), (Tcp, 3, Some(250))],
         );
-        assert_eq!(plan(Tcp, 2), [(Tcp, 1, Some(0)), (Tcp, 2, Some(300))]);
-        assert_eq!(plan(Quic, 1), [(Quic, 1, Some(0))]);
-        assert_eq!(plan(Auto, 0), []);
-        assert_eq!(plan(Auto, 9).len(), 2 * ADDRESSES_MAX);
-        assert_eq!(networks.plan(minutes(0), None, Auto, &[]), []);
+        check((Quic, Udp::Unknown), &[4, 64], &[(Quic, 4, Some(0)), (Quic, 64, Some(300))]);
+        let tcp_first = [(Tcp, 64, Some(0)), (Tcp, 4, Some(300)), (Quic, 64, None), (Quic, 4, Some(300))];
+        check((Auto, Udp::Swallowed), &[64, 4], &tcp_first);
+        // Without a route to the first, and without any.
+        check(unknown, &[-64, -65, 4], &[(Quic, 4, Some(0)), (Tcp, 4, Some(300))]);
+        for udp in [Udp::Unknown, Udp::Swallowed] {
+            check((Auto, udp), &[-64, -4], &[(Tcp, 64, Some(0)), (Tcp, 4, Some(300))]);
+        }
+    }
+
+    /// How a try ends, in milliseconds after it began; one that is not named never does.
+    #[derive(Clone, Copy)]
+    enum End {
+        Fails(u64),
+        Refused(u64),
+        Stands(u64),
+    }
+    use End::{Fails, Refused, Stands};
+
+    /// What began when, and how it ended: who won when, and whether QUIC was silent.
+    type Ran = (Vec<(Transport, u16, u64)>, Option<(Transport, u16, u64, bool)>, u64);
+
+    fn run(plan: Vec<Attempt>, ends: &[(Transport, u16, End)]) -> Ran {
+        let mut race = Race::new(plan);
+        let (mut now, mut began) = (Duration::ZERO, Vec::new());
+        let mut ending = BTreeMap::new();
+        let millis = |d: Duration| d.as_millis() as u64;
+        loop {
+            let until = match race.step(now) {
+                Step::Over => return (began, None, millis(now)),
+                Step::Begin(attempt) => {
+                    began.push((transport(&attempt), number(attempt.address), millis(now)));
+                    let of = |(t, n, _): &&(Transport, u16, End)| {
+                        *t == transport(&attempt) && *n == number(attempt.address)
+                    };
+                    if let Some((.., end)) = ends.iter().find(of) {
+                        let (Fails(after) | Refused(after) | Stands(after)) = *end;
+                        ending.insert((now + Duration::from_millis(after), began.len()), (attempt, *end));
+                    }
+                    continue;
+                }
+                Step::Wait(until) => until,
+            };
+            match ending.first_key_value() {
+                Some((&(at, key), &(attempt, end))) if until.is_none_or(|until| at <= until) => {
+                    now = at;
+                    ending.remove(&(at, key));
+                    if let Stands(_) = end {
+                        let won = (transport(&attempt), number(attempt.address), millis(now));
+                        return (
+                            began,
+                            Some((won.0, won.1, won.2, race.quic_was_silent(now, attempt))),
+                            won.2,
+                        );
+                    }
+                    race.failed(now, attempt, matches!(end, Refused(_)));
+                }
+                _ => now = until.expect("it waits for something"),
+            }
+        }
     }
 
     #[test]
-    fn what_happened_on_a_network_is_remembered_for_a_while() {
-        let race = vec![(Quic, 1, Some(0)), (Tcp, 1, Some(300))];
-        let patient = vec![(Quic, 1, Some(0)), (Tcp, 1, Some(1000))];
-        let tcp = vec![(Tcp, 1, Some(0)), (Quic, 1, None)];
-        let mut networks = Networks::default();
-        let check = |networks: &Networks, now, on, expected: &Vec<_>| {
-            assert_eq!(&plan(networks, now, &network(on), Auto, 1), expected, "after {now:?} on {on}");
-        };
-        networks.won(minutes(0), &network(1), false);
-        networks.won(minutes(0), &network(2), true);
-        for (now, on, expected) in
-            [(0, 1, &tcp), (4, 1, &tcp), (5, 1, &race), (99, 2, &patient), (0, 3, &race)]
-        {
-            check(&networks, minutes(now), on, expected);
+    fn the_first_to_shake_hands_wins() {
+        type Won = Option<(Transport, u16, u64, bool)>;
+        #[track_caller]
+        fn check(
+            plan: &[Attempt],
+            ends: &[(Transport, u16, End)],
+            began: &[(Transport, u16, u64)],
+            won: Won,
+            over: u64,
+        ) {
+            assert_eq!(run(plan.to_vec(), ends), (began.to_vec(), won, over));
         }
-        // Winning again while QUIC does not run says nothing; when it does, the time doubles, up to 40 minutes.
-        networks.won(minutes(4), &network(1), false);
-        check(&networks, minutes(5), 1, &race);
-        let mut now = 5;
-        for lasts in [10, 20, 40, 40] {
-            networks.won(minutes(now), &network(1), false);
-            check(&networks, minutes(now + lasts - 1), 1, &tcp);
-            now += lasts;
-            check(&networks, minutes(now), 1, &race);
-        }
-        networks.won(minutes(now), &network(1), true);
-        check(&networks, minutes(now), 1, &patient);
-        networks.quic_fell_silent(minutes(now), &network(1));
-        check(&networks, minutes(now + 4), 1, &tcp);
-        check(&networks, minutes(now + 5), 1, &race);
-        // As a last resort it is tried where it was remembered not to work.
-        networks.won(minutes(now + 1), &network(1), true);
-        check(&networks, minutes(now + 1), 1, &patient);
-    }
-
-    #[test]
-    fn few_networks_are_remembered() {
-        let mut networks = Networks::default();
-        for n in 0..=250 {
-            networks.won(minutes(0), &network(n), false);
-            networks.won(minutes(0), &network(7), false);
-            networks.quic_fell_silent(minutes(0), &network(7));
-        }
-        assert_eq!(networks.known.len(), NETWORKS_MAX);
-        assert!(networks.of(Some(&network(7))).is_some() && networks.of(Some(&network(250))).is_some());
-        assert!(networks.of(Some(&network(8))).is_none());
+        let auto = |udp, of: &[i16]| plan(Auto, udp, &routes(of));
+        let (one, two) = (auto(Udp::Unknown, &[4]), auto(Udp::Unknown, &[64, 4]));
+        let (q, t) = (Quic, Tcp);
+        // A fast and a slow network: the second address is not needed.
+        check(&two, &[(q, 64, Stands(20))], &[(q, 64, 0)], Some((q, 64, 20, false)), 20);
+        let slow = [(q, 64, 0), (t, 64, 300)];
+        check(&two, &[(q, 64, Stands(500))], &slow, Some((q, 64, 500, false)), 500);
+        let works = auto(Udp::Works, &[64, 4]);
+        check(&works, &[(q, 64, Stands(900))], &[(q, 64, 0)], Some((q, 64, 900, false)), 900);
+        // UDP is swallowed.
+        let both = [(q, 4, 0), (t, 4, 300)];
+        check(&one, &[(t, 4, Stands(40))], &both, Some((t, 4, 340, true)), 340);
+        // The first address leads nowhere.
+        let next = [(q, 64, 0), (t, 64, 300), (q, 4, 550)];
+        check(&two, &[(q, 4, Stands(30))], &next, Some((q, 4, 580, false)), 580);
+        // There, TCP is refused.
+        let next = [(q, 64, 0), (t, 64, 300), (q, 4, 301)];
+        let ends = [(t, 64, Fails(1)), (q, 4, Stands(10))];
+        check(&two, &ends, &next, Some((q, 4, 311, false)), 311);
+        // Over QUIC the server refuses: TCP is not held back, and nothing is said about the network.
+        let at_once = [(q, 4, 0), (t, 4, 10)];
+        check(&one, &[(q, 4, Fails(10)), (t, 4, Stands(400))], &at_once, Some((t, 4, 410, false)), 410);
+        // The first address fails at once; QUIC to the second has not had its time when TCP wins.
+        let ends = [(q, 64, Fails(0)), (t, 64, Fails(0)), (t, 4, Stands(10))];
+        let began = [(q, 64, 0), (t, 64, 0), (q, 4, 0), (t, 4, 250)];
+        check(&two, &ends, &began, Some((t, 4, 260, false)), 260);
+        // TCP is blocked, say: QUIC gets the time that a lost packet takes, and no more.
+        check(&one, &[(t, 4, Fails(1))], &both, None, 1500);
+        check(&one, &[(t, 4, Fails(1)), (q, 4, Stands(1100))], &both, Some((q, 4, 1100, false)), 1100);
+        check(&one, &[(t, 4, Fails(1)), (q, 4, Fails(310))], &both, None, 310);
+        check(&one, &[(t, 4, Fails(3000))], &both, None, 3300);
+        // The server is down, nearby and far away.
+        check(&one, &[(t, 4, Refused(1))], &both, None, 500);
+        check(&one, &[(t, 4, Refused(400))], &both, None, 1200);
+        check(&one, &[(t, 4, Refused(400)), (q, 4, Stands(1100))], &both, Some((q, 4, 1100, false)), 1100);
+        let began = [(q, 64, 0), (t, 64, 300), (q, 4, 301), (t, 4, 551)];
+        check(&two, &[(t, 64, Refused(1)), (t, 4, Fails(9))], &began, None, 1801);
+        // So does the last resort, at each family's address.
+        let last = auto(Udp::Swallowed, &[64, 4]);
+        let ends = [(t, 64, Fails(5)), (t, 4, Fails(5)), (q, 4, Stands(1100))];
+        let began = [(t, 64, 0), (t, 4, 5), (q, 64, 10), (q, 4, 310)];
+        check(&last, &ends, &began, Some((q, 4, 1410, false)), 1410);
+        check(&last, &ends[..2], &began, None, 1810);
+        // Not tried, nothing learnt.
+        check(&last, &[(t, 64, Stands(299))], &[(t, 64, 0)], Some((t, 64, 299, false)), 299);
+        check(&[], &[], &[], None, 0);
+        // Alone, QUIC has all the time that the caller gives it.
+        let mut alone = Race::new(plan(Quic, Udp::Unknown, &routes(&[4])));
+        assert!(matches!(alone.step(Duration::ZERO), Step::Begin(_)));
+        assert_eq!(alone.step(Duration::from_secs(9)), Step::Wait(None));
     }
 }

@@ -24,13 +24,15 @@ use tokio_rustls::TlsConnector;
 
 use crate::config::Transport;
 use crate::error::ConnectError;
-use crate::race::Networks;
+use crate::race::{Route, Udp, plan};
 
 /// The least free room in a read buffer, so that small frames share a read.
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// Room in the kernel for datagrams of a UDP socket, which many connections may share: without it, bursts of a busy
 /// moment are dropped and come again late. The system may allow less.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+/// Addresses of one name that are looked at.
+const RESOLVED_MAX: usize = 16;
 /// A server that has not ended its side by then has been given its chance.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -117,30 +119,20 @@ impl Connector {
         self
     }
 
-    /// Makes a connection: on return the handshake is done and nothing is sent. [`Transport::Auto`]: QUIC, or TCP when
-    /// that takes its time; nothing is remembered.
+    /// Makes a connection: on return the handshake is done and nothing is sent. Where the name has several addresses they
+    /// are raced, and with [`Transport::Auto`] QUIC and TCP; nothing is remembered.
     ///
     /// # Errors
     /// [`ConnectError`]; with several addresses, one of theirs.
     pub async fn connect(&self, transport: Transport) -> Result<Connection, ConnectError> {
         let addresses = self.resolve().await?;
-        let mut last = self.no_address();
-        for address in &addresses {
-            let result = match transport {
-                Transport::Auto => break,
-                Transport::Tcp => self.connect_tcp(*address).await,
-                Transport::Quic => self.connect_quic(*address).await,
-            };
-            match result {
-                Ok(connection) => return Ok(connection),
-                Err(error) => last = error,
+        match (transport, &addresses[..]) {
+            (Transport::Tcp, [address]) => self.connect_tcp(*address).await,
+            (Transport::Quic, [address]) => self.connect_quic(*address).await,
+            _ => {
+                let plan = plan(transport, Udp::Unknown, &self.routes(&addresses));
+                self.race(plan).await.map(|won| won.connection)
             }
-        }
-        match transport {
-            Transport::Auto => {
-                self.race(Networks::default().plan(Duration::ZERO, None, transport, &addresses)).await
-            }
-            Transport::Tcp | Transport::Quic => Err(last),
         }
     }
 
@@ -148,7 +140,7 @@ impl Connector {
     pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
         let dns = |error| ConnectError::Dns { host: self.host.clone(), error };
         let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(dns)?;
-        let addresses: Vec<_> = addresses.collect();
+        let addresses: Vec<_> = addresses.take(RESOLVED_MAX).collect();
         if addresses.is_empty() { Err(self.no_address()) } else { Ok(addresses) }
     }
 
@@ -156,11 +148,14 @@ impl Connector {
         ConnectError::Dns { host: self.host.clone(), error: io::Error::other("it has no address") }
     }
 
-    /// The address that this device has in the network through which it reaches this one. Sends nothing.
-    pub(crate) fn local_address(&self, to: SocketAddr) -> io::Result<IpAddr> {
-        let socket = UdpSocket::bind(self.local(to.is_ipv6()))?;
-        socket.connect(to)?;
-        socket.local_addr().map(|address| address.ip())
+    /// How this device reaches these addresses. Sends nothing.
+    pub(crate) fn routes(&self, addresses: &[SocketAddr]) -> Vec<Route> {
+        let from = |to: SocketAddr| {
+            let socket = UdpSocket::bind(self.local(to.is_ipv6()))?;
+            socket.connect(to)?;
+            socket.local_addr().map(|address| address.ip())
+        };
+        addresses.iter().map(|&to| Route { to, from: from(to).ok() }).collect()
     }
 
     async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, ConnectError> {

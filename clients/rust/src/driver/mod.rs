@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::{Future, pending};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -23,7 +24,8 @@ use crate::config::{Config, Transport};
 use crate::error::{ConnectError, Error};
 use crate::event::{ConnectionState, Event, Lost, Stop};
 use crate::machine::{Machine, Output, Progress, Ticket};
-use crate::race::{Network, Networks};
+use crate::networks::{Networks, Place};
+use crate::race;
 use crate::raw::{self, Connection, Connector, ReceiveError};
 use crate::storage::{Record, Storage, StorageError};
 
@@ -85,8 +87,15 @@ type Bulk = Pin<Box<dyn Future<Output = (u64, RequestId, Result<Part, ReceiveErr
 struct Connected {
     connection: Connection,
     token: String,
-    /// Where, when the transport was to be found out.
-    network: Option<Network>,
+    /// When the transport was to be found out.
+    raced: Option<Raced>,
+    quic_was_silent: bool,
+}
+
+/// From where a connection was made, and to which addresses.
+struct Raced {
+    place: Place,
+    addresses: Vec<SocketAddr>,
 }
 
 enum Part {
@@ -97,7 +106,7 @@ enum Part {
 
 struct Session {
     connection: Connection,
-    network: Option<Network>,
+    raced: Option<Raced>,
     /// Anything at all came.
     heard: bool,
     /// QUIC: how often the server has asked whether this device is where its packets came from.
@@ -268,17 +277,18 @@ impl Task {
             Woken::Taken => self.on_taken(now),
             Woken::Timer => self.machine.handle_timeout(now),
             Woken::EventRoom => {}
-            Woken::Connected(Ok(Connected { connection, token, network })) => {
+            Woken::Connected(Ok(Connected { connection, token, raced, quic_was_silent })) => {
                 self.connecting = None;
                 self.generation += 1;
                 let over_quic = connection.quic().is_some();
                 tracing::debug!(over_quic, "connected");
-                if let Some(network) = &network {
-                    self.networks.won(now, network, over_quic);
+                if let Some(raced) = raced.as_ref().filter(|_| quic_was_silent) {
+                    let here = self.here(raced);
+                    self.networks.quic_was_silent(now, &raced.place, &here);
                 }
                 let (out, to_flush) = (BytesMut::new(), false);
                 self.session =
-                    Some(Session { connection, network, heard: false, challenges: 0, out, to_flush });
+                    Some(Session { connection, raced, heard: false, challenges: 0, out, to_flush });
                 self.machine.connected(now, token, over_quic);
             }
             Woken::Connected(Err(error)) => {
@@ -359,7 +369,22 @@ impl Task {
         self.taken.drain().into_values().for_each(|progress| self.machine.taken(now, progress));
     }
 
+    /// Where the device is now.
+    fn here(&self, raced: &Raced) -> Place {
+        Place::new(self.network_name.as_deref(), &self.connector.routes(&raced.addresses))
+    }
+
+    /// The connection's race, if that was won by QUIC and nothing has come since.
+    fn raced_quic_unheard(&self) -> Option<&Raced> {
+        let session = self.session.as_ref().filter(|s| !s.heard && s.connection.quic().is_some());
+        session.and_then(|session| session.raced.as_ref())
+    }
+
     fn on_bytes(&mut self, now: Duration) {
+        if let Some(raced) = self.raced_quic_unheard() {
+            let (then, here) = (raced.place.clone(), self.here(raced));
+            self.networks.quic_worked(&then, &here);
+        }
         loop {
             let Some(session) = &mut self.session else { return };
             session.heard = true;
@@ -489,19 +514,18 @@ impl Task {
             Output::Connect { fresh_token } => {
                 let (connector, token) = (self.connector.clone(), self.config.token.clone());
                 let (transport, limit) = (self.config.transport, self.config.connect_timeout);
-                let (networks, name, now) = (self.networks.clone(), self.network_name.clone(), self.now());
+                let (name, now) = (self.network_name.clone(), self.now());
+                let networks = self.networks.clone();
                 let connect = async move {
                     let token = token.get(fresh_token).await.map_err(ConnectError::Token)?;
                     let addresses = connector.resolve().await?;
-                    let network = match (transport, name) {
-                        (Transport::Tcp | Transport::Quic, _) => None,
-                        (Transport::Auto, Some(name)) => Some(Network::Named(name)),
-                        (Transport::Auto, None) => {
-                            connector.local_address(addresses[0]).ok().map(Network::Local)
-                        }
-                    };
-                    let plan = networks.plan(now, network.as_ref(), transport, &addresses);
-                    Ok(Connected { connection: connector.race(plan).await?, token, network })
+                    let routes = connector.routes(&addresses);
+                    let place = Place::new(name.as_deref(), &routes);
+                    let plan = race::plan(transport, networks.udp(now, &place), &routes);
+                    let won = connector.race(plan).await?;
+                    let raced = (transport == Transport::Auto).then_some(Raced { place, addresses });
+                    let (connection, quic_was_silent) = (won.connection, won.quic_was_silent);
+                    Ok(Connected { connection, token, raced, quic_was_silent })
                 };
                 self.connecting = Some(Box::pin(async move {
                     tokio::time::timeout(limit, connect).await.unwrap_or(Err(ConnectError::Timeout(limit)))
@@ -527,10 +551,9 @@ impl Task {
                 }
             }
             Output::Disconnect => {
-                if let Some(Session { network: Some(network), connection, heard: false, .. }) = &self.session
-                    && connection.quic().is_some()
-                {
-                    self.networks.quic_fell_silent(self.started.elapsed(), network);
+                if let Some(raced) = self.raced_quic_unheard() {
+                    let (now, then, here) = (self.now(), raced.place.clone(), self.here(raced));
+                    self.networks.quic_was_silent(now, &then, &here);
                 }
                 self.drop_session();
             }
