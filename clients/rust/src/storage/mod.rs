@@ -48,8 +48,9 @@ pub trait Storage: Send + 'static {
 /// Why the state cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// Another process (or another client of this one) uses the same state.
-    #[error("{0} is in use by another process")]
+    /// Another process (or another client of this one) uses the same state, and has not let go of it in time. Nothing
+    /// was written.
+    #[error("{0} is in use by another process: close that one first")]
     InUse(String),
     /// It is not a state file, or of another version.
     #[error("{0} is not a state file of this version: name another, or remove it and begin as a new device")]

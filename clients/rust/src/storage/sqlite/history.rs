@@ -2,17 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, Row, params};
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Role, Target, WallMillis};
 
-use super::{blob, failed};
+use super::{BUSY_TIMEOUT, blob, failed};
 use crate::storage::{Marks, StorageError};
 
-/// A reader waits so long for SQLite's own short exclusive moments (opening, recovery).
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Rows of one answer at most.
 const ROWS_MAX: u32 = 1000;
 

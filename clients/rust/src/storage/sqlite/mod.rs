@@ -3,7 +3,8 @@
 //! - A batch of records is one transaction. With a vital record in it the write-ahead log is synced before
 //!   [`append`](Storage::append) returns, otherwise the operating system writes it when it likes: a transaction is
 //!   whole or absent in any case, and none is there without those before it.
-//! - A second process is kept out by a lock on `<file>.lock`; the operating system lets go of it when a process ends.
+//! - A second client is kept out by a lock on `<file>.lock`; the operating system lets go of it when a process ends.
+//!   What knows nothing of it (SQLite's shell, a backup) is waited for, for a while.
 //! - Reading the local history takes a connection of its own, and waits for no write.
 
 mod blob;
@@ -14,8 +15,9 @@ mod tests;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use tern_protocol::event::ConversationState;
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Role, Target};
@@ -29,6 +31,9 @@ const SCHEMA_VERSION: i64 = 1;
 const SCHEMA: &str = include_str!("schema.sql");
 /// The write-ahead log is cut back to this when it has been copied into the database.
 const LOG_BYTES: i64 = 4 << 20;
+/// So long another program that writes to the database is waited for, and SQLite's own short exclusive moments
+/// (opening, recovery).
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Entries dropped at once when the history is full.
 const DROP_ENTRIES: i64 = 256;
 /// See [`SqliteStorage::history_bytes_max`].
@@ -54,11 +59,14 @@ pub struct SqliteStorage {
 }
 
 impl SqliteStorage {
-    /// Opens the database at `path`, or begins one there; its directory is made when missing. Blocks for as long as
-    /// the disk takes.
+    /// Opens the database at `path`, or begins one there; its directory is made when missing.
+    ///
+    /// Blocks for as long as the disk takes, and some seconds when another program has locked the database: where
+    /// that would hold up others, call it in `tokio::task::spawn_blocking`. Once a client has the storage, it does so
+    /// itself.
     ///
     /// # Errors
-    /// [`StorageError::InUse`] when another client has it open, [`StorageError::Foreign`] when the file is something
+    /// [`StorageError::InUse`] when another client has it open or another program has locked it, [`StorageError::Foreign`] when the file is something
     /// else or of a newer version, [`StorageError::Damaged`], [`StorageError::Io`], [`StorageError::Other`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StorageError> {
         let path = path.as_ref();
@@ -87,6 +95,7 @@ impl SqliteStorage {
     fn prepared(path: &Path, lock: File) -> rusqlite::Result<Result<Self, StorageError>> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
         let mode: String =
             connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
         if mode != "wal" {
@@ -187,7 +196,8 @@ impl SqliteStorage {
     fn write(&mut self, records: &[Record]) -> rusqlite::Result<()> {
         let vital = records.iter().any(Record::is_vital);
         self.connection.pragma_update(None, "synchronous", if vital { "full" } else { "normal" })?;
-        let transaction = self.connection.transaction()?;
+        // Another's write is waited for here or not at all.
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut step = Step {
             transaction: &transaction,
             user: self.user,
@@ -215,10 +225,11 @@ impl Storage for SqliteStorage {
         if self.poisoned {
             return Err(StorageError::Poisoned);
         }
-        // A failed sync may have dropped pages that look written.
         self.write(records).map_err(|error| {
-            self.poisoned = true;
-            failed(&self.path, error)
+            let error = failed(&self.path, error);
+            // A failed sync may have dropped pages that look written; another's lock lets nothing be written.
+            self.poisoned = !matches!(error, StorageError::InUse(_));
+            error
         })
     }
 
@@ -430,6 +441,7 @@ fn failed(path: &Path, error: rusqlite::Error) -> StorageError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt) => StorageError::Damaged(path),
         Some(ErrorCode::NotADatabase) => StorageError::Foreign(path),
+        Some(ErrorCode::DatabaseBusy) => StorageError::InUse(path),
         _ => StorageError::Other(format!("{path}: {error}")),
     }
 }

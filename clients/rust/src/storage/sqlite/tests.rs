@@ -171,6 +171,31 @@ fn damage_is_told_and_nothing_is_left_out() {
     assert!(matches!(storage.append(&[Record::Base(ClientSeq(1))]), Err(StorageError::Poisoned)));
 }
 
+/// Another program knows nothing of the lock beside the database: it is waited for, and then named as the cause.
+#[test]
+fn a_database_that_another_program_writes_to_is_in_use() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let mut storage = SqliteStorage::open(&path).unwrap();
+    let patience: i64 =
+        storage.connection.pragma_query_value(None, "busy_timeout", |row| row.get(0)).unwrap();
+    assert_eq!(u128::try_from(patience), Ok(BUSY_TIMEOUT.as_millis()));
+    storage.connection.busy_timeout(Duration::ZERO).unwrap();
+    storage.append(&[send(1, 1)]).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = storage.append(&[send(1, 2)]).unwrap_err();
+    assert!(matches!(error, StorageError::InUse(_)), "{error}");
+    assert!(error.to_string().contains("another process"), "{error}");
+    // It can be read meanwhile, and written to again after, without what was refused.
+    assert_eq!(storage.load().unwrap().conversations[&group(1)].unacked.len(), 1);
+    other.execute_batch("ROLLBACK").unwrap();
+    storage.append(&[send(1, 3)]).unwrap();
+    let numbers =
+        storage.load().unwrap().conversations[&group(1)].unacked.keys().copied().collect::<Vec<_>>();
+    assert_eq!(numbers, [ClientSeq(1), ClientSeq(3)]);
+}
+
 /// With `full`, SQLite syncs the log before a commit returns; with `normal`, before it copies it into the database.
 #[test]
 fn what_is_vital_is_synced() {
