@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::error::{Error, StartError};
 use crate::event::{ConnectionState, Event, Stop};
 use crate::machine::{Machine, Progress, Settings};
 use crate::raw::Connector;
-use crate::storage::{Record, Storage};
+use crate::storage::{self, Record, Storage, StorageError};
 
 /// Commands on their way to the task; beyond, callers wait.
 const COMMANDS_MAX: usize = 64;
@@ -37,7 +38,8 @@ const CHANNEL_EVENTS: usize = 64;
 
 /// One device of one user, online as much as the network allows. Clones are handles to the same.
 ///
-/// When the last handle is dropped the client stops without waiting for anything; [`close`](Self::close) waits.
+/// When the last handle is dropped the client stops without waiting for anything; [`close`](Self::close) waits. See
+/// [Drop, cancel, close](crate#drop-cancel-close).
 #[derive(Clone)]
 pub struct Client {
     commands: mpsc::Sender<Command>,
@@ -45,6 +47,7 @@ pub struct Client {
     state: watch::Receiver<ConnectionState>,
     connector: Arc<Connector>,
     device: DeviceId,
+    settled: Arc<AtomicBool>,
 }
 
 /// The one ordered stream of what happens. Also a [`Stream`].
@@ -68,28 +71,31 @@ pub struct Pending {
 }
 
 impl Client {
-    /// Starts a client and returns at once; it connects in the background, for as long as it takes.
+    /// Starts a client and returns when it has read the storage; it connects in the background, for as long as it takes.
+    /// Dropped before it returns, there is no client, and the storage is let go of.
     ///
     /// # Errors
     /// [`StartError::Storage`], [`StartError::Config`].
     ///
     /// # Panics
     /// Outside of a tokio runtime.
-    pub fn start(config: Config, mut storage: impl Storage) -> Result<(Self, Events), StartError> {
+    pub async fn start(config: Config, storage: impl Storage) -> Result<(Self, Events), StartError> {
         let connector = Connector::new(&config.server, config.server_name.as_deref(), &config.ca_pem)?;
-        let mut state = storage.load()?;
-        let device = match state.device {
-            Some(device) => device,
-            None => {
-                let device = match config.device {
-                    Some(device) => device,
-                    None => random_device()?,
-                };
-                storage.append(&[Record::Device(device)])?;
-                state.device = Some(device);
-                device
-            }
+        let chosen = config.device;
+        let begin = move |storage: &mut dyn Storage| {
+            let mut state = storage.load()?;
+            let device = match state.device {
+                Some(device) => device,
+                None => {
+                    let device = chosen.map_or_else(random_device, Ok)?;
+                    storage.append(&[Record::Device(device)])?;
+                    state.device = Some(device);
+                    device
+                }
+            };
+            Ok((device, state))
         };
+        let (storage, (device, state)) = storage::work(Box::new(storage), begin).await?;
         let seed = getrandom::u64().map_err(random_failed)?;
         let mut client = config.client.clone();
         while client.len() > CLIENT_NAME_BYTES_MAX {
@@ -114,10 +120,10 @@ impl Client {
         let (control_sender, controls) = mpsc::channel(CONTROLS_MAX);
         let (event_sender, receiver) = mpsc::channel(CHANNEL_EVENTS);
         let (state_sender, state_receiver) = watch::channel(ConnectionState::Connecting);
-        let taken = Arc::new(Taken::default());
+        let (taken, settled) = (Arc::new(Taken::default()), Arc::new(AtomicBool::new(false)));
         let driver = Driver {
             machine: Machine::new(settings, state),
-            storage: Box::new(storage),
+            storage,
             connector: connector.clone(),
             config,
             commands,
@@ -125,6 +131,7 @@ impl Client {
             events: event_sender,
             taken: taken.clone(),
             state: state_sender,
+            settled: settled.clone(),
         };
         tokio::spawn(driver.run());
         let client = Self {
@@ -133,6 +140,7 @@ impl Client {
             state: state_receiver,
             connector,
             device,
+            settled,
         };
         Ok((client, Events { receiver, taken, last: None }))
     }
@@ -141,8 +149,11 @@ impl Client {
     ///
     /// # Errors
     /// [`StartError`]; the client is gone then. An app that wants to start offline uses [`start`](Self::start).
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
     pub async fn connect(config: Config, storage: impl Storage) -> Result<(Self, Events), StartError> {
-        let (client, events) = Self::start(config, storage)?;
+        let (client, events) = Self::start(config, storage).await?;
         let mut state = client.state.clone();
         let decided = state.wait_for(|s| !matches!(s, ConnectionState::Connecting)).await;
         let state = decided.map_or(ConnectionState::Stopped(Stop::Closed), |s| s.clone());
@@ -358,15 +369,16 @@ impl Client {
     }
 
     /// Waits until every send is decided and every query answered, at most [`Config::close_timeout`], tells the
-    /// server how far the app has taken events, and closes. The storage is free on return. False when something was
-    /// left undecided: sends are kept in the storage for the next client.
+    /// server how far the app has taken events, and closes, for all handles. The storage is free on return. False when
+    /// something was left undecided: sends are kept in the storage for the next client.
+    ///
+    /// Dropping the future changes nothing: the client closes as if it were waited for. Closing once more, by
+    /// another handle, waits for the same end and returns the same.
     pub async fn close(self) -> bool {
-        let (done, is_done) = oneshot::channel();
-        if self.controls.send(Control::Close { done }).await.is_err() {
-            self.ended().await;
-            return false;
-        }
-        is_done.await.unwrap_or(false)
+        // Nobody takes it when the client has ended already.
+        let _ = self.controls.send(Control::Close).await;
+        self.ended().await;
+        self.settled.load(Ordering::Acquire)
     }
 
     async fn query(&self, body: RequestBody) -> Result<ServerBody, Error> {
@@ -381,7 +393,7 @@ impl Client {
 }
 
 impl Events {
-    /// The next event; `None` when the client has stopped and everything was read.
+    /// The next event; `None` when the client has stopped and everything was read. Its storage is free then.
     ///
     /// Asking for the next one says that the one before has been dealt with: only then does the device's cursor move
     /// over an entry, and the server learn that it was delivered. So an app that dies while it handles an entry is
@@ -481,7 +493,7 @@ fn check(target: &Target, change: &Change) -> Result<(), Error> {
     }
 }
 
-fn random_device() -> Result<DeviceId, StartError> {
+fn random_device() -> Result<DeviceId, StorageError> {
     loop {
         if let Some(device) = DeviceId::new(getrandom::u64().map_err(random_failed)?) {
             return Ok(device);
@@ -489,8 +501,6 @@ fn random_device() -> Result<DeviceId, StartError> {
     }
 }
 
-fn random_failed(error: getrandom::Error) -> StartError {
-    StartError::Storage(crate::storage::StorageError::Other(format!(
-        "the system has no random numbers: {error}"
-    )))
+fn random_failed(error: getrandom::Error) -> StorageError {
+    StorageError::Other(format!("the system has no random numbers: {error}"))
 }

@@ -12,10 +12,7 @@
 //!   server and the routers on the way allow.
 //! - **A local history** to draw screens from without a server ([`LocalHistory`]).
 //!
-//! It runs inside of a tokio runtime; a client is one task there. Futures may be dropped at any time: a message whose
-//! number is on the disk is sent all the same, a question is asked and its answer dropped, no event is lost. Dropping
-//! the last [`Client`] handle stops the client without waiting; dropping [`Events`] means that the app wants to be
-//! handed nothing more, while sends go on.
+//! It runs inside of a tokio runtime; a client is one task there, which never waits for a disk.
 //!
 //! # Connect
 //! The app's backend signs a token; its `sub` is the user. The storage is this device's identity and memory: one file for
@@ -30,8 +27,9 @@
 //!     ask_the_backend(fresh).await.map_err(|error| error.to_string())
 //! });
 //! let config = Config::new("chat.example.com:7443", std::fs::read("ca.pem")?, token);
-//! let storage = SqliteStorage::open("alice.db")?;
-//! // `Client::start` returns at once and connects in the background: for an app that opens without a network.
+//! // This waits for the disk; once the client has the storage, no runtime does.
+//! let storage = tokio::task::spawn_blocking(|| SqliteStorage::open("alice.db")).await??;
+//! // `Client::start` does not wait for the network, and connects in the background: for an app that opens without one.
 //! let (client, events) = match Client::connect(config, storage).await {
 //!     Ok(started) => started,
 //!     Err(StartError::Offline(why)) => return Err(format!("no connection: {why}").into()),
@@ -120,7 +118,7 @@
 //! # async fn example(config: Config) -> Result<(), Box<dyn std::error::Error>> {
 //! let storage = SqliteStorage::open("alice.db")?.history_bytes_max(64 << 20);
 //! let local = storage.history()?;
-//! let (client, _events) = Client::start(config, storage)?;
+//! let (client, _events) = Client::start(config, storage).await?;
 //! for line in local.conversations(None, 50)? {
 //!     let entries = local.latest(line.conversation, 30)?;
 //!     let waiting = local.unsent(line.conversation)?;
@@ -158,6 +156,41 @@
 //! # }
 //! ```
 //!
+//! # Drop, cancel, close
+//! Every future may be dropped at any time, in a `select!` or a timeout. What happens then, and at an end of another kind:
+//!
+//! | dropped | |
+//! |---|---|
+//! | [`Client::start`], [`Client::connect`] before they return | there is no client; the storage is let go of |
+//! | [`Client::send`], [`Client::change`], [`Client::enqueue`] | before the message has a number on the disk, it goes once or not at all; from then on, once |
+//! | [`Pending`] | the message goes, once |
+//! | a question: [`Client::history`], [`Client::mark_read`], … | it is asked or not, and its answer dropped |
+//! | [`Events::next`] | nothing is lost: the next call returns what this one would have |
+//! | [`Events`] | nothing is handed over any more, and the cursor stays; sends and questions go on |
+//! | one of several [`Client`] handles | nothing |
+//! | the last of them | the client stops without waiting for anything; what has a number stays in the storage, for the next client |
+//! | [`Client::close`] after its first poll | it closes as if it were waited for |
+//!
+//! - **Closed**, by one handle for all: sends and questions that come later end with [`Stop::Closed`]. Closing again returns
+//!   the same as the first time.
+//! - **The runtime is shut down** beneath a client: that is as if the app were killed. Handles and events that were kept
+//!   are of no use in another runtime, and say so: [`Stop::Closed`], no more events. Start another client on the storage.
+//! - **The storage is free** for the next client when [`Client::close`] has returned or [`Events::next`] has given `None`.
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use tern_client::{Change, Client, Error, Message, Target};
+//! # async fn example(client: Client, to: Target, hello: Message) -> Result<(), Error> {
+//! let pending = client.enqueue(to, Change::Message(hello)).await?;
+//! match tokio::time::timeout(Duration::from_secs(3), pending).await {
+//!     Ok(sent) => println!("stored as {}", sent?.seq),
+//!     // Not to be sent again: it goes by itself when there is a network.
+//!     Err(_) => println!("on its way"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Several accounts
 //! A client is one account on one server. An app has as many as it likes; they share nothing but the runtime.
 //!
@@ -167,7 +200,8 @@
 //! let mut clients = Vec::new();
 //! for (name, token) in tokens {
 //!     let config = Config::new("chat.example.com:7443", ca.clone(), Token::Fixed(token));
-//!     let (client, mut events) = Client::start(config, SqliteStorage::open(format!("{name}.db"))?)?;
+//!     let storage = SqliteStorage::open(format!("{name}.db"))?;
+//!     let (client, mut events) = Client::start(config, storage).await?;
 //!     clients.push(client);
 //!     tokio::spawn(async move {
 //!         while let Some(event) = events.next().await {

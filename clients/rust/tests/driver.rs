@@ -1,5 +1,8 @@
 //! The driver against a tiny server, over TCP and QUIC.
 
+#[path = "driver/endings.rs"]
+mod endings;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -310,7 +313,7 @@ async fn full_outbox(close_timeout: Duration) -> (Client, Events, tokio::task::J
     // Somebody who has been logged in before.
     let mut storage = MemoryStorage::new();
     storage.append(&[tern_client::storage::Record::User(alice())]).unwrap();
-    let (client, events) = Client::start(config, storage).unwrap();
+    let (client, events) = Client::start(config, storage).await.unwrap();
     for _ in 0..1024 {
         drop(client.enqueue(bob(), Change::Message(text("hello"))).await.unwrap());
     }
@@ -412,7 +415,7 @@ async fn where_quic_shakes_hands_and_falls_silent_tcp_is_next() {
         ca_pem: format!("{}{ca}", server.ca).into(),
         ..config(&server, Transport::Auto)
     };
-    let (client, _events) = Client::start(config, MemoryStorage::new()).unwrap();
+    let (client, _events) = Client::start(config, MemoryStorage::new()).await.unwrap();
     tokio::time::timeout(PATIENCE, shaken.wait_for(|count| *count == 1)).await.unwrap().unwrap();
     // Makes it impatient; once more if it had not come to its login.
     let online = async {

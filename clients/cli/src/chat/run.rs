@@ -63,7 +63,7 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     if let Some(sub) = sub {
         book.set(UserId::from_sub(&sub), &sub);
     }
-    let (client, events) = Client::start(config, storage)?;
+    let (client, events) = Client::start(config, storage).await?;
     session::check_device(args, &client, &path)?;
     let mut model = Model::new(client.device(), book, TimeZone::system());
     restore(&mut model, &state);

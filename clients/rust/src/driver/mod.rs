@@ -5,6 +5,7 @@ use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use crate::machine::{Machine, Output, Progress, Ticket};
 use crate::networks::{Networks, Place};
 use crate::race;
 use crate::raw::{self, Connection, Connector, ReceiveError};
-use crate::storage::{Record, Storage, StorageError};
+use crate::storage::{self, Record, Storage, StorageError};
 
 /// Commands that are carried out together.
 const BATCH_MAX: usize = 64;
@@ -49,7 +50,7 @@ pub(crate) enum Command {
 /// What the handles tell the task at any time, however much waits. When all handles are gone, so is the channel.
 pub(crate) enum Control {
     NetworkChanged { name: Option<String> },
-    Close { done: oneshot::Sender<bool> },
+    Close,
 }
 
 /// What the app has taken, on its way to the machine: only the last of each conversation counts.
@@ -125,6 +126,7 @@ pub(crate) struct Driver {
     pub(crate) events: mpsc::Sender<Handed>,
     pub(crate) taken: Arc<Taken>,
     pub(crate) state: watch::Sender<ConnectionState>,
+    pub(crate) settled: Arc<AtomicBool>,
 }
 
 /// What woke the task.
@@ -142,7 +144,8 @@ enum Woken {
 
 impl Driver {
     pub(crate) async fn run(self) {
-        let Driver { machine, storage, connector, config, commands, controls, events, taken, state } = self;
+        let Driver { machine, storage, connector, config, commands, controls, events, taken, state, settled } =
+            self;
         let mut task = Task {
             machine,
             storage: Some(storage),
@@ -162,6 +165,7 @@ impl Driver {
             generation: 0,
             bulk: FuturesUnordered::new(),
             closing: None,
+            settled,
         };
         task.run(events).await;
     }
@@ -187,7 +191,10 @@ struct Task {
     /// Counts connections, so that an answer on an old one's stream is known as such.
     generation: u64,
     bulk: FuturesUnordered<Bulk>,
-    closing: Option<(Instant, oneshot::Sender<bool>)>,
+    /// Until when what is under way is waited for.
+    closing: Option<Instant>,
+    /// Whether nothing was left undecided at the end.
+    settled: Arc<AtomicBool>,
 }
 
 impl Task {
@@ -225,14 +232,14 @@ impl Task {
         if self.machine.stopped().is_some() {
             return true;
         }
-        let Some((deadline, _)) = &self.closing else { return false };
+        let Some(deadline) = &self.closing else { return false };
         let written = self.session.as_ref().is_none_or(|s| s.out.is_empty() && !s.to_flush);
         (self.machine.is_settled() && written) || Instant::now() >= *deadline
     }
 
     async fn wait(&mut self, events: &Option<mpsc::Sender<Handed>>) -> Woken {
         let timer = self.machine.next_timeout().map(|at| self.started + at);
-        let timer = timer.into_iter().chain(self.closing.as_ref().map(|(at, _)| *at)).min();
+        let timer = timer.into_iter().chain(self.closing).min();
         let open = self.closing.is_none();
         let accepts = self.machine.accepts() && open;
         let room = events.as_ref().filter(|_| self.machine.has_event());
@@ -247,7 +254,8 @@ impl Task {
             biased;
             written = async { match sender { Some((s, out)) => s.write_some(out).await, None => pending().await } } => Woken::Written(written),
             () = self.taken.changed.notified() => Woken::Taken,
-            control = self.controls.recv(), if open => Woken::Control(control),
+            // Whoever asked for the end need not wait for it.
+            control = async { match self.controls.recv().await { None if !open => pending().await, other => other } } => Woken::Control(control),
             Some(command) = self.commands.recv(), if accepts => Woken::Command(command),
             read = async { match receiver { Some(r) => r.read_some().await, None => pending().await } } => Woken::Read(read),
             Some((generation, id, answer)) = self.bulk.next() => Woken::Bulk(generation, id, answer),
@@ -345,7 +353,8 @@ impl Task {
                 self.network_name = name;
                 self.machine.network_changed(now);
             }
-            Control::Close { done } => {
+            Control::Close if self.closing.is_some() => {}
+            Control::Close => {
                 // What was asked before is still done, if there is room for it.
                 while self.machine.accepts() {
                     let Ok(command) = self.commands.try_recv() else { break };
@@ -353,7 +362,7 @@ impl Task {
                 }
                 self.on_taken(now);
                 self.machine.flush_marks(now);
-                self.closing = Some((Instant::now() + self.config.close_timeout, done));
+                self.closing = Some(Instant::now() + self.config.close_timeout);
             }
         }
     }
@@ -493,19 +502,10 @@ impl Task {
         if records.is_empty() {
             return Ok(());
         }
-        let Some(mut storage) = self.storage.take() else { return Err(StorageError::Poisoned) };
-        if !storage.blocks() {
-            let result = storage.append(&records);
-            self.storage = Some(storage);
-            return result;
-        }
-        let work = tokio::task::spawn_blocking(move || {
-            let result = storage.append(&records);
-            (storage, result)
-        });
-        let (storage, result) = work.await.map_err(|e| StorageError::Other(e.to_string()))?;
+        let Some(storage) = self.storage.take() else { return Err(StorageError::Poisoned) };
+        let (storage, ()) = storage::work(storage, move |storage| storage.append(&records)).await?;
         self.storage = Some(storage);
-        result
+        Ok(())
     }
 
     fn act(&mut self, output: Output) {
@@ -585,7 +585,7 @@ impl Task {
     async fn finish(&mut self) {
         let now = self.now();
         self.on_taken(now);
-        let settled = self.machine.is_settled();
+        self.settled.store(self.machine.is_settled(), Ordering::Release);
         self.machine.flush_marks(now);
         self.carry_out().await;
         if let Some(Session { mut connection, mut out, .. }) = self.session.take() {
@@ -616,14 +616,9 @@ impl Task {
                 Waiter::Query(answer) => drop(answer.send(Err(Error::Stopped(stop.clone())))),
             }
         }
-        // The storage is free for the next client before `close` returns.
-        if let Some(storage) = self.storage.take()
-            && storage.blocks()
-        {
-            let _ = tokio::task::spawn_blocking(move || drop(storage)).await;
-        }
-        if let Some((_, done)) = self.closing.take() {
-            let _ = done.send(settled);
+        // The storage is free for the next client before `close` returns and the events end.
+        if let Some(storage) = self.storage.take() {
+            storage::release(storage).await;
         }
     }
 }

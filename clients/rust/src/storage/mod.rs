@@ -33,7 +33,8 @@ pub trait Storage: Send + 'static {
     /// When they may not be stored. The client stops: going on could use a number twice.
     fn append(&mut self, records: &[Record]) -> Result<(), StorageError>;
 
-    /// Whether [`append`](Self::append) may wait for a disk; then it runs on a thread for blocking work.
+    /// Whether [`load`](Self::load), [`append`](Self::append) and dropping it may wait for a disk; then they run on a
+    /// thread for blocking work.
     fn blocks(&self) -> bool {
         true
     }
@@ -42,6 +43,27 @@ pub trait Storage: Send + 'static {
     /// [`Record::Conversation`], [`Record::Forgotten`].
     fn keeps_history(&self) -> bool {
         false
+    }
+}
+
+/// Does this with a storage where it may wait for a disk. After an error the storage is gone: the client stops.
+pub(crate) async fn work<T: Send + 'static>(
+    mut storage: Box<dyn Storage>,
+    work: impl FnOnce(&mut dyn Storage) -> Result<T, StorageError> + Send + 'static,
+) -> Result<(Box<dyn Storage>, T), StorageError> {
+    let blocks = storage.blocks();
+    let work = move || work(&mut *storage).map(|done| (storage, done));
+    if !blocks {
+        return work();
+    }
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked.unwrap_or_else(|error| Err(StorageError::Other(format!("the storage's own code failed: {error}"))))
+}
+
+/// Lets go of a storage where that may wait for a disk.
+pub(crate) async fn release(storage: Box<dyn Storage>) {
+    if storage.blocks() {
+        let _ = tokio::task::spawn_blocking(move || drop(storage)).await;
     }
 }
 

@@ -141,7 +141,7 @@ impl SqliteStorage {
         self
     }
 
-    /// The local history, to read while a client uses this storage and after.
+    /// The local history, to read while a client uses this storage and after. Blocks for as long as the disk takes.
     ///
     /// # Errors
     /// [`StorageError::Other`] when the database cannot be opened once more.
