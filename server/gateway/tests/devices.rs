@@ -7,8 +7,10 @@ mod support;
 
 use std::env;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use tern_client::raw::{Connector, Received};
@@ -81,46 +83,91 @@ async fn the_app() {
     let config = Config::new(server, ca, Token::Fixed(token.into()));
     let storage = SqliteStorage::open(database).expect("a new database");
     let (client, _events) = Client::connect(config, storage).await.expect("online");
-    client.send(Target::User(user("bob")), message("0")).await.expect("stored");
+    let sent = client.send(Target::User(user("bob")), message("0"));
+    tokio::time::timeout(PATIENCE, sent).await.expect("within the patience").expect("stored");
     println!("online");
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).expect("the test says when");
+    assert!(!line().await.is_empty(), "the test says when");
     for n in 1..=100 {
         let change = Change::Message(message(&n.to_string()));
         drop(client.enqueue(Target::User(user("bob")), change).await.expect("enqueued"));
     }
     println!("queued");
-    std::future::pending::<()>().await;
+    // Until it is killed, or the test has ended in another way.
+    line().await;
+}
+
+/// A line of what the test tells the app; empty when the test has ended.
+async fn line() -> String {
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    });
+    read.await.expect("it does not panic").expect("text")
+}
+
+/// A process that runs [`the_app`]. Dropping it kills it.
+struct App {
+    process: Child,
+    /// As long as it is open, the app goes on.
+    input: ChildStdin,
+    lines: mpsc::Receiver<String>,
+}
+
+impl App {
+    fn start(arguments: &[String]) -> Self {
+        let mut process = Command::new(env::current_exe().expect("this test"))
+            .args(["--exact", "the_app", "--nocapture"])
+            .env(CHILD, arguments.join("\n"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the app starts");
+        let (input, output) = (process.stdin.take().expect("piped"), process.stdout.take().expect("piped"));
+        let (said, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(output).lines().map_while(Result::ok);
+            lines.take_while(|line| said.send(line.clone()).is_ok()).for_each(drop);
+        });
+        Self { process, input, lines }
+    }
+
+    fn says(&self, expected: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let line = self.lines.recv_timeout(left);
+            let line = line.unwrap_or_else(|error| panic!("the app is not {expected}: {error}"));
+            // The test runner prints its own before, on the same line perhaps.
+            if line.ends_with(expected) {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// Runs [`the_app`] until it has queued its hundred messages while the server does not answer, and kills it.
 fn run_app_and_kill_it(ternd: &mut Ternd, database: &Path) {
     let ca = ternd.data.join("ca.pem");
-    let arguments = [
+    let mut app = App::start(&[
         ternd.address.to_string(),
         ca.display().to_string(),
         ternd.token("alice"),
         database.display().to_string(),
-    ];
-    let mut app = Command::new(env::current_exe().expect("this test"))
-        .args(["--exact", "the_app", "--nocapture"])
-        .env(CHILD, arguments.join("\n"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the app starts");
-    let lines = &mut BufReader::new(app.stdout.take().expect("piped")).lines();
-    let mut wait_for = |expected: &str| {
-        // The test runner prints its own before, on the same line perhaps.
-        let said = lines.any(|line| line.expect("text").ends_with(expected));
-        assert!(said, "the app ended before it was {expected}");
-    };
-    wait_for("online");
+    ]);
+    app.says("online");
     ternd.signal(libc::SIGSTOP);
-    app.stdin.take().expect("piped").write_all(b"\n").expect("the app reads");
-    wait_for("queued");
-    app.kill().expect("it can be killed");
-    app.wait().expect("it was started");
+    app.input.write_all(b"go on\n").expect("the app reads");
+    app.says("queued");
+    app.process.kill().expect("it can be killed");
+    let status = app.process.wait().expect("it was started");
+    assert_eq!(status.signal(), Some(libc::SIGKILL), "it had ended by itself: {status}");
     ternd.signal(libc::SIGCONT);
 }
 

@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use hyper::StatusCode;
@@ -83,15 +84,15 @@ impl Ternd {
 
     /// The same, or its exit status and what it wrote to standard error.
     pub fn try_start(data: &Path, start: &Start<'_>) -> Result<Self, (ExitStatus, String)> {
-        let mut child = spawn(data, start);
-        let mut line = String::new();
-        let stdout = child.stdout.take().expect("piped");
-        BufReader::new(stdout).read_line(&mut line).expect("ternd's output can be read");
-        let mut stderr = child.stderr.take().expect("piped");
+        let child = spawn(data, start);
+        let (address, admin, data) = (start.listen, start.listen, data.to_owned());
+        let mut ternd = Self { child, errors: None, address, admin, data };
+        let line = first_line(ternd.child.stdout.take().expect("piped"));
+        let mut stderr = ternd.child.stderr.take().expect("piped");
         if line.is_empty() {
             let mut text = String::new();
             let _ = stderr.read_to_string(&mut text);
-            return Err((child.wait().expect("ternd was started"), text));
+            return Err((ternd.wait(), text));
         }
         // What it logs from here on goes to the test's own output.
         let errors = std::thread::spawn(move || {
@@ -106,9 +107,10 @@ impl Ternd {
         });
         let greeting: serde_json::Value = serde_json::from_str(&line).expect("a line of JSON");
         let address = |of: &str| greeting[of].as_str().and_then(|a| a.parse().ok()).expect("an address");
-        let (admin, address) = (address("admin"), address("tcp"));
+        (ternd.admin, ternd.address) = (address("admin"), address("tcp"));
         assert_eq!(greeting["tcp"], greeting["quic"], "the same port for both");
-        Ok(Self { child, errors: Some(errors), address, admin, data: data.to_owned() })
+        ternd.errors = Some(errors);
+        Ok(ternd)
     }
 
     /// Starts it and kills it after this time, wherever it has got to by then.
@@ -246,6 +248,17 @@ fn spawn(data: &Path, start: &Start<'_>) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .expect("ternd can be started")
+}
+
+/// Within the patience; empty when the process ends without one.
+fn first_line(output: ChildStdout) -> String {
+    let (said, line) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let _ = said.send(BufReader::new(output).read_line(&mut line).map(|_| line));
+    });
+    let line = line.recv_timeout(PATIENCE).expect("ternd says something within the patience");
+    line.expect("ternd's output can be read")
 }
 
 impl Drop for Ternd {
