@@ -33,7 +33,7 @@ use crate::storage::{self, Record, Storage, StorageError};
 const COMMANDS_MAX: usize = 64;
 /// Those that never wait behind others: closing, a change of network.
 const CONTROLS_MAX: usize = 8;
-/// Events between the task and the app; the machine holds more.
+/// Events between the task and the app, unless it wants fewer to wait; the machine holds as many as it wants.
 const CHANNEL_EVENTS: usize = 64;
 
 /// One device of one user, online as much as the network allows. Clones are handles to the same.
@@ -118,7 +118,7 @@ impl Client {
         let connector = Arc::new(connector);
         let (command_sender, commands) = mpsc::channel(COMMANDS_MAX);
         let (control_sender, controls) = mpsc::channel(CONTROLS_MAX);
-        let (event_sender, receiver) = mpsc::channel(CHANNEL_EVENTS);
+        let (event_sender, receiver) = mpsc::channel(CHANNEL_EVENTS.min(settings.events_max));
         let (state_sender, state_receiver) = watch::channel(ConnectionState::Connecting);
         let (taken, settled) = (Arc::new(Taken::default()), Arc::new(AtomicBool::new(false)));
         let driver = Driver {

@@ -87,7 +87,8 @@ pub struct Config {
     pub client: String,
     /// One try to connect, from the name's resolution to the end of the handshake.
     pub connect_timeout: Duration,
-    /// Events that wait for the app; beyond, entries stay on the server until there is room.
+    /// Events that wait for the app, and at most as many again (but 64) on their way to it; beyond, entries stay on the
+    /// server until there is room.
     pub events_max: usize,
     /// First wait before another try; doubles each time, jittered.
     pub backoff_first: Duration,

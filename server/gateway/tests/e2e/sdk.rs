@@ -9,10 +9,11 @@ use tern_client::{
     Target, Token, Transport,
 };
 use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::limits::HISTORY_ENTRIES_MAX;
 use tern_protocol::model::{Change, Entry};
 use tern_protocol::request::HistoryFrom;
 
-use crate::support::{PATIENCE, Ternd, over_each, seqs, text, texts, user};
+use crate::support::{PATIENCE, Start, Ternd, over_each, seqs, text, texts, user};
 
 /// A client that notices soon when the server is gone.
 fn config(ternd: &Ternd, transport: Transport, name: &str) -> Config {
@@ -198,6 +199,54 @@ async fn reopen(path: &Path) -> SqliteStorage {
         }
     };
     tokio::time::timeout(PATIENCE, opened).await.expect("soon")
+}
+
+/// The app does not read: little waits for it, its sends go on, and when it reads again nothing is missing.
+#[tokio::test]
+async fn a_slow_app_holds_little_and_misses_nothing() {
+    const SENDS: u64 = 2000;
+    const EVENTS_MAX: usize = 8;
+    // In the queue and on their way to the app; a page that was asked for while there was room; and pushes that came
+    // ahead of it.
+    const HELD_MAX: usize = 2 * EVENTS_MAX + HISTORY_ENTRIES_MAX + 128;
+    over_each(async |ternd, transport| {
+        let (alice, _at_alice) = start(ternd, transport, "alice", MemoryStorage::new()).await;
+        let slow = Config { events_max: EVENTS_MAX, ..config(ternd, transport, "bob") };
+        let (bob, mut at_bob) = Client::connect(slow, MemoryStorage::new()).await.expect("online");
+        let mut pending = Vec::new();
+        for n in 0..SENDS {
+            let change = Change::Message(message(&n.to_string()));
+            pending.push(alice.enqueue(Target::User(user("bob")), change).await.expect("enqueued"));
+        }
+        for pending in pending {
+            tokio::time::timeout(PATIENCE, pending).await.expect("soon").expect("stored");
+        }
+        let chat = ConversationId::direct(user("alice"), user("bob"));
+        // Answered behind what was pushed.
+        bob.mark_read(chat, Seq(SENDS)).await.expect("up to the head");
+        let own = bob.send(Target::Conversation(chat), message("busy")).await.expect("stored");
+        assert_eq!(own.seq, Seq(SENDS + 1));
+
+        // What it is handed without a server has waited here.
+        ternd.signal(libc::SIGKILL);
+        ternd.wait();
+        let mut got = Vec::new();
+        loop {
+            match next(&mut at_bob).await {
+                Event::Entry { entry, .. } => got.push(entry),
+                Event::Connection(ConnectionState::Offline { .. }) => break,
+                _ => {}
+            }
+        }
+        eprintln!("{} waited", got.len());
+        assert!(got.len() <= HELD_MAX);
+        *ternd = Ternd::start(&ternd.data.clone(), &Start { listen: ternd.address, ..Start::default() });
+        let rest = SENDS as usize + 1 - got.len();
+        got.extend(entries(&mut at_bob, rest).await);
+        assert_eq!(seqs(&got), (1..=SENDS + 1).collect::<Vec<_>>());
+        assert!(alice.close().await && bob.close().await);
+    })
+    .await;
 }
 
 #[tokio::test]
