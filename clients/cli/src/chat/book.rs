@@ -81,7 +81,7 @@ impl Book {
 
     /// The name, or the beginning of the id.
     pub(super) fn name(&self, user: UserId) -> String {
-        self.get(user).map_or_else(|| format!("user {:.8}", user.to_string()), str::to_owned)
+        self.get(user).map_or_else(|| format!("user {:.8}", user.to_string()), text::shown)
     }
 
     /// All whom it knows.

@@ -86,13 +86,33 @@ impl Input {
         }
     }
 
-    /// The text on lines of so many columns, and where the cursor is: row and column.
+    /// On one line of so many columns: the text as it is shown, from as far before the cursor as fits, and the cursor's
+    /// column.
+    pub(super) fn row(&self, columns: usize) -> (String, u16) {
+        let (before, after) = self.text.split_at(self.cursor);
+        let before: Vec<_> = before.graphemes(true).map(text::simple).collect();
+        // The cursor has a column of its own.
+        let mut room = columns.saturating_sub(1);
+        let fits = before.iter().rev().take_while(|grapheme| {
+            let left = room.checked_sub(text::width(grapheme));
+            room = left.unwrap_or(0);
+            left.is_some()
+        });
+        let first = before.len() - fits.count();
+        let mut row: String = before[first..].concat();
+        let column = text::width(&row) as u16;
+        row.extend(after.graphemes(true).take(columns).map(text::simple));
+        (row, column)
+    }
+
+    /// The text as it is shown on lines of so many columns, and where the cursor is: row and column.
     pub(super) fn rows(&self, columns: usize) -> (Vec<String>, (usize, usize)) {
         let columns = columns.max(2);
         let mut rows = vec![String::new()];
         let (mut used, mut cursor) = (0, (0, 0));
         for (at, grapheme) in self.text.grapheme_indices(true) {
-            let wide = if grapheme == "\n" { 0 } else { text::grapheme_width(grapheme) };
+            let shown = text::simple(grapheme);
+            let wide = if grapheme == "\n" { 0 } else { text::width(&shown) };
             if used + wide > columns {
                 rows.push(String::new());
                 used = 0;
@@ -104,7 +124,7 @@ impl Input {
                 rows.push(String::new());
                 used = 0;
             } else if let Some(row) = rows.last_mut() {
-                row.push_str(grapheme);
+                row.push_str(&shown);
                 used += wide;
             }
         }
@@ -137,7 +157,7 @@ mod tests {
             cursors.push(input.rows(80).1.1);
             input.go(Step::Left);
         }
-        assert_eq!(cursors, [6, 4, 2, 1, 0]);
+        assert_eq!(cursors, [8, 6, 2, 1, 0]);
         input.go(Step::Right);
         input.go(Step::Right);
         input.delete(Step::Right);
@@ -176,6 +196,22 @@ mod tests {
                 (rows.into_iter().map(Into::into).collect(), cursor),
                 "{text:?}"
             );
+        }
+    }
+
+    #[test]
+    fn one_row_follows_the_cursor() {
+        for (text, back, columns, row, cursor) in [
+            ("", 0, 4, "", 0),
+            ("abc", 0, 4, "abc", 3),
+            ("abcd", 0, 4, "bcd", 3),
+            ("abcdef", 2, 4, "bcdef", 3),
+            ("a日日", 0, 4, "日", 2),
+            ("abc", 0, 0, "", 0),
+        ] {
+            let mut input = typed(text);
+            (0..back).for_each(|_| input.go(Step::Left));
+            assert_eq!(input.row(columns), (row.into(), cursor), "{text:?}");
         }
     }
 

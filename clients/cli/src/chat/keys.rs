@@ -8,6 +8,7 @@ use ratatui::crossterm::event::{
 use ratatui::layout::Position;
 use tern_client::{Change, ConversationId, Kind, UserId};
 
+use super::help;
 use super::input::{Input, Step};
 use super::layout::{self, LIST_ITEM_ROWS};
 use super::messages;
@@ -30,6 +31,7 @@ pub(super) fn on_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>
     match key.code {
         KeyCode::Char('q' | 'c') if ctrl => return quit(model, effects),
         KeyCode::F(1) => return toggle_help(model),
+        KeyCode::Char('l') if ctrl => return effects.push(Effect::Repaint),
         KeyCode::Char('n') if ctrl => model.dialog = Some(Dialog::New(NewChat::new())),
         KeyCode::Char('g') if ctrl => open_info(model, effects),
         _ if model.dialog.is_some() => on_dialog_key(model, key, effects),
@@ -63,8 +65,8 @@ fn quit(model: &mut Model, effects: &mut Vec<Effect>) {
 
 fn toggle_help(model: &mut Model) {
     model.dialog = match model.dialog {
-        Some(Dialog::Help) => None,
-        _ => Some(Dialog::Help),
+        Some(Dialog::Help { .. }) => None,
+        _ => Some(Dialog::Help { scroll: 0 }),
     };
 }
 
@@ -217,7 +219,7 @@ fn on_search_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
 /// Goes to the next older or newer message with the text, and shows it.
 fn find(model: &mut Model, older: bool, effects: &mut Vec<Effect>) {
     let (Some(search), Some((_, c))) = (&model.search, model.opened()) else { return };
-    let query = search.query.text().to_lowercase();
+    let query = text::shown(search.query.text()).to_lowercase();
     if query.is_empty() {
         return;
     }
@@ -232,8 +234,14 @@ fn find(model: &mut Model, older: bool, effects: &mut Vec<Effect>) {
         (Some(at), false) => hits.take_while(|seq| *seq > at).last(),
     };
     let Some(found) = next else {
-        let where_ = if search.found.is_some() { "no more of it" } else { "not found" };
-        model.notice = Some(format!("{where_} in what is loaded; scroll up to load more"));
+        let what = if search.found.is_some() { "no more of it" } else { "not found" };
+        let is_whole = c.first().is_none_or(|first| first <= c.floor);
+        model.notice = Some(match (older, is_whole, c.loading || c.has_older()) {
+            (false, ..) => format!("{what} below"),
+            (true, true, _) => format!("{what} in this conversation"),
+            (true, false, true) => format!("{what} so far: scroll up for more"),
+            (true, false, false) => format!("{what} in what is loaded; older: tern history"),
+        });
         return;
     };
     let area = layout::areas(model).messages;
@@ -263,7 +271,7 @@ fn open_info(model: &mut Model, effects: &mut Vec<Effect>) {
 
 fn on_dialog_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
     match &mut model.dialog {
-        Some(Dialog::Help) => model.dialog = None,
+        Some(Dialog::Help { .. }) => on_help_key(model, key),
         Some(Dialog::New(new)) => match key.code {
             KeyCode::Esc => model.dialog = None,
             KeyCode::Tab | KeyCode::BackTab | KeyCode::Up | KeyCode::Down => new.in_title = !new.in_title,
@@ -278,6 +286,19 @@ fn on_dialog_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         },
         Some(Dialog::Info(_)) => on_info_key(model, key, effects),
         None => {}
+    }
+}
+
+fn on_help_key(model: &mut Model, key: KeyEvent) {
+    let page = help::page(model);
+    match key.code {
+        KeyCode::Up => help::scroll(model, -1),
+        KeyCode::Down => help::scroll(model, 1),
+        KeyCode::PageUp => help::scroll(model, -page),
+        KeyCode::PageDown | KeyCode::Char(' ') => help::scroll(model, page),
+        KeyCode::Home => help::scroll(model, isize::MIN),
+        KeyCode::End => help::scroll(model, isize::MAX),
+        _ => model.dialog = None,
     }
 }
 
@@ -410,11 +431,12 @@ fn on_prompt(model: &mut Model, effects: &mut Vec<Effect>) {
 }
 
 pub(super) fn on_mouse(model: &mut Model, mouse: MouseEvent, effects: &mut Vec<Effect>) {
-    if model.dialog.is_some() {
-        if matches!(mouse.kind, MouseEventKind::Down(_)) && model.dialog == Some(Dialog::Help) {
-            model.dialog = None;
-        }
-        return;
+    match (&model.dialog, mouse.kind) {
+        (None, _) => {}
+        (Some(Dialog::Help { .. }), MouseEventKind::Down(_)) => return model.dialog = None,
+        (Some(Dialog::Help { .. }), MouseEventKind::ScrollUp) => return help::scroll(model, -WHEEL_LINES),
+        (Some(Dialog::Help { .. }), MouseEventKind::ScrollDown) => return help::scroll(model, WHEEL_LINES),
+        (Some(_), _) => return,
     }
     let areas = layout::areas(model);
     let at = Position::new(mouse.column, mouse.row);

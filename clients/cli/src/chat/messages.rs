@@ -20,9 +20,9 @@ use crate::output;
 
 /// Messages of one sender in a row get one heading, unless this much time lies between them.
 const HEADING_AGAIN_MS: u64 = 10 * 60 * 1000;
-/// Of who speaks.
-const COLORS: [Color; 6] =
-    [Color::Green, Color::Yellow, Color::Blue, Color::Magenta, Color::LightRed, Color::LightGreen];
+/// Of who speaks: those that can be read on black and on white.
+const COLORS: [Color; 5] =
+    [Color::Green, Color::Magenta, Color::LightRed, Color::LightBlue, Color::LightMagenta];
 /// In front of a message's text.
 const INDENT: usize = 3;
 /// Behind it: a gap, the time, a gap, the ticks.
@@ -304,8 +304,9 @@ fn ruled(text: &str, columns: usize, style: Style) -> Line<'static> {
     Line::styled(format!(" {} {text} {} ", "─".repeat(left), "─".repeat(right)), style)
 }
 
+/// Less important. No grey: some themes have their background there.
 pub(super) fn dim() -> Style {
-    Style::new().fg(Color::DarkGray)
+    Style::new().add_modifier(Modifier::DIM)
 }
 
 /// `14:02`

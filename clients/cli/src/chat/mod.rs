@@ -9,18 +9,20 @@
 //!
 //! - [`model`]: what is known; plain data.
 //! - [`update`], [`keys`]: what an event changes, and what is to be done about it; no I/O.
-//! - [`view`], [`messages`], [`layout`]: the model as a screen.
+//! - [`view`], [`messages`], [`status`], [`help`], [`layout`]: the model as a screen.
 //! - [`text`], [`input`]: what strangers write is made harmless, and everything is counted in columns.
 //! - [`book`]: who is called what.
 //! - [`mod@run`], [`terminal`]: carries effects out; the terminal is left as it was found.
 
 mod book;
+mod help;
 mod input;
 mod keys;
 mod layout;
 mod messages;
 mod model;
 mod run;
+mod status;
 mod terminal;
 #[cfg(test)]
 mod tests;

@@ -80,7 +80,10 @@ pub(super) enum Pane {
 /// What lies above the rest and gets all keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Dialog {
-    Help,
+    /// So many of its lines are above the edge.
+    Help {
+        scroll: usize,
+    },
     New(NewChat),
     Info(Info),
 }
@@ -431,17 +434,17 @@ impl Item {
 /// A message's text, safe to show and not too long.
 pub(super) fn shortened(given: &str) -> String {
     match given.char_indices().nth(TEXT_CHARS_MAX) {
-        None => text::clean(given),
+        None => text::shown(given),
         Some((at, _)) => {
             let rest = given.len() - at;
-            format!("{}… [{rest} bytes more]", text::clean(&given[..at]))
+            format!("{}… [{rest} bytes more]", text::shown(&given[..at]))
         }
     }
 }
 
 /// A group's title, safe to show.
 pub(super) fn title(given: &str) -> String {
-    text::clean_line(given)
+    text::shown_line(given)
 }
 
 impl NewChat {

@@ -141,6 +141,8 @@ struct Application {
     sends: mpsc::Sender<(u64, Target, String)>,
     questions: JoinSet<()>,
     names: Arc<PathBuf>,
+    /// All of the screen is to be drawn anew.
+    repaint: bool,
 }
 
 impl Application {
@@ -150,7 +152,8 @@ impl Application {
         let (sends, to_send) = mpsc::channel(PENDING_MAX);
         let sender = tokio::spawn(send_in_order(client.clone(), to_send, answers.0.clone()));
         let (started, names) = (Instant::now(), Arc::new(names));
-        let application = Self { client, started, answers, sends, questions: JoinSet::new(), names };
+        let application =
+            Self { client, started, answers, sends, questions: JoinSet::new(), names, repaint: false };
         (application, sender)
     }
 
@@ -163,6 +166,9 @@ impl Application {
         let mut client_runs = true;
         loop {
             let mut quit = self.step(&mut model, Event::Tick(self.started.elapsed(), wall_ms()));
+            if std::mem::take(&mut self.repaint) {
+                screen.wipe()?;
+            }
             screen.terminal.draw(|frame| {
                 model.size = (frame.area().width, frame.area().height);
                 view(&model, frame);
@@ -202,6 +208,7 @@ impl Application {
         for effect in update(model, event) {
             match effect {
                 Effect::Quit => quit = true,
+                Effect::Repaint => self.repaint = true,
                 Effect::SaveBook => self.save(model.book.clone()),
                 // There is room for as many as the model lets wait.
                 Effect::Send { local, target, text } => drop(self.sends.try_send((local, target, text))),
@@ -265,7 +272,7 @@ async fn answer(client: &Client, question: Effect) -> Option<Event> {
         Effect::Change { conversation, change } => {
             Event::Changed(client.change(conversation, change).await.map(|_: SendOk| ()).map_err(said))
         }
-        Effect::Quit | Effect::SaveBook | Effect::Send { .. } => return None,
+        Effect::Quit | Effect::Repaint | Effect::SaveBook | Effect::Send { .. } => return None,
     })
 }
 

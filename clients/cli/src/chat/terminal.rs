@@ -4,7 +4,7 @@ use std::io::{self, BufWriter, Stdout, Write};
 use std::panic;
 
 use ratatui::Terminal;
-use ratatui::backend::CrosstermBackend;
+use ratatui::backend::{Backend, ClearType, CrosstermBackend};
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{
     DisableBracketedPaste, DisableFocusChange, DisableMouseCapture, EnableBracketedPaste, EnableFocusChange,
@@ -44,6 +44,18 @@ impl Screen {
             EnableFocusChange
         )?;
         Ok(screen)
+    }
+
+    /// Clears it: the next frame is drawn whole. A terminal that takes a character for wider or narrower than it is
+    /// taken for here leaves parts of older frames.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub(super) fn wipe(&mut self) -> io::Result<()> {
+        // Not by `Terminal::clear`, which asks where the cursor is: the answer would come as a key.
+        self.terminal.backend_mut().clear_region(ClearType::All)?;
+        self.terminal.swap_buffers();
+        Ok(())
     }
 }
 

@@ -48,6 +48,8 @@ pub(super) enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Effect {
     Quit,
+    /// All of the screen, whatever the terminal has made of it.
+    Repaint,
     /// A page of the conversation list.
     List {
         after: Option<ConversationId>,
@@ -172,6 +174,7 @@ pub(super) fn open(model: &mut Model, id: ConversationId, effects: &mut Vec<Effe
             effects.push(Effect::Members(id));
         }
         model.open = Some(id);
+        effects.push(Effect::Repaint);
     }
     model.chosen = Some(id);
     model.pane = super::model::Pane::Chat;

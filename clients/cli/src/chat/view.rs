@@ -5,13 +5,15 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::{Margin, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
-use ratatui::widgets::{Block, BorderType, Clear, Paragraph, Widget};
+use ratatui::widgets::{Block, BorderType, Clear, Widget};
 use tern_client::{Kind, Seq};
 
+use super::help;
 use super::input::Input;
 use super::layout::{self, Areas, LIST_ITEM_ROWS, PROMPT_COLUMNS};
-use super::messages::{self, CLOCK, DELIVERED, REFUSED, SENT, clock, date, dim};
+use super::messages::{self, CLOCK, REFUSED, SENT, clock, date, dim};
 use super::model::{Body, Conversation, Dialog, Fate, Info, Link, Model, NewChat, Pane, Prompt};
+use super::status;
 use super::text::{self, fit, width};
 use crate::output;
 
@@ -20,26 +22,12 @@ const LEFT_TO_RIGHT: char = '\u{200e}';
 /// Of who said the last message in a group.
 const NAME_COLUMNS: usize = 9;
 
-const HELP: &[(&str, &str)] = &[
-    ("Ctrl-N", "write to somebody, or make a group"),
-    ("Enter", "open a conversation; send"),
-    ("Tab, Esc", "between the list and the conversation"),
-    ("Alt-Up, Alt-Down", "the conversation above, below"),
-    ("Up, Down, PgUp, PgDn, wheel", "scroll"),
-    ("Ctrl-Home, Ctrl-End", "to the oldest loaded, to the newest"),
-    ("Alt-Enter, Ctrl-J", "a new line in a message"),
-    ("Ctrl-F", "find text in what is loaded"),
-    ("Ctrl-G", "who is in it; names, members, title"),
-    ("Ctrl-A E W U K, Ctrl-Left, Right", "edit, as in a shell"),
-    ("Shift with the mouse", "select text, in most terminals"),
-    ("Ctrl-Q", "quit"),
-];
-
 /// Draws everything.
 pub(super) fn view(model: &Model, frame: &mut Frame<'_>) {
     let areas = layout::areas(model);
-    bar(model, areas.bar, frame.buffer_mut());
-    list(model, areas.list, frame.buffer_mut());
+    status::bar(model, areas.bar, frame.buffer_mut());
+    let is_alone = areas.rule.height == 0;
+    list(model, areas.list, is_alone, frame.buffer_mut());
     for y in areas.rule.y..areas.rule.bottom() {
         frame.buffer_mut().set_string(areas.rule.x, y, "│", dim());
     }
@@ -47,11 +35,11 @@ pub(super) fn view(model: &Model, frame: &mut Frame<'_>) {
     if areas.header.height > 0 {
         cursor = chat(model, &areas, frame.buffer_mut());
     }
-    bottom(model, areas.help, frame.buffer_mut());
+    status::bottom(model, areas.help, frame.buffer_mut());
     cursor = match &model.dialog {
         None => cursor.filter(|_| model.pane == Pane::Chat),
-        Some(Dialog::Help) => {
-            help(frame);
+        Some(Dialog::Help { .. }) => {
+            help::view(model, frame);
             None
         }
         Some(Dialog::New(new)) => dialog_new(new, frame),
@@ -77,43 +65,23 @@ fn isolate(buffer: &mut Buffer, rule: Rect) {
     }
 }
 
-fn put(buffer: &mut Buffer, area: Rect, row: u16, line: impl Into<Line<'static>>) {
+pub(super) fn put(buffer: &mut Buffer, area: Rect, row: u16, line: impl Into<Line<'static>>) {
     if row < area.height {
         line.into().render(Rect { y: area.y + row, height: 1, ..area }, buffer);
     }
 }
 
-fn bar(model: &Model, area: Rect, buffer: &mut Buffer) {
-    let (mark, color, state) = match &model.link {
-        Link::Online => ("●", Color::Green, "online".to_owned()),
-        Link::Connecting => ("◌", Color::Yellow, "connecting…".to_owned()),
-        Link::Offline { reason, retry_at } => {
-            let left = retry_at.saturating_sub(model.now).as_secs_f64().ceil();
-            ("○", Color::Red, format!("offline, retry in {left} s: {}", text::clean_line(reason)))
+/// Why there is no connection, from this row on, if there is room for all of it.
+fn trouble(model: &Model, area: Rect, row: usize, buffer: &mut Buffer) {
+    let lines = status::trouble(model, usize::from(area.width));
+    if row + lines.len() <= usize::from(area.height) {
+        for (at, line) in lines.into_iter().enumerate() {
+            put(buffer, area, (row + at) as u16, line);
         }
-        Link::Stopped(why) => ("✗", Color::Red, format!("stopped: {}", text::clean_line(why))),
-    };
-    let me = model.me.map_or_else(|| "…".into(), |me| model.book.name(me));
-    let name = format!(" Tern  {} ", fit(&me, usize::from(area.width) / 3));
-    let room = usize::from(area.width).saturating_sub(width(&name) + 4);
-    let state = fit(&state, room);
-    let gap = room - width(&state);
-    let style = Style::new().add_modifier(Modifier::REVERSED);
-    buffer.set_style(area, style);
-    put(
-        buffer,
-        area,
-        0,
-        Line::from(vec![
-            Span::styled(name, style.add_modifier(Modifier::BOLD)),
-            Span::styled(" ".repeat(gap), style),
-            Span::styled(format!(" {mark} "), style.fg(color).add_modifier(Modifier::BOLD)),
-            Span::styled(state, style),
-        ]),
-    );
+    }
 }
 
-fn list(model: &Model, area: Rect, buffer: &mut Buffer) {
+fn list(model: &Model, area: Rect, is_alone: bool, buffer: &mut Buffer) {
     if area.height == 0 {
         return;
     }
@@ -124,6 +92,9 @@ fn list(model: &Model, area: Rect, buffer: &mut Buffer) {
         };
         put(buffer, area, 1, Line::styled(format!(" {first}"), dim()));
         put(buffer, area, 2, Line::styled(format!(" {second}"), dim()));
+        if is_alone {
+            trouble(model, area, 3, buffer);
+        }
         return;
     }
     let (first, shown) = layout::list_window(model);
@@ -136,6 +107,10 @@ fn list(model: &Model, area: Rect, buffer: &mut Buffer) {
         if is_chosen && model.pane == Pane::List {
             buffer.set_style(item, Style::new().add_modifier(Modifier::REVERSED));
         }
+    }
+    if is_alone {
+        let used = (model.order.len() - first).min(shown) * usize::from(LIST_ITEM_ROWS);
+        trouble(model, area, used + 1, buffer);
     }
 }
 
@@ -168,6 +143,8 @@ fn list_item(model: &Model, c: &Conversation, title: &str, is_open: bool, area: 
         1..=99 => format!(" {} ", c.unread),
         _ => " 99+ ".into(),
     };
+    // Reversed, it is seen without colours as well.
+    let badge_style = Style::new().fg(Color::Green).add_modifier(Modifier::REVERSED | Modifier::BOLD);
     let (mark, preview) = preview(model, c);
     let mark_columns = mark.as_ref().map_or(0, |m| m.width() + 1);
     let room = columns.saturating_sub(badge.len() + mark_columns + 2);
@@ -179,7 +156,7 @@ fn list_item(model: &Model, c: &Conversation, title: &str, is_open: bool, area: 
     }
     spans.push(Span::styled(preview, dim()));
     spans.push(Span::raw(" ".repeat(gap)));
-    spans.push(Span::styled(badge, Style::new().fg(Color::Black).bg(Color::Green)));
+    spans.push(Span::styled(badge, badge_style));
     put(buffer, area, 1, Line::from(spans));
 }
 
@@ -210,6 +187,10 @@ fn preview(model: &Model, c: &Conversation) -> (Option<Span<'static>>, String) {
 fn chat(model: &Model, areas: &Areas, buffer: &mut Buffer) -> Option<(u16, u16)> {
     let columns = usize::from(areas.header.width);
     let Some((id, c)) = model.opened() else {
+        trouble(model, areas.messages, 0, buffer);
+        if model.order.is_empty() && model.link != Link::Online {
+            return None;
+        }
         let hints = ["Choose a conversation and press Enter,", "or press Ctrl-N to write to somebody."];
         for (row, hint) in hints.iter().enumerate() {
             let left = columns.saturating_sub(hint.len()) / 2;
@@ -249,6 +230,9 @@ fn chat(model: &Model, areas: &Areas, buffer: &mut Buffer) -> Option<(u16, u16)>
     let lines = messages::window(model, c, columns, c.scroll, height);
     // What there is stands at the bottom, beside the edit line.
     let above = (height - lines.len()) as u16;
+    if !status::is_all_said(model) {
+        trouble(model, Rect { height: above.saturating_sub(1), ..areas.messages }, 0, buffer);
+    }
     for (row, line) in lines.into_iter().enumerate() {
         put(buffer, areas.messages, above + row as u16, line);
     }
@@ -268,17 +252,18 @@ fn chat(model: &Model, areas: &Areas, buffer: &mut Buffer) -> Option<(u16, u16)>
     match &model.search {
         Some(search) => {
             let label = "Find: ";
-            let query = search.query.text();
+            let label_columns = 1 + label.len() as u16;
+            let (query, at) = search.query.row(usize::from(areas.edit.width.saturating_sub(label_columns)));
             put(
                 buffer,
                 areas.edit,
                 0,
                 Line::from(vec![
-                    Span::styled(format!(" {label}"), Style::new().fg(Color::Yellow)),
-                    Span::raw(query.to_owned()),
+                    Span::styled(format!(" {label}"), Style::new().add_modifier(Modifier::BOLD)),
+                    Span::raw(query),
                 ]),
             );
-            let at = areas.edit.x + 1 + label.len() as u16 + width(query) as u16;
+            let at = areas.edit.x + label_columns + at;
             Some((at.min(areas.edit.right().saturating_sub(1)), areas.edit.y))
         }
         None => edit_line(&c.input, c.is_member, areas.edit, buffer),
@@ -304,44 +289,8 @@ fn edit_line(input: &Input, is_member: bool, area: Rect, buffer: &mut Buffer) ->
     Some((area.x + PROMPT_COLUMNS + column as u16, area.y + (row - first) as u16))
 }
 
-fn bottom(model: &Model, area: Rect, buffer: &mut Buffer) {
-    if area.height == 0 {
-        return;
-    }
-    if let Some(notice) = &model.notice {
-        let notice = fit(&text::clean_line(notice), usize::from(area.width).saturating_sub(2));
-        put(buffer, area, 0, Line::styled(format!(" {notice}"), Style::new().fg(Color::Yellow)));
-        return;
-    }
-    let keys: &[(&str, &str)] = match (&model.dialog, &model.search, model.pane) {
-        (Some(Dialog::Help), ..) => &[("Esc", "close")],
-        (Some(Dialog::New(_)), ..) => &[("Enter", "start"), ("Tab", "next field"), ("Esc", "cancel")],
-        (Some(Dialog::Info(Info { prompt: Some(_), .. })), ..) => &[("Enter", "done"), ("Esc", "cancel")],
-        (Some(Dialog::Info(_)), ..) => &[("↑↓", "choose"), ("Esc", "close")],
-        (None, Some(_), _) => &[("Enter", "older"), ("↓", "newer"), ("Esc", "close")],
-        (None, None, Pane::List) => {
-            &[("↑↓", "choose"), ("Enter", "open"), ("Ctrl-N", "new"), ("F1", "help"), ("Ctrl-Q", "quit")]
-        }
-        (None, None, Pane::Chat) => &[
-            ("Enter", "send"),
-            ("PgUp", "back"),
-            ("Ctrl-F", "find"),
-            ("Ctrl-G", "info"),
-            ("Tab", "list"),
-            ("F1", "help"),
-            ("Ctrl-Q", "quit"),
-        ],
-    };
-    let mut spans = vec![Span::raw(" ")];
-    for (key, what) in keys {
-        spans.push(Span::styled(*key, Style::new().add_modifier(Modifier::BOLD)));
-        spans.push(Span::styled(format!(" {what}  "), dim()));
-    }
-    put(buffer, area, 0, Line::from(spans));
-}
-
 /// A box in the middle; returns what is inside.
-fn popup(frame: &mut Frame<'_>, title: &str, columns: u16, rows: u16) -> Rect {
+pub(super) fn popup(frame: &mut Frame<'_>, title: &str, columns: u16, rows: u16) -> Rect {
     let screen = frame.area();
     let (columns, rows) = (columns.min(screen.width), rows.min(screen.height.saturating_sub(2)));
     let area = Rect::new(
@@ -371,49 +320,27 @@ fn popup(frame: &mut Frame<'_>, title: &str, columns: u16, rows: u16) -> Rect {
     area.inner(Margin::new(2, 1))
 }
 
-fn help(frame: &mut Frame<'_>) {
-    let inside = popup(frame, "Keys", 74, HELP.len() as u16 + 6);
-    let mut lines: Vec<Line<'static>> = HELP
-        .iter()
-        .map(|(keys, what)| {
-            Line::from(vec![
-                Span::styled(format!("{keys:33}"), Style::new().add_modifier(Modifier::BOLD)),
-                Span::raw(*what),
-            ])
-        })
-        .collect();
-    lines.push(Line::default());
-    lines.push(Line::from(vec![
-        Span::styled(CLOCK, Style::new().fg(Color::Yellow)),
-        Span::raw(" waits for the server   "),
-        Span::styled(SENT, dim()),
-        Span::raw(" sent   "),
-        Span::styled(DELIVERED, dim()),
-        Span::raw(" delivered   "),
-        Span::styled(DELIVERED, Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD)),
-        Span::raw(" read"),
-    ]));
-    lines.push(Line::styled("In groups two ticks mean: by everybody.", dim()));
-    frame.render_widget(Paragraph::new(lines), inside);
-}
-
-/// The end of what is typed, as far as it fits, and the cursor's column in it.
-fn field(input: &Input, columns: u16) -> (String, u16) {
-    let (rows, (row, column)) = input.rows(usize::from(columns));
-    (rows.get(row).cloned().unwrap_or_default(), column as u16)
-}
-
 fn dialog_new(new: &NewChat, frame: &mut Frame<'_>) -> Option<(u16, u16)> {
     let inside = popup(frame, "New conversation", 64, 10);
     let label_columns = 8;
-    let columns = inside.width.saturating_sub(label_columns + 1);
+    let columns = usize::from(inside.width.saturating_sub(label_columns));
     let buffer = frame.buffer_mut();
-    put(buffer, inside, 0, Line::styled("One name: a direct chat. Several, or a title: a group.", dim()));
+    let mut say = |row, text: &str, style| {
+        let lines = text::wrap(text, usize::from(inside.width));
+        for (row, line) in (row..row + 2).zip(lines) {
+            put(buffer, inside, row, Line::styled(line, style));
+        }
+    };
+    say(0, "One name: a direct chat. Several, or a title: a group.", dim());
+    match &new.error {
+        Some(error) => say(6, error, Style::new().fg(Color::Red)),
+        None => say(6, "Names as your app calls its users, such as bob, carol", dim()),
+    }
     let mut cursor = None;
     for (row, label, input, is_active) in
         [(2, "With", &new.names, !new.in_title), (4, "Title", &new.title, new.in_title)]
     {
-        let (shown, at) = field(input, columns);
+        let (shown, at) = input.row(columns);
         let style = if is_active { Style::new().fg(Color::Cyan).add_modifier(Modifier::BOLD) } else { dim() };
         let spans = vec![
             Span::styled(format!("{label:label_columns$}", label_columns = label_columns as usize), style),
@@ -424,11 +351,6 @@ fn dialog_new(new: &NewChat, frame: &mut Frame<'_>) -> Option<(u16, u16)> {
             cursor = Some((inside.x + label_columns + at, inside.y + row));
         }
     }
-    let (hint, style) = match &new.error {
-        Some(error) => (error.clone(), Style::new().fg(Color::Red)),
-        None => ("Names as your app calls its users, such as bob, carol".into(), dim()),
-    };
-    put(buffer, inside, 6, Line::styled(fit(&hint, usize::from(inside.width)), style));
     cursor
 }
 
@@ -465,7 +387,7 @@ fn dialog_info(model: &Model, info: &Info, frame: &mut Frame<'_>) -> Option<(u16
             Prompt::Title => "Title: ",
             Prompt::Leave => "Leave this group? Type yes: ",
         };
-        let (shown, at) = field(input, inside.width.saturating_sub(label.len() as u16 + 1));
+        let (shown, at) = input.row(usize::from(inside.width.saturating_sub(label.len() as u16)));
         put(
             buffer,
             inside,
@@ -475,7 +397,7 @@ fn dialog_info(model: &Model, info: &Info, frame: &mut Frame<'_>) -> Option<(u16
         return Some((inside.x + label.len() as u16 + at, inside.y + last));
     }
     let text = match &info.error {
-        Some(error) => Line::styled(fit(&text::clean_line(error), columns), Style::new().fg(Color::Red)),
+        Some(error) => Line::styled(fit(&text::shown_line(error), columns), Style::new().fg(Color::Red)),
         None if is_group => Line::styled("n name   a add   t title   l leave", dim()),
         None if c.read_by_all > Seq(0) || c.delivered_by_all > Seq(0) => {
             let all = |seq: Seq| {

@@ -115,7 +115,7 @@ fn two_people_and_a_server_that_restarts() {
     // He does not know yet whose id that is.
     bob.sees_line("hello bob 👋", " 1");
     alice.sees_line("hello bob 👋", "✓✓");
-    alice.sees_colored("hello bob 👋", "✓✓", Color::Idx(8));
+    alice.sees_colored("hello bob 👋", "✓✓", Color::Default);
     bob.keys(key::CLICK_FIRST_ROW);
     bob.sees("who is this? Ctrl-G gives a name");
     alice.sees_colored("hello bob 👋", "✓✓", Color::Idx(6));
@@ -204,6 +204,25 @@ fn a_group_and_a_long_conversation() {
     bob.keys(key::F1);
     bob.sees("waits for the server");
     escape(&bob, "waits for the server");
+    bob.scribble("junk");
+    bob.sees("junk");
+    bob.keys(key::CTRL_L);
+    bob.wait("all drawn anew", |screen| {
+        let text = terminal::text(screen);
+        !text.contains("junk") && text.contains("message number 39") && text.contains("Ctrl-Q quit")
+    });
+    alice.keys("us 👩\u{200d}👩\u{200d}👧 👍🏽.");
+    alice.sees("> us 👩👩👧 👍.");
+    alice.keys(key::ENTER);
+    bob.sees_line("us 👩👩👧 👍.", ":");
+    bob.resize(40, 12);
+    bob.sees("us 👩👩👧 👍.");
+    bob.sees("Enter send  F1 help  Tab list");
+    bob.keys(key::F1);
+    bob.sees("more below ↓");
+    bob.keys(key::END);
+    bob.sees("read; in groups, by everybody");
+    escape(&bob, "by everybody");
     bob.resize(50, 15);
     bob.sees("message number 39");
     bob.keys(key::TAB);

@@ -25,9 +25,11 @@ pub(crate) mod key {
     pub(crate) const CTRL_END: &str = "\x1b[1;5F";
     pub(crate) const CTRL_F: &str = "\x06";
     pub(crate) const CTRL_G: &str = "\x07";
+    pub(crate) const CTRL_L: &str = "\x0c";
     pub(crate) const CTRL_N: &str = "\x0e";
     pub(crate) const CTRL_Q: &str = "\x11";
     pub(crate) const F1: &str = "\x1bOP";
+    pub(crate) const END: &str = "\x1b[F";
     pub(crate) const CLICK_FIRST_ROW: &str = "\x1b[<0;4;2M\x1b[<0;4;2m";
     pub(crate) const WHEEL_UP_AT_MESSAGES: &str = "\x1b[<64;50;10M";
 }
@@ -86,6 +88,11 @@ impl Terminal {
         let size = (NonZeroU16::new(rows).unwrap(), NonZeroU16::new(columns).unwrap());
         parser.screen_mut().set_size(size.0, size.1);
         self.pty.resize(Size::new(rows, columns)).expect("a size");
+    }
+
+    /// Something that is on the screen, and not by the program: a terminal's own idea of how wide something was.
+    pub(crate) fn scribble(&self, what: &str) {
+        self.seen.screen.lock().unwrap().process(format!("\x1b7\x1b[5;20H{what}\x1b8").as_bytes());
     }
 
     /// Waits until the screen is so, and returns its text.

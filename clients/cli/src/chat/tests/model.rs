@@ -52,7 +52,7 @@ fn what_others_wrote_is_unread_until_it_is_seen() {
     case.taken();
     case.key(KeyCode::Enter);
     let page = Effect::Page { conversation: with("bob"), before: None };
-    assert_eq!(case.taken(), [page, read(with("bob"), 12)]);
+    assert_eq!(case.taken(), [page, Effect::Repaint, read(with("bob"), 12)]);
     assert_eq!(unread(&case, with("bob")), 0);
     // Nobody sees it behind another window, a dialog, or further down.
     case.on(Event::Focus(false));
@@ -289,7 +289,7 @@ fn a_new_conversation_with_one_or_with_several() {
     };
     let mut case = new("dave", "");
     let page = Effect::Page { conversation: with("dave"), before: None };
-    assert_eq!(case.taken(), [Effect::SaveBook, page]);
+    assert_eq!(case.taken(), [Effect::SaveBook, page, Effect::Repaint]);
     assert_eq!((case.model.open, case.model.pane), (Some(with("dave")), Pane::Chat));
     assert_eq!(case.model.book.get(user("dave")), Some("dave"));
     case.types("hi");
@@ -413,9 +413,39 @@ fn text_is_found_in_what_is_loaded() {
         case.key(KeyCode::Enter);
     }
     assert_eq!(found(&case), 2);
-    assert!(case.screen().contains("no more of it"));
+    assert!(case.screen().contains("no more of it in this conversation"), "{}", case.screen());
     case.key(KeyCode::Esc);
     assert_eq!(case.model.search, None);
+
+    let mut case = Case::new();
+    case.listed(vec![row(with("bob"), Some("bob"), "", 0, Some(entry(300, "bob", text("message 300"))))]);
+    case.key(KeyCode::Enter);
+    case.page(with("bob"), 201, 300, |n| text(&format!("message {n}")));
+    case.ctrl('f');
+    case.types("message 7");
+    assert!(case.screen().contains("not found so far: scroll up for more"), "{}", case.screen());
+    case.page(with("bob"), 1, 200, |n| text(&format!("message {n}")));
+    case.key(KeyCode::Enter);
+    assert_eq!(found(&case), 179 - 100);
+}
+
+#[test]
+fn another_conversation_and_ctrl_l_draw_all_of_the_screen() {
+    let mut case = Case::opened(1);
+    case.listed(vec![row(with("carol"), Some("carol"), "", 0, Some(entry(2, "carol", text("hi"))))]);
+    case.taken();
+    let repaints = |case: &mut Case| case.taken().iter().filter(|e| **e == Effect::Repaint).count();
+    case.key(KeyCode::Tab);
+    case.key(KeyCode::Enter);
+    assert_eq!(repaints(&mut case), 0, "it was open");
+    case.on(Event::Key(KeyEvent::new(KeyCode::Up, KeyModifiers::ALT)));
+    assert_eq!((case.model.open, repaints(&mut case)), (Some(with("carol")), 1));
+    for dialog in [None, Some(KeyCode::F(1))] {
+        dialog.into_iter().for_each(|key| case.key(key));
+        case.ctrl('l');
+        assert_eq!(repaints(&mut case), 1);
+    }
+    assert!(matches!(case.model.dialog, Some(Dialog::Help { .. })), "it stays");
 }
 
 #[test]

@@ -33,13 +33,13 @@ fn a_screen_of_80_by_24() {
     case.key(KeyCode::Enter);
     case.types("and hungry");
     let wanted = "
- Tern  alice  ○ offline, retry in 3 s: 127.0.0.1:7443: Connection refused (os …
+ Tern  alice        ○ offline, retry in 3 s: 127.0.0.1:7443: Connection refused
 ▌bob              15:00 │ bob
 ▌◷ on my way            │───────────────────────────────────────────────────────
- Lunch            14:03 │
- carol: pizza?      12  │
- carol            14:02 │
- ✓ thanks               │
+ Lunch            14:03 │ Not connected: 127.0.0.1:7443: Connection refused (os
+ carol: pizza?      12  │ error 111)
+ carol            14:02 │ What you write is kept and goes out when the
+ ✓ thanks               │ connection is back.
                         │
                         │
                         │
@@ -56,7 +56,7 @@ fn a_screen_of_80_by_24() {
                         │   on my way                                  15:00 ◷
                         │───────────────────────────────────────────────────────
                         │> and hungry
- Enter send  PgUp back  Ctrl-F find  Ctrl-G info  Tab list  F1 help  Ctrl-Q quit";
+ Enter send  F1 help  Tab list  Ctrl-Q quit  PgUp back  Ctrl-F find  Ctrl-G info";
     assert_eq!(case.screen(), wanted.trim_start_matches('\n'), "\n{}", case.screen());
 }
 
@@ -95,6 +95,98 @@ fn states_of_the_connection() {
     case.connection(offline("x", 9000));
     case.on(Event::Tick(Duration::from_secs(10), NOON_MS));
     assert!(case.screen().contains("retry in 4 s"), "time passes");
+}
+
+const REFUSED: &str = "127.0.0.1:7443: connection and login: TLS: invalid peer certificate: UnknownIssuer";
+
+/// Without a connection, and without ever having had one.
+fn stranded(columns: u16, rows: u16) -> Case {
+    let mut case = Case::new().sized(columns, rows);
+    (case.model.me, case.model.listed) = (None, false);
+    let retry_in = Duration::from_millis(2500);
+    let reason = Lost::Unreachable(REFUSED.into());
+    case.connection(ConnectionState::Offline { reason, retry_in });
+    case
+}
+
+#[test]
+fn why_there_is_no_connection_is_told_in_full() {
+    for (columns, rows, first) in [
+        (200, 60, format!("offline, retry in 3 s: {REFUSED}")),
+        (80, 24, "offline, retry in 3 s: TLS: invalid peer certificate: UnknownIssuer".into()),
+        (60, 24, "offline, retry in 3 s: UnknownIssuer".into()),
+        (40, 12, "offline, retry in 3 s".into()),
+    ] {
+        let shown = stranded(columns, rows).screen();
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert!(lines[0].ends_with(&first), "{shown}");
+        let pane = lines.iter().map(|line| line.rsplit('│').next().unwrap_or(line));
+        let told = words(&pane.collect::<Vec<_>>().join(" ")).join(" ");
+        assert!(told.contains(&format!("Not connected: {REFUSED} It goes on trying.")), "{shown}");
+    }
+    let mut case = stranded(40, 12);
+    case.on(Event::Tick(Duration::from_secs(60), NOON_MS));
+    assert!(case.screen().lines().next().unwrap().ends_with("○ offline, trying again"), "{}", case.screen());
+    // With a conversation, the list, the chat and the help have it.
+    let mut case = Case::opened(1).sized(40, 24);
+    case.model.link = stranded(40, 24).model.link;
+    for key in [KeyCode::Char(' '), KeyCode::Esc] {
+        case.key(key);
+        assert!(case.screen().contains("Not connected: 127.0.0.1:7443:"), "{}", case.screen());
+    }
+    let mut case = Case::opened(100).sized(40, 12);
+    case.model.link = stranded(40, 12).model.link;
+    assert!(!case.screen().contains("Not connected"), "no room:\n{}", case.screen());
+    case.key(KeyCode::F(1));
+    case.key(KeyCode::End);
+    assert!(case.screen().contains("Not connected: "), "{}", case.screen());
+}
+
+#[test]
+fn the_help_can_be_read_on_a_small_screen() {
+    let mut case = Case::opened(3).sized(40, 12);
+    case.key(KeyCode::F(1));
+    let mut all = String::new();
+    for _ in 0..60 {
+        let shown = case.screen();
+        assert!(shown.contains("Esc close  ↑↓ scroll"), "{shown}");
+        all += &shown;
+        let before = case.screen();
+        case.key(KeyCode::Down);
+        if before == case.screen() {
+            break;
+        }
+    }
+    for wanted in
+        ["Ctrl-N", "Ctrl-Q, Ctrl-C", "what waits (◷) is kept", "select text, in most", "by everybody"]
+    {
+        assert!(all.contains(wanted), "{wanted}:\n{}", case.screen());
+    }
+    assert!(!case.screen().contains("more below"));
+    case.mouse(MouseEventKind::ScrollUp, 10, 5);
+    assert!(case.screen().contains("3 more below"), "{}", case.screen());
+    case.on(Event::Resize(100, 40));
+    assert!(case.screen().contains("Ctrl-Q, Ctrl-C                   quit"), "{}", case.screen());
+    assert!(case.screen().ends_with("\n Esc close"), "all of it is there: {}", case.screen());
+    case.key(KeyCode::Esc);
+    assert!(case.model.dialog.is_none());
+}
+
+#[test]
+fn the_last_line_has_whole_keys_the_most_important_first() {
+    let bottom = |case: &Case| case.screen().lines().last().unwrap_or_default().to_owned();
+    for (columns, shown) in [
+        (12, " Enter send"),
+        (40, " Enter send  F1 help  Tab list"),
+        (50, " Enter send  F1 help  Tab list  Ctrl-Q quit"),
+        (80, " Enter send  F1 help  Tab list  Ctrl-Q quit  PgUp back  Ctrl-F find  Ctrl-G info"),
+    ] {
+        assert_eq!(bottom(&Case::opened(1).sized(columns, 12)), shown);
+    }
+    let mut case = Case::opened(1).sized(40, 12);
+    case.key(KeyCode::Tab);
+    assert_eq!(bottom(&case), " Enter open  Ctrl-N new  F1 help");
 }
 
 /// What strangers may send.
@@ -136,6 +228,7 @@ fn strange_text_stays_in_its_place() {
                 let symbol = cell.symbol();
                 assert!(symbol.chars().count() <= 13, "{symbol:?}");
                 assert!(!symbol.chars().any(crate::output::commands_terminal), "{symbol:?}");
+                assert_eq!(crate::chat::text::simple(symbol), symbol);
             }
             case.ctrl('u');
         }
@@ -202,4 +295,19 @@ fn days_headings_and_what_is_new() {
     let places: Vec<_> =
         order.iter().map(|what| shown.rfind(what).unwrap_or_else(|| panic!("{what}:\n{shown}"))).collect();
     assert!(places.is_sorted(), "{shown}");
+}
+
+#[test]
+fn what_is_typed_is_seen_where_the_cursor_is() {
+    for (columns, shown) in [(80, "bob, carol, dave, erin, frank"), (40, "carol, dave, erin, frank")] {
+        let mut case = Case::new().sized(columns, 12);
+        case.ctrl('n');
+        case.types("alice, bob, carol, dave, erin, frank");
+        assert!(case.screen().contains(shown), "{}", case.screen());
+        (0..36).for_each(|_| case.key(KeyCode::Left));
+        assert!(case.screen().contains("With    alice, bob, carol"), "{}", case.screen());
+        let words = case.screen().replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains("Several, or a title: a group."), "{}", case.screen());
+        assert!(words.contains("its users, such as bob, carol"), "{}", case.screen());
+    }
 }
