@@ -30,36 +30,39 @@ that all can run at once. A message that could not be confirmed stays there and 
 
 Exit codes: 0 done; 1 refused by the server; 2 wrong usage, file or state; 3 the server cannot be reached.";
 
+/// Above the options that all commands have, behind their own.
+const COMMON: &str = "Common options";
+
 /// Chat on a Tern server from a terminal.
 #[derive(Debug, Parser)]
 #[command(name = "tern", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Args {
     /// The server: host:port.
-    #[arg(long, env = "TERN_SERVER", global = true, value_name = "ADDR")]
+    #[arg(long, env = "TERN_SERVER", global = true, help_heading = COMMON, value_name = "ADDR")]
     pub(crate) server: Option<String>,
     /// The certificate authority that vouches for the server, PEM; without it, those of this system.
-    #[arg(long, env = "TERN_CA", global = true, value_name = "FILE")]
+    #[arg(long, env = "TERN_CA", global = true, help_heading = COMMON, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
     /// The name in the server's certificate, when it is not the host in --server.
-    #[arg(long, env = "TERN_SERVER_NAME", global = true, value_name = "NAME")]
+    #[arg(long, env = "TERN_SERVER_NAME", global = true, help_heading = COMMON, value_name = "NAME")]
     pub(crate) server_name: Option<String>,
     /// The token that says who you are, from the app's backend; @FILE reads it from a file.
-    #[arg(long, env = "TERN_TOKEN", global = true, value_name = "TOKEN", hide_env_values = true)]
+    #[arg(long, env = "TERN_TOKEN", global = true, help_heading = COMMON, value_name = "TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// What carries the connection; auto is QUIC, or TCP where the network swallows UDP.
-    #[arg(long, env = "TERN_TRANSPORT", global = true, value_enum, default_value = "auto")]
+    #[arg(long, env = "TERN_TRANSPORT", global = true, help_heading = COMMON, value_enum, default_value = "auto")]
     pub(crate) transport: Transport,
     /// Where `tail` keeps its state; `chat` uses the same name with "-chat" added, the other commands with "-send".
-    #[arg(long, env = "TERN_STATE", global = true, value_name = "FILE")]
+    #[arg(long, env = "TERN_STATE", global = true, help_heading = COMMON, value_name = "FILE")]
     pub(crate) state: Option<PathBuf>,
     /// The device id of a new state, in hexadecimal; without it, a random one. Use one for one state only.
-    #[arg(long, global = true, value_name = "HEX")]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "HEX")]
     pub(crate) device: Option<DeviceId>,
     /// Give up after so long; `tail` only while it connects for the first time, `chat` never.
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, global = true, help_heading = COMMON, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     pub(crate) timeout: Duration,
     /// One JSON object a line.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = COMMON)]
     pub(crate) json: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -77,6 +80,8 @@ pub(crate) enum Command {
     /// Chat: a terminal application with your conversations; F1 in it lists its keys.
     Chat,
     /// Send a message; prints `conversation seq` once the server has stored it.
+    #[command(mut_arg("to", |arg| arg.help("To this user; any name is accepted: a message waits for a user who has \
+        never logged in")))]
     Send(Send),
     /// Show what is new since the last time, then what happens, one line each.
     Tail(Tail),
@@ -97,7 +102,7 @@ pub(crate) enum Command {
 #[derive(Debug, Clone, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Where {
-    /// The direct chat with this user; any name is accepted: a message waits for a user who has never logged in.
+    /// The direct chat with this user, as the app names them or by UUID.
     #[arg(long, value_name = "USER", value_parser = user)]
     pub(crate) to: Option<UserId>,
     /// A conversation by its id.

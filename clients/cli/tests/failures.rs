@@ -121,4 +121,14 @@ fn help_is_a_manual() {
         assert!(help.contains(expected), "{expected}");
     }
     assert_eq!(output.status.code(), Some(0));
+    // What is a command's own comes before what all have.
+    for (command, own) in [("read", "--upto"), ("history", "--limit"), ("send", "[TEXT]"), ("tail", "--once")]
+    {
+        let output = tern(home.path(), &[command, "--help"], b"");
+        let help = String::from_utf8(output.stdout).unwrap();
+        let (before, after) = help.split_once("Common options:").expect("a heading");
+        assert!(before.contains(own) && !before.contains("--server "), "{help}");
+        assert!(after.contains("--server "), "{help}");
+        assert_eq!(help.contains("never logged in"), command == "send", "{help}");
+    }
 }

@@ -211,6 +211,8 @@ fn chat(model: &Model, areas: &Areas, buffer: &mut Buffer) -> Option<(u16, u16)>
         }
         (Kind::Direct, _) => String::new(),
     };
+    // Half of the line is the title's, if it needs it.
+    let about = if width(&about) > columns / 2 { String::new() } else { about };
     let room = columns.saturating_sub(width(&about) + 3);
     let title = fit(&model.title(id, c), room);
     let gap = room - width(&title);
