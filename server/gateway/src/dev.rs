@@ -131,15 +131,29 @@ fn create_private(directory: &Path) -> std::io::Result<()> {
 
 /// A path as short as it can be typed from here.
 fn shown(path: &Path) -> PathBuf {
-    let here = std::env::current_dir().ok();
-    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).to_owned()
+    std::env::current_dir().map_or_else(|_| path.to_owned(), |here| from(&here, path))
+}
+
+fn from(here: &Path, path: &Path) -> PathBuf {
+    match path.strip_prefix(here) {
+        Ok(rest) if rest.as_os_str().is_empty() => ".".into(),
+        Ok(rest) => rest.to_owned(),
+        Err(_) => path.to_owned(),
+    }
+}
+
+/// A program as a shell runs it: one without a directory would be looked for in PATH.
+fn called(program: &Path) -> String {
+    let is_bare = program.parent().is_some_and(|parent| parent.as_os_str().is_empty());
+    let program = program.display();
+    quoted(&if is_bare { format!("./{program}") } else { program.to_string() })
 }
 
 /// How to call one of the programs: the one beside this one, or cargo when this is a build tree without it.
 fn command(name: &str) -> String {
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(name)));
     match beside {
-        Some(path) if path.is_file() => quoted(&shown(&path).display().to_string()),
+        Some(path) if path.is_file() => called(&shown(&path)),
         Some(path) if path.components().any(|part| part.as_os_str() == "target") => {
             format!("cargo run -q --release --bin {name} --")
         }
@@ -175,6 +189,20 @@ mod tests {
         assert_eq!(quoted("@tern-data/bob.token"), "@tern-data/bob.token");
         assert_eq!(quoted("data 3/ca.pem"), "'data 3/ca.pem'");
         assert_eq!(quoted("it's"), "'it'\\''s'");
+    }
+
+    #[test]
+    fn programs_are_called_so_that_a_shell_finds_them() {
+        for (here, program, call) in [
+            ("/opt/tern", "/opt/tern/tern", "./tern"),
+            ("/opt", "/opt/tern/tern", "tern/tern"),
+            ("/home/a b", "/home/a b/tern", "./tern"),
+            ("/home", "/home/a b/tern", "'a b/tern'"),
+            ("/home", "/usr/bin/tern", "/usr/bin/tern"),
+        ] {
+            assert_eq!(called(&from(Path::new(here), Path::new(program))), call, "{here} {program}");
+        }
+        assert_eq!(from(Path::new("/srv/data"), Path::new("/srv/data")), Path::new("."));
     }
 
     #[test]

@@ -82,12 +82,13 @@ pub enum OfflineError {
     #[error("the server has broken off the backup, so there is none; its log says why")]
     BrokenOff,
     /// Something is wrong with what is stored.
-    #[error("{0} things are wrong; a backup from before them is the way back")]
+    #[error("{}; a backup from before that is the way back", counted(*.0, "thing is wrong", "things are wrong"))]
     Wrong(u64),
     /// The same, of what went into a backup.
     #[error(
-        "{path} was written, and {wrong} records in it are damaged, as they are in the store. Keep the backups from \
-             before; `ternd verify` says more"
+        "{path} was written, and {} damaged, as in the store. Keep the backups from \
+             before; `ternd verify` says more",
+        counted(*.wrong, "record in it is", "records in it are")
     )]
     Rotten {
         /// The backup.
@@ -97,8 +98,9 @@ pub enum OfflineError {
     },
     /// The same, of a backup.
     #[error(
-        "{wrong} things are wrong in the backup: it was restored to {path}, and not put into its place. To use it all \
-             the same, rename that to {place}"
+        "{} in the backup: it was restored to {path}, and not put into its place. To use it all \
+             the same, rename that to {place}",
+        counted(*.wrong, "thing is wrong", "things are wrong")
     )]
     Restored {
         /// How many.
@@ -204,11 +206,20 @@ fn verify_store(path: &Path, store: &Embedded, say: &mut dyn FnMut(&str)) -> Res
         0 => String::new(),
         _ => format!("; {unreadable} parts could not be read, so there may be more"),
     };
-    (findings.say)(&format!(
-        "{conversations} conversations, {entries} entries, {members} memberships, {windows} send windows, {watermarks} \
-         watermarks: {wrong} things wrong{incomplete}"
-    ));
+    let looked_at = [
+        counted(conversations, "conversation", "conversations"),
+        counted(entries, "entry", "entries"),
+        counted(members, "membership", "memberships"),
+        counted(windows, "send window", "send windows"),
+        counted(watermarks, "watermark", "watermarks"),
+    ];
+    let wrong = counted(wrong, "thing wrong", "things wrong");
+    (findings.say)(&format!("{}: {wrong}{incomplete}", looked_at.join(", ")));
     Ok(totals)
+}
+
+fn counted(count: u64, one: &str, several: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 /// Writes a backup of this data directory's store to a new file, of one moment, whether a server runs on it or not, and

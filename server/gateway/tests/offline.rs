@@ -203,15 +203,15 @@ async fn a_damaged_record_is_found_and_named_and_not_put_into_a_place() {
     damage(&data);
     let finding = "2: checksum mismatch";
     let verified = ternd(&["verify"], &[&data]);
-    refuses(&verified, "1 things are wrong");
+    refuses(&verified, "1 thing is wrong");
     let said = String::from_utf8_lossy(&verified.stdout).into_owned();
     assert!(
-        said.contains(finding) && said.contains("3 entries") && said.contains(": 1 things wrong"),
+        said.contains(finding) && said.contains("3 entries") && said.contains(": 1 thing wrong"),
         "{said}"
     );
 
     let made = ternd(&["backup", "--data"], &[&data, &file]);
-    refuses(&made, "1 records in it are damaged");
+    refuses(&made, "1 record in it is damaged");
     assert!(String::from_utf8_lossy(&made.stdout).contains(finding), "{made:?}");
     let restored = ternd(&["restore", "--data"], &[&copy, &file]);
     refuses(&restored, "was restored to");
