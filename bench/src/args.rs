@@ -25,12 +25,10 @@ pub use self::mixed::MixedArgs;
     name = "tern-bench",
     version,
     after_help = "Exit status: 0, all promises kept; 3, one was broken (lost, duplicated, reordered, …); 1, no result, or \
-                  the run ended early (what there is of it is printed and written all the same).\n\n\
+                  the run ended early (what there is of it is printed and written all the same); 130, interrupted \
+                  twice.\n\n\
+                  Ctrl-C ends a run early, a second one at once.\n\n\
                   `tern-bench SCENARIO --help` has the options and an example.\n\n\
-                  Figures that say less than their names: unsent, messages that were due and not sent, since the client \
-                  had as many unanswered as a session allows; acked_without_receipt, messages whose delivered receipt had \
-                  not come when the run ended; heads_moved, how often a slow client was told of a new head instead of \
-                  being pushed; pulls, pages that clients asked for to fill gaps.\n\n\
                   Try it:\n  cargo build --release -p tern-server -p tern-bench\n  target/release/tern-bench send"
 )]
 pub struct Cli {
@@ -379,7 +377,8 @@ pub struct Common {
     /// Threads of the load generator
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub threads: usize,
-    /// Write the result as JSON; `tern-bench report` makes a page of such files
+    /// Write the result as JSON, in place of what is in the file when the run is over; `tern-bench report` makes a page of
+    /// such files. A run that ends early does not replace the result of a complete one: it goes to FILE.partial
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// No live progress on standard error
@@ -394,8 +393,8 @@ pub struct Common {
     /// Of --server: the authority that its certificate comes from, PEM
     #[arg(long, value_name = "FILE", requires = "server", help_heading = "Server")]
     pub ca: Option<PathBuf>,
-    /// Of --server: its data directory, or another that holds a copy of its `token.key`, to make tokens. Of one that is
-    /// started: where it keeps its data [default: a temporary directory]
+    /// A directory. With --server: the server's data directory, or one with a copy of its file `token.key`, to make tokens.
+    /// Without: where the server that is started keeps its data [default: a temporary directory, removed afterwards]
     #[arg(long, value_name = "DIR", help_heading = "Server")]
     pub data: Option<PathBuf>,
     /// Of --server: its process id, if it runs on this machine, to see what it uses

@@ -13,7 +13,8 @@
 //! - [`machine`], [`process`]: what was used meanwhile.
 //! - [`floor`]: what the machine allows at best.
 //! - [`proxy`]: a bad network between clients and server.
-//! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page.
+//! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page; `figure`: what
+//!   figures mean.
 
 pub mod args;
 pub mod book;
@@ -22,6 +23,7 @@ pub mod check;
 pub mod client;
 pub mod clock;
 mod error;
+mod figure;
 pub mod fill;
 pub mod fleet;
 pub mod floor;

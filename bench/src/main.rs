@@ -22,8 +22,8 @@ fn main() -> ExitCode {
         Command::Mixed(scenario) => execute(&scenario),
         Command::Floor(args) => said(floor::scenario::run(&args)),
         Command::Report(args) => said(page::run(&args)),
-        Command::Relay(args) => said(floor::relay::run(&args)),
-        Command::FloorStore(args) => said(floor::store::run(&args)),
+        Command::Relay(args) => floor::relay::run(&args),
+        Command::FloorStore(args) => floor::store::run(&args),
     }
 }
 

@@ -1,7 +1,9 @@
 //! The result of a run, as it is written.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -156,24 +158,109 @@ impl Outcome {
     }
 }
 
-/// That results can be written there: better known before the run than after it.
+/// That results can be written there: better known before the run than after it. Nothing is made or changed.
 ///
 /// # Errors
 /// When they cannot.
 pub fn check_file(file: &Path) -> Result<(), Error> {
-    let opened = std::fs::OpenOptions::new().create(true).append(true).open(file);
-    opened.map(|_| ()).map_err(Error::io(format!("cannot write --json {}", file.display())))
+    let writable = match std::fs::metadata(file) {
+        Ok(about) if about.is_file() => std::fs::OpenOptions::new().append(true).open(file).map(drop),
+        Ok(about) if about.is_dir() => Err(std::io::ErrorKind::IsADirectory.into()),
+        // A pipe or a terminal takes what it is given.
+        Ok(_) => return Ok(()),
+        Err(_) => Ok(()),
+    };
+    let writable = writable.and_then(|()| tempfile::tempfile_in(directory_of(file)).map(drop));
+    writable.map_err(Error::io(format!("cannot write --json {}", file.display())))
 }
 
-/// Writes the one outcome, or an array.
+/// Writes the one outcome, or an array, in place of what is in the file; returns where. What a run that ended early has
+/// does not replace the result of a complete one, but goes into another file beside it.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write(outcomes: &[Outcome], as_array: bool, file: &Path) -> Result<(), Error> {
+/// When the file cannot be written; it is as it was then.
+pub fn write(outcomes: &[Outcome], as_array: bool, file: &Path) -> Result<PathBuf, Error> {
     let json = match outcomes {
         [one] if !as_array => serde_json::to_string_pretty(one),
         several => serde_json::to_string_pretty(several),
     };
-    let json = json.map_err(|error| Error::Scenario(format!("the result is no JSON: {error}")))?;
-    std::fs::write(file, json + "\n").map_err(Error::io(format!("cannot write --json {}", file.display())))
+    let json = json.map_err(|error| Error::Scenario(format!("the result is no JSON: {error}")))? + "\n";
+    let ended_early = outcomes.iter().any(|outcome| !outcome.complete);
+    let mut place = file.canonicalize().unwrap_or_else(|_| file.to_owned());
+    if ended_early && is_complete(&place) {
+        place.as_mut_os_string().push(".partial");
+    }
+    let written = match std::fs::metadata(&place) {
+        Ok(about) if !about.is_file() => std::fs::write(&place, json),
+        _ => replace(&place, json.as_bytes()),
+    };
+    written.map_err(Error::io(format!("cannot write --json {}", place.display())))?;
+    Ok(place)
+}
+
+/// Whether the file has the result of a run that came to its end, or of several that did.
+fn is_complete(file: &Path) -> bool {
+    #[derive(Deserialize)]
+    struct End {
+        complete: bool,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ends {
+        One(End),
+        Several(Vec<End>),
+    }
+    let json = std::fs::read(file).unwrap_or_default();
+    match serde_json::from_slice(&json) {
+        Ok(Ends::One(end)) => end.complete,
+        Ok(Ends::Several(ends)) => ends.iter().all(|end| end.complete),
+        Err(_) => false,
+    }
+}
+
+/// All of it or nothing, whatever happens meanwhile.
+fn replace(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    // As any new file; what is private is the default here.
+    let mode = std::fs::Permissions::from_mode(0o666);
+    let mut new =
+        tempfile::Builder::new().prefix(".tern-bench-").permissions(mode).tempfile_in(directory_of(file))?;
+    new.write_all(bytes)?;
+    new.persist(file)?;
+    Ok(())
+}
+
+fn directory_of(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_as_complete() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        for (json, complete) in [
+            ("", false),
+            (r#"{"complete":true}"#, true),
+            (r#"{"complete":false}"#, false),
+            (r#"[{"complete":true},{"complete":true}]"#, true),
+            (r#"[{"complete":true},{"complete":false}]"#, false),
+            (r#"{"other":1}"#, false),
+        ] {
+            std::fs::write(file.path(), json).expect("it is written");
+            assert_eq!(is_complete(file.path()), complete, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_check_makes_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("result.json");
+        check_file(&file).expect("it could be written");
+        assert!(!file.exists());
+        assert!(check_file(directory.path()).is_err(), "a directory");
+        assert!(check_file(&file.join("x")).is_err(), "nowhere");
+        check_file(Path::new("/dev/null")).expect("it takes everything");
+    }
 }

@@ -17,7 +17,7 @@ use tern_server::clock;
 use crate::Error;
 use crate::args::Common;
 use crate::client::Account;
-use crate::interrupt;
+use crate::interrupt::{self, Directory};
 use crate::process::{self, Usage};
 
 /// Longer than any run.
@@ -40,7 +40,7 @@ pub struct Server {
     last_usage: Cell<Option<Usage>>,
     /// Given out so far.
     accounts: Cell<usize>,
-    _data: Option<tempfile::TempDir>,
+    _data: Option<Directory>,
 }
 
 /// The process that this program has started, and how.
@@ -110,10 +110,9 @@ impl Server {
         };
         let temporary = match args.data {
             Some(_) => None,
-            None => Some(tempfile::tempdir().map_err(Error::io("cannot make a temporary directory"))?),
+            None => Some(Directory::new().map_err(Error::io("cannot make a temporary directory"))?),
         };
-        let data =
-            args.data.as_deref().or(temporary.as_ref().map(|dir| dir.path())).unwrap_or(Path::new("."));
+        let data = args.data.as_deref().or(temporary.as_ref().map(Directory::path)).unwrap_or(Path::new("."));
         let launch = Launch { program, data: data.to_owned(), shards: args.shards };
         let mut starting = launch.start("127.0.0.1:0")?;
         let greeting = starting.greeting()?;

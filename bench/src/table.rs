@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
+use crate::figure::meaning;
 use crate::outcome::{Outcome, Point};
 use crate::stats::Summary;
 
@@ -163,7 +164,8 @@ impl Lines {
     }
 
     fn figure(&mut self, name: &str, value: f64) {
-        self.text(&format!("  {name:<36} {}", number(value)));
+        let meaning = meaning(name).map_or(String::new(), |meaning| format!("({meaning})"));
+        self.text(format!("  {name:<36} {:<12} {meaning}", number(value)).trim_end());
     }
 
     fn promises(&mut self, outcome: &Outcome) {
@@ -182,6 +184,8 @@ impl Lines {
         let broken: Vec<_> = all.iter().filter(|(_, count)| *count > 0).collect();
         if outcome.connections == 0 {
             self.row("promises", &[("nobody was connected:", "nothing to check".into())]);
+        } else if broken.is_empty() && !outcome.complete {
+            self.row("promises", &[("none broken", "until the run ended early".into())]);
         } else if broken.is_empty() {
             self.row("promises", &[("all", "kept".into())]);
         } else {
@@ -193,9 +197,6 @@ impl Lines {
         }
         for (what, count) in &outcome.refusals {
             self.text(&format!("  {:>10} × {what}", number(*count as f64)));
-        }
-        if let Some(problem) = &outcome.problem {
-            self.row("problem", &[("", problem.clone())]);
         }
     }
 }

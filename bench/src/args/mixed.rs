@@ -21,7 +21,7 @@ pub struct MixedArgs {
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub chats: u32,
     /// Sizes of groups; each client is in one group of each size, as far as clients fill groups
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [3, 10, 50],
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "3,10,50",
         value_parser = clap::value_parser!(u32).range(2..=1_024))]
     pub members: Vec<u32>,
     /// Of all that is done, so much is messages to direct chats

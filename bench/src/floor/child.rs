@@ -1,20 +1,23 @@
 //! Processes of this program that do a part of the work, so that what it costs is seen from outside. They are told what
 //! to do in their arguments and in lines on standard input, answer in lines of JSON, and end when standard input does:
-//! none outlives its parent, however that ends.
+//! none outlives its parent by more than [`LINGER`], however that ends. What goes wrong in them, the parent says.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::process;
+
+/// Whoever has to end puts away what it has made in this time, or leaves it.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// The parent's end.
 pub(super) struct Process {
@@ -51,7 +54,11 @@ impl Process {
     pub(super) fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
         let mut line = String::new();
         self.output.read_line(&mut line).map_err(Error::io("a part of the floor cannot be heard"))?;
-        serde_json::from_str(&line).map_err(|_| Error::Server("a part of the floor has ended".into()))
+        match serde_json::from_str(&line) {
+            Ok(Said::Done(what)) => Ok(what),
+            Ok(Said::Failed(why)) => Err(Error::Scenario(why)),
+            Err(_) => Err(Error::Scenario("a part of the floor has ended: expected it to answer".into())),
+        }
     }
 
     /// CPU time of all its threads, so far.
@@ -68,9 +75,25 @@ impl Drop for Process {
     }
 }
 
+/// A line from a child.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Said<T> {
+    Done(T),
+    Failed(String),
+}
+
 /// In a child: one line to the parent.
 pub(super) fn say(what: &impl Serialize) -> Result<(), Error> {
-    write_line(&mut std::io::stdout().lock(), what).map_err(Error::io("nobody listens"))
+    write_line(&mut std::io::stdout().lock(), &Said::Done(what)).map_err(Error::io("nobody listens"))
+}
+
+/// In a child: all of it. The parent is told what went wrong.
+pub(super) fn work(work: impl FnOnce() -> Result<(), Error>) -> ExitCode {
+    let Err(error) = work() else { return ExitCode::SUCCESS };
+    // If the parent is gone, nobody wants to know.
+    let _ = write_line(&mut std::io::stdout().lock(), &Said::<()>::Failed(error.to_string()));
+    ExitCode::FAILURE
 }
 
 /// In a child: what the parent tells it.
@@ -92,6 +115,10 @@ impl<T: DeserializeOwned + Send + 'static> Told<T> {
             // Nobody takes them any more when the child has failed.
             let _ = told.map(|told| line.send(told)).take_while(Result::is_ok).count();
             end.store(true, Ordering::Relaxed);
+            drop(line);
+            // A disk may hang, or a thread.
+            thread::sleep(LINGER);
+            std::process::exit(1);
         });
         Self { lines, ended }
     }

@@ -15,6 +15,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::process::ExitCode;
 use std::sync::{Arc, mpsc as std_mpsc};
 use std::thread;
 
@@ -65,10 +66,11 @@ pub(super) struct Greeting {
 }
 
 /// Runs a relay until standard input ends.
-///
-/// # Errors
-/// When it cannot start.
-pub fn run(args: &RelayArgs) -> Result<(), Error> {
+pub fn run(args: &RelayArgs) -> ExitCode {
+    child::work(|| relay(args))
+}
+
+fn relay(args: &RelayArgs) -> Result<(), Error> {
     let failed = |what: &str, error: &dyn std::fmt::Display| Error::Server(format!("relay: {what}: {error}"));
     let shards = args.shards.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
     let count = ShardCount::new(shards).ok_or_else(|| Error::Arguments(format!("{shards} shards")))?;

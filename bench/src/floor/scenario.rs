@@ -42,7 +42,7 @@ pub struct FloorArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 0.0, value_parser = seconds)]
     pub mark_interval: f64,
     /// Messages that share an fsync; each size is measured
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1.0, 16.0, 128.0, 1024.0])]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1,16,128,1024")]
     pub groups_of: Vec<f64>,
     /// Messages of a conversation that are committed together
     #[arg(long, value_name = "N", default_value_t = 1.0)]
@@ -62,6 +62,9 @@ pub struct FloorArgs {
     /// Where the store is made, and removed at the end [default: the system's directory for temporary files]
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
+    /// No progress on standard error
+    #[arg(long, short)]
+    pub quiet: bool,
     /// Write the results as JSON, one for each transport; `store_us_per_message` is that of the last size
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
@@ -92,6 +95,12 @@ impl FloorArgs {
         })
     }
 
+    fn progress(&self, what: &str) {
+        if !self.quiet {
+            eprintln!("{what} …");
+        }
+    }
+
     fn duration(&self) -> Duration {
         Duration::from_secs_f64(self.duration)
     }
@@ -102,10 +111,16 @@ impl FloorArgs {
 /// # Errors
 /// When there is no result.
 pub fn run(args: &FloorArgs) -> Result<(), Error> {
+    args.json.as_deref().map_or(Ok(()), outcome::check_file)?;
     let machine = Machine::here();
     println!("floor: {} connections, {}, {} B", args.connections, args.load.text(), args.load.payload);
     let mut relayed = Vec::new();
     for transport in args.transport.each() {
+        args.progress(&format!(
+            "relay over {}: {} connections",
+            transport_name(*transport),
+            args.connections
+        ));
         let (cost, counts) = relay(args, &args.plan(*transport)?)?;
         println!("{}", row("relay", transport_name(*transport), cost));
         relayed.push((*transport, cost, counts));
@@ -113,6 +128,7 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
     let mut figures = BTreeMap::new();
     let mut last = None;
     for &size in &args.groups_of {
+        args.progress(&format!("store: groups of {} for {} s", number(size), args.duration));
         let cost = store(args, size)?;
         println!("{}", row("store", &format!("groups of {}", number(size)), cost));
         last = cost.us_per_message();
@@ -121,7 +137,7 @@ pub fn run(args: &FloorArgs) -> Result<(), Error> {
     let Some(file) = &args.json else { return Ok(()) };
     let result = |(transport, cost, counts)| result(args, &machine, transport, cost, counts, last, &figures);
     let results: Vec<_> = relayed.into_iter().map(result).collect();
-    outcome::write(&results, args.transport == TransportArg::Both, file)
+    outcome::write(&results, args.transport == TransportArg::Both, file).map(drop)
 }
 
 fn relay(args: &FloorArgs, plan: &FloorPlan) -> Result<(Cost, Counts), Error> {

@@ -3,6 +3,7 @@
 //! nothing.
 
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -30,6 +31,10 @@ struct Task {
     shape: Shape,
     seconds: f64,
 }
+
+/// What it says when it has a store.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Ready {}
 
 /// What it has done.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -70,7 +75,9 @@ impl Store {
             format!("--senders={}", plan.senders),
             format!("--payload-bytes={}", plan.payload_bytes),
         ];
-        Ok(Self(Process::start(&arguments)?))
+        let mut process = Process::start(&arguments)?;
+        let Ready {} = process.hear()?;
+        Ok(Self(process))
     }
 
     /// Commits for a while.
@@ -83,10 +90,11 @@ impl Store {
 }
 
 /// Runs the store's process until standard input ends.
-///
-/// # Errors
-/// When there is no store, or it fails.
-pub fn run(args: &StoreArgs) -> Result<(), Error> {
+pub fn run(args: &StoreArgs) -> ExitCode {
+    child::work(|| store(args))
+}
+
+fn store(args: &StoreArgs) -> Result<(), Error> {
     let directory = tempfile::tempdir_in(&args.directory)
         .map_err(Error::io(format!("cannot make a directory in {}", args.directory.display())))?;
     let failed = |error: &dyn std::fmt::Display| Error::Server(format!("the floor's store: {error}"));
@@ -97,6 +105,7 @@ pub fn run(args: &StoreArgs) -> Result<(), Error> {
     let runtime = runtime.map_err(Error::io("cannot start a runtime"))?;
     let mut writer = Writer::new(store.clone(), args.conversations, args.senders, args.payload_bytes);
     let told = Told::listen();
+    child::say(&Ready {})?;
     for Task { shape, seconds } in told.lines {
         let start = Instant::now();
         let until = start + Duration::from_secs_f64(seconds);

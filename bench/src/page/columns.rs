@@ -98,7 +98,7 @@ fn refusals(run: &Run) -> Cell {
 }
 
 /// What a run has found broken, in words; `None` if it has not looked. Connections that ended and sends without an
-/// answer are no fault of a run that ended early: they are what ended it.
+/// answer are no fault of a run that ended early: they are what ended it, and [`left_open`].
 pub(super) fn broken(run: &Run) -> Option<Vec<String>> {
     // A floor makes no promises, and who was not there was promised nothing.
     if run.scenario.0 == "floor" || run.connections.known() == Some(0.0) {
@@ -128,7 +128,23 @@ pub(super) fn broken(run: &Run) -> Option<Vec<String>> {
 fn promises(run: &Run) -> Cell {
     match broken(run) {
         None => Cell::Unknown,
-        Some(broken) if broken.is_empty() => Cell::Good("kept".into()),
-        Some(broken) => Cell::Bad(broken.join(", ")),
+        Some(broken) if !broken.is_empty() => Cell::Bad(broken.join(", ")),
+        Some(_) if run.complete == Some(false) => {
+            let mut open = left_open(run).join(", ");
+            if !open.is_empty() {
+                open.insert_str(0, "; ");
+            }
+            Cell::Text(format!("none broken until it ended early{open}"))
+        }
+        Some(_) => Cell::Good("kept".into()),
     }
+}
+
+/// What could not be decided any more, in words.
+fn left_open(run: &Run) -> Vec<String> {
+    [(run.unanswered, "unanswered"), (run.disconnected, "disconnected")]
+        .into_iter()
+        .filter_map(|(figure, name)| Some((figure.known().filter(|count| *count > 0.0)?, name)))
+        .map(|(count, name)| format!("{} {name}", number::count(count)))
+        .collect()
 }

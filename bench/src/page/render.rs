@@ -102,17 +102,19 @@ fn name(run: &Run, all: &[Run]) -> String {
 }
 
 fn verdict(runs: &[Run]) -> Markup {
-    let looked: Vec<Vec<String>> = runs.iter().filter_map(columns::broken).collect();
-    let broken = looked.iter().filter(|broken| !broken.is_empty()).count();
+    let looked: Vec<(bool, Vec<String>)> =
+        runs.iter().filter_map(|run| Some((run.complete == Some(false), columns::broken(run)?))).collect();
+    let broken = looked.iter().filter(|(_, broken)| !broken.is_empty()).count();
+    let kept = looked.iter().filter(|(ended_early, _)| !ended_early).count();
     let early = runs.iter().filter(|run| run.complete == Some(false)).count();
     html! {
         p.verdict {
             @if broken > 0 {
                 span.bad { "✗ Promises were broken in " (broken) " of " (number::runs(looked.len())) "." }
-            } @else if looked.is_empty() {
-                span { "No run here has checked promises." }
+            } @else if kept == 0 {
+                span { "No run here has checked promises to its end." }
             } @else {
-                span.good { "✓ All promises kept in " (number::runs(looked.len())) "." }
+                span.good { "✓ All promises kept in " (number::runs(kept)) "." }
             }
             @if early > 0 { " " span.bad { "✗ " (number::runs(early)) " ended early." } }
         }

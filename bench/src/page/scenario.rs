@@ -12,6 +12,7 @@ use super::run::{Figure, Latency, Run, Second, clean};
 use super::scale::Scale;
 use super::style::{self, Palette};
 use super::table::{self, Cell, Head, Row};
+use crate::figure::meaning;
 
 /// Points of a line; longer series are thinned.
 const POINTS_MAX: usize = 400;
@@ -365,6 +366,9 @@ fn figures(runs: &[Shown]) -> Markup {
         @if !names.is_empty() {
             h3 { "Figures of this scenario" }
             (table)
+            @for (name, meaning) in names.iter().filter_map(|name| Some((name, meaning(name)?))) {
+                p.unit { (spoken(name)) ": " (meaning) }
+            }
         }
     }
 }

@@ -206,6 +206,21 @@ fn what_is_broken_is_seen() {
 }
 
 #[test]
+fn a_run_that_ended_early_has_kept_nothing_to_the_end() {
+    let mut cut = sample("tcp", 2_000, 100.0, 4);
+    cut["complete"] = json!(false);
+    (cut["unanswered"], cut["disconnected"]) = (json!(12), json!(2_000));
+    cut["scenario_figures"] = json!({ "unsent": 3 });
+    let alone = page(&[cut.clone()]);
+    assert_eq!(count(&alone, "No run here has checked promises to its end."), 1);
+    assert_eq!(count(&alone, "none broken until it ended early; 12 unanswered, 2,000 disconnected"), 1);
+    assert_eq!(count(&alone, "unsent: messages that were due"), 1);
+    let page = page(&[cut, sample("quic", 2_000, 100.0, 4)]);
+    assert_eq!(count(&page, "✓ All promises kept in 1 run."), 1);
+    assert_eq!(count(&page, "✓ kept"), 1);
+}
+
+#[test]
 fn what_was_not_measured_is_told_apart() {
     let mut run = sample("tcp", 2_000, 100.0, 9);
     for (second, phase) in

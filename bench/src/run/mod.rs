@@ -97,11 +97,17 @@ pub fn execute<S: Scenario>(scenario: &S) -> ExitCode {
         println!("{}", comparison(one, other));
     }
     let mut failed = outcomes.iter().any(|outcome| !outcome.complete);
-    if let Some(file) = &common.json
-        && let Err(error) = outcome::write(&outcomes, common.transport == TransportArg::Both, file)
+    match common
+        .json
+        .as_ref()
+        .map(|file| outcome::write(&outcomes, common.transport == TransportArg::Both, file))
     {
-        eprintln!("tern-bench: {error}");
-        failed = true;
+        Some(Err(error)) => {
+            eprintln!("tern-bench: {error}");
+            failed = true;
+        }
+        Some(Ok(place)) if failed => println!("what there is of a result is in {}", place.display()),
+        _ => {}
     }
     if outcomes.iter().any(Outcome::is_broken) {
         eprintln!("tern-bench: a promise was broken: see \"BROKEN\" in the table");

@@ -51,6 +51,7 @@ fn arguments_that_make_no_sense_are_refused() {
     check(&["idle", "--connections", "0"], "above 0");
     check(&["idle", "--ternd", "no/such/program"], "no/such/program");
     check(&["idle", "--ternd", "false"], "did not start");
+    check(&["floor", "--json", "no/such/directory/x.json"], "no/such/directory");
 }
 
 #[test]
@@ -92,10 +93,17 @@ fn a_refused_token_is_told() {
 
 #[test]
 fn a_server_that_goes_away_leaves_a_partial_result() {
-    for transport in ["tcp", "quic"] {
+    for (transport, before, place) in [
+        ("tcp", None, "result.json"),
+        ("tcp", Some(r#"{"complete":false}"#), "result.json"),
+        ("quic", Some(r#"{"complete":true}"#), "result.json.partial"),
+    ] {
         let server = Server::start();
         let directory = tempfile::tempdir().expect("a temporary directory");
         let json = directory.path().join("result.json");
+        if let Some(before) = before {
+            std::fs::write(&json, before).expect("a result of an earlier run");
+        }
         let mut child = Command::new(env!("CARGO_BIN_EXE_tern-bench"))
             .args([
                 "send",
@@ -110,7 +118,7 @@ fn a_server_that_goes_away_leaves_a_partial_result() {
             ])
             .args([Path::new("--json"), &json])
             .args(server.options())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .expect("tern-bench starts");
@@ -123,28 +131,38 @@ fn a_server_that_goes_away_leaves_a_partial_result() {
         }
         server.stop();
         let problem = std::iter::from_fn(next).find(|line| line.starts_with("tern-bench: "));
-        let status = child.wait().expect("it ends");
-        assert_eq!(status.code(), Some(1), "{problem:?}");
+        let output = child.wait_with_output().expect("it ends");
+        assert_eq!(output.status.code(), Some(1), "{problem:?}");
         let problem = problem.expect("it says why");
         assert!(problem.contains("all connections have ended in mid-run"), "{problem}");
-        let result = std::fs::read(&json).expect("a result");
+        let said = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            said.contains("ENDED EARLY") && !said.contains("kept") && !said.contains("mid-run"),
+            "{said}"
+        );
+        assert!(
+            said.contains(&format!(
+                "what there is of a result is in {}",
+                directory.path().join(place).display()
+            )),
+            "{said}"
+        );
+        if place != "result.json" {
+            assert_eq!(std::fs::read_to_string(&json).ok().as_deref(), before, "the good one is kept");
+        }
+        let result = std::fs::read(directory.path().join(place)).expect("a result");
         let result: Value = serde_json::from_slice(&result).expect("JSON");
         assert_eq!(result["complete"], false, "{result:#}");
         above_0(&[result], &["/acked_per_s", "/ack_ms/p50", "/disconnected"]);
     }
 }
 
-/// Nobody is left who would hold the port and the data.
-#[test]
-fn a_second_signal_ends_the_server_too() {
-    let data = tempfile::tempdir().expect("a temporary directory");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tern-bench"))
-        .args(["idle", "--connections", "4", "--duration", "600", "--data"])
-        .arg(data.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("tern-bench starts");
+/// Starts it with these options, and ends it with two signals in the midst of measuring.
+fn interrupted_twice(configure: impl FnOnce(&mut Command)) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tern-bench"));
+    command.args(["idle", "--connections", "4", "--duration", "600"]);
+    configure(&mut command);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("tern-bench starts");
     let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
     lines
         .find(|line| line.as_ref().is_ok_and(|line| line.contains("measuring")))
@@ -156,9 +174,26 @@ fn a_second_signal_ends_the_server_too() {
         kill_process(pid, signal).expect("it is there");
     }
     assert_eq!(child.wait().expect("it ends").code(), Some(130));
+}
+
+/// Nobody is left who would hold the port and the data.
+#[test]
+fn a_second_signal_ends_the_server_too() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    interrupted_twice(|command| _ = command.arg("--data").arg(data.path()));
     let lock = File::open(data.path().join("lock")).expect("a lock");
     let (free, freed) = mpsc::channel();
     std::thread::spawn(move || free.send(lock.lock().is_ok()));
     let free = freed.recv_timeout(PATIENCE).unwrap_or(false);
     assert!(free, "somebody still has the data");
+}
+
+#[test]
+fn a_second_signal_leaves_no_files() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    interrupted_twice(|command| {
+        command.arg("--json").arg(directory.path().join("result.json")).env("TMPDIR", directory.path());
+    });
+    let left: Vec<_> = directory.path().read_dir().expect("it is there").collect();
+    assert!(left.is_empty(), "{left:?}");
 }

@@ -3,11 +3,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::support::{Server, above_0, bench};
 
+/// Nothing that is waited for takes this long, unless it is broken.
+const PATIENCE: Duration = Duration::from_secs(30);
 const PROGRAM: &str = env!("CARGO_BIN_EXE_tern-bench");
 
 #[track_caller]
@@ -53,6 +57,38 @@ fn a_load_has_its_floor_beside_it() {
             assert!(floor.values().all(Value::is_number), "{result:#}");
         }
     }
+}
+
+#[test]
+fn what_goes_wrong_in_a_part_is_said_once() {
+    let arguments =
+        ["floor", "-q", "--transport", "tcp", "--connections", "4", "--duration", "0.1", "--data", "no/such"];
+    let output = Command::new(PROGRAM).args(arguments).output().expect("it runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.starts_with("tern-bench: cannot make a directory in no/such"), "{said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn parts_end_with_a_parent_that_is_killed() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut parent = Command::new(PROGRAM)
+        .args(["floor", "--transport", "tcp", "--connections", "4", "--duration", "600", "--data"])
+        .arg(data.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    let mut lines = BufReader::new(parent.stderr.take().expect("it is piped")).lines();
+    let line = lines.next().expect("it says what it does").expect("text");
+    assert!(line.starts_with("relay over tcp"), "{line}");
+    parent.kill().expect("it runs");
+    parent.wait().expect("it ends");
+    let (end, ended) = mpsc::channel();
+    // They have the same standard error, which ends with the last of them.
+    std::thread::spawn(move || end.send(lines.map_while(Result::ok).count()));
+    assert_eq!(ended.recv_timeout(PATIENCE), Ok(0));
 }
 
 #[test]
