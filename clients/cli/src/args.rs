@@ -21,7 +21,7 @@ Examples:
   tern group create --title Lunch --member bob --member carol
 
 Users are named as the app names them (the `sub` of their tokens) or by their UUID. Where a name looks like a UUID,
-write sub:NAME.
+write sub:NAME. Lines have the names that you have used here or given in `tern chat`, else UUIDs; JSON has UUIDs only.
 
 State: `tern tail` remembers what it has shown in ~/.local/state/tern (or $XDG_STATE_HOME/tern); `tern chat`, and all
 other commands together, keep messages that wait to be sent in files beside it. They are three devices of the user, so
@@ -98,13 +98,33 @@ pub(crate) enum Command {
     Group(Group),
 }
 
+impl Command {
+    /// The users whom it names.
+    pub(crate) fn users(&self) -> Vec<&User> {
+        match self {
+            Command::Send(Send { to: place, .. })
+            | Command::History(History { of: place, .. })
+            | Command::Read(Read { of: place, .. })
+            | Command::Receipts(place) => place.to.iter().collect(),
+            Command::Group(Group::Create { members: users, .. } | Group::Add { users, .. }) => {
+                users.iter().collect()
+            }
+            Command::Group(Group::Remove { user, .. } | Group::Role { user, .. }) => vec![user],
+            Command::Group(Group::Leave { .. } | Group::Title { .. } | Group::Members { .. })
+            | Command::Chat
+            | Command::Tail(_)
+            | Command::Conversations => Vec::new(),
+        }
+    }
+}
+
 /// Which conversation.
 #[derive(Debug, Clone, ClapArgs)]
 #[group(required = true, multiple = false)]
 pub(crate) struct Where {
     /// The direct chat with this user, as the app names them or by UUID.
     #[arg(long, value_name = "USER", value_parser = user)]
-    pub(crate) to: Option<UserId>,
+    pub(crate) to: Option<User>,
     /// A conversation by its id.
     #[arg(long, value_name = "ID")]
     pub(crate) conversation: Option<ConversationId>,
@@ -176,7 +196,7 @@ pub(crate) enum Group {
         title: String,
         /// A member besides you; give it once for each.
         #[arg(long = "member", value_name = "USER", value_parser = user)]
-        members: Vec<UserId>,
+        members: Vec<User>,
     },
     /// Add members.
     Add {
@@ -184,7 +204,7 @@ pub(crate) enum Group {
         group: ConversationId,
         /// Whom.
         #[arg(required = true, value_parser = user)]
-        users: Vec<UserId>,
+        users: Vec<User>,
     },
     /// Remove a member.
     Remove {
@@ -192,7 +212,7 @@ pub(crate) enum Group {
         group: ConversationId,
         /// Whom.
         #[arg(value_parser = user)]
-        user: UserId,
+        user: User,
     },
     /// Leave a group.
     Leave {
@@ -217,7 +237,7 @@ pub(crate) enum Group {
         group: ConversationId,
         /// Whose.
         #[arg(value_parser = user)]
-        user: UserId,
+        user: User,
         /// Which.
         role: RoleName,
     },
@@ -241,12 +261,23 @@ impl From<RoleName> for Role {
 }
 
 /// A user as people name them: by the `sub` of their tokens, or by UUID.
-pub(crate) fn user(text: &str) -> Result<UserId, String> {
-    match text.strip_prefix("sub:") {
-        Some("") => Err("a user's name is empty".into()),
-        Some(name) => Ok(UserId::from_sub(name)),
-        None if text.is_empty() => Err("a user's name is empty".into()),
-        None => Ok(text.parse().unwrap_or_else(|_| UserId::from_sub(text))),
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct User {
+    pub(crate) id: UserId,
+    /// The `sub`, if that was given.
+    pub(crate) sub: Option<String>,
+}
+
+/// Takes a name or a UUID.
+pub(crate) fn user(text: &str) -> Result<User, String> {
+    let (id, sub) = match text.strip_prefix("sub:") {
+        Some(name) => (None, name),
+        None => (text.parse().ok(), text),
+    };
+    match id {
+        Some(id) => Ok(User { id, sub: None }),
+        None if sub.is_empty() => Err("a user's name is empty".into()),
+        None => Ok(User { id: UserId::from_sub(sub), sub: Some(sub.to_owned()) }),
     }
 }
 
@@ -273,9 +304,11 @@ mod tests {
     #[test]
     fn users_by_name_and_by_id() {
         let bob = UserId::from_sub("bob");
-        assert_eq!(user("bob"), Ok(bob));
-        assert_eq!(user(&bob.to_string()), Ok(bob));
-        assert_eq!(user(&format!("sub:{bob}")), Ok(UserId::from_sub(&bob.to_string())));
-        assert!(user("").is_err());
+        let named = |sub: &str| Ok(User { id: UserId::from_sub(sub), sub: Some(sub.to_owned()) });
+        assert_eq!(user("bob"), named("bob"));
+        assert_eq!(user("sub:bob"), named("bob"));
+        assert_eq!(user(&bob.to_string()), Ok(User { id: bob, sub: None }));
+        assert_eq!(user(&format!("sub:{bob}")), named(&bob.to_string()));
+        assert!(user("").is_err() && user("sub:").is_err());
     }
 }

@@ -3,12 +3,14 @@
 //! - [`args`]: the command line.
 //! - [`session`]: token, state file, connection.
 //! - [`oneshot`]: commands that ask or change one thing and end.
+//! - [`book`]: who is called what.
 //! - [`chat`]: conversations in the whole terminal.
 //! - [`tail`]: what happens, as it happens.
 //! - [`output`]: lines and JSON.
 //! - [`fail`]: one clear line and an exit code.
 
 mod args;
+mod book;
 mod chat;
 mod fail;
 mod oneshot;

@@ -8,15 +8,15 @@ use tern_client::{Change, Client, ConversationId, Error, HistoryFrom, Message, S
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;
 use tokio::time::timeout;
 
-use crate::args::{Args, Command, Group, History, Read, Send, Where};
+use crate::args::{Args, Command, Group, History, Read, Send, User, Where};
 use crate::fail::Fail;
-use crate::output;
+use crate::output::{self, Names};
 use crate::session::{self, Purpose};
 
 /// What a command works with.
 struct Context<'a> {
     client: &'a Client,
-    me: UserId,
+    names: Names,
     json: bool,
     timeout: Duration,
 }
@@ -27,10 +27,10 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
         Command::Send(send) => Some(message(send).await?),
         _ => None,
     };
-    let (client, events) = session::connect(args, Purpose::OneShot).await?;
+    let (client, events, book) = session::connect(args, Purpose::OneShot).await?;
     drop(events);
-    let me = client.online().await?;
-    let context = Context { client: &client, me, json: args.json, timeout: args.timeout };
+    let names = Names { me: client.online().await?, book };
+    let context = Context { client: &client, names, json: args.json, timeout: args.timeout };
     let work = async {
         match &args.command {
             Command::Send(send) => context.send(&send.to, message.unwrap_or_else(empty)).await,
@@ -50,6 +50,10 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     // Messages that an earlier command left behind go now, if they do at once.
     let _ = timeout(Duration::from_secs(1), client.close()).await;
     result
+}
+
+fn ids(users: &[User]) -> Vec<UserId> {
+    users.iter().map(|user| user.id).collect()
 }
 
 fn empty() -> Message {
@@ -103,9 +107,9 @@ async fn message(send: &Send) -> Result<Message, Fail> {
 
 impl Context<'_> {
     fn conversation(&self, of: &Where) -> Result<ConversationId, Fail> {
-        match (of.conversation, of.to) {
+        match (of.conversation, &of.to) {
             (Some(id), _) => Ok(id),
-            (None, Some(user)) => Ok(ConversationId::direct(self.me, user)),
+            (None, Some(user)) => Ok(ConversationId::direct(self.names.me, user.id)),
             (None, None) => Err(Fail::usage("give --to or --conversation")),
         }
     }
@@ -148,8 +152,8 @@ impl Context<'_> {
     }
 
     async fn send(&self, to: &Where, message: Message) -> Result<(), Fail> {
-        let target = match (to.conversation, to.to) {
-            (None, Some(user)) => Target::User(user),
+        let target = match (to.conversation, &to.to) {
+            (None, Some(user)) => Target::User(user.id),
             _ => Target::Conversation(self.conversation(to)?),
         };
         let ok = self.store(target, Change::Message(message)).await?;
@@ -193,7 +197,7 @@ impl Context<'_> {
         let line = if self.json {
             output::entry_json(id, entry).to_string()
         } else {
-            output::entry_text(id, entry, self.me)
+            output::entry_text(id, entry, &self.names)
         };
         Ok(output::line(&line)?)
     }
@@ -206,7 +210,7 @@ impl Context<'_> {
                 let line = if self.json {
                     output::listed_json(state).to_string()
                 } else {
-                    output::listed_text(state)
+                    output::listed_text(state, &self.names)
                 };
                 output::line(&line)?;
             }
@@ -244,7 +248,7 @@ impl Context<'_> {
                     json!({"user": r.user.to_string(), "delivered": r.delivered.get(), "read": r.read.get()})
                         .to_string()
                 } else {
-                    format!("{} received {} read {}", r.user, r.delivered, r.read)
+                    format!("{} received {} read {}", self.names.of(r.user), r.delivered, r.read)
                 };
                 output::line(&line)?;
             }
@@ -258,7 +262,7 @@ impl Context<'_> {
     async fn group(&self, group: &Group) -> Result<(), Fail> {
         let (id, change) = match group {
             Group::Create { title, members } => {
-                let create = self.client.create_group(title.clone(), members.clone());
+                let create = self.client.create_group(title.clone(), ids(members));
                 let (id, seq) = timeout(self.timeout, create).await.map_err(|_| self.unconfirmed())??;
                 let line = if self.json {
                     json!({"conversation": id.to_string(), "seq": seq.get()}).to_string()
@@ -268,12 +272,12 @@ impl Context<'_> {
                 return Ok(output::line(&line)?);
             }
             Group::Members { group } => return self.members(*group).await,
-            Group::Add { group, users } => (*group, Change::Add { members: users.clone() }),
-            Group::Remove { group, user } => (*group, Change::Remove { member: *user }),
+            Group::Add { group, users } => (*group, Change::Add { members: ids(users) }),
+            Group::Remove { group, user } => (*group, Change::Remove { member: user.id }),
             Group::Leave { group } => (*group, Change::Leave),
             Group::Title { group, title } => (*group, Change::Title { title: title.clone() }),
             Group::Role { group, user, role } => {
-                (*group, Change::Role { member: *user, role: (*role).into() })
+                (*group, Change::Role { member: user.id, role: (*role).into() })
             }
         };
         let ok = self.store(Target::Conversation(id), change).await?;
@@ -289,7 +293,7 @@ impl Context<'_> {
                 let line = if self.json {
                     json!({"user": user.to_string(), "role": role, "joined": joined.get()}).to_string()
                 } else {
-                    format!("{user} {role} since {joined}")
+                    format!("{} {role} since {joined}", self.names.of(*user))
                 };
                 output::line(&line)?;
             }

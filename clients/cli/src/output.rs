@@ -10,6 +10,8 @@ use tern_client::{
     UserId,
 };
 
+use crate::book::Book;
+
 /// Prints one line, at once: what has been printed counts as shown.
 pub(crate) fn line(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -77,8 +79,29 @@ fn users(users: &[UserId]) -> Vec<String> {
     users.iter().map(ToString::to_string).collect()
 }
 
+/// Who is who, in lines for people.
+pub(crate) struct Names {
+    pub(crate) me: UserId,
+    pub(crate) book: Book,
+}
+
+impl Names {
+    /// The name that the user knows somebody by, or the UUID.
+    pub(crate) fn of(&self, user: UserId) -> String {
+        match self.book.get(user) {
+            _ if user == self.me => "me".into(),
+            Some(name) => name.to_owned(),
+            None => user.to_string(),
+        }
+    }
+
+    fn all(&self, users: &[UserId]) -> String {
+        users.iter().map(|user| self.of(*user)).collect::<Vec<_>>().join(", ")
+    }
+}
+
 /// What an entry says, for people.
-pub(crate) fn change_text(change: &Change) -> String {
+pub(crate) fn change_text(change: &Change, names: &Names) -> String {
     match change {
         Change::Message(m) => {
             let reply = m.reply_to.map_or(String::new(), |seq| format!("(re {seq}) "));
@@ -88,20 +111,20 @@ pub(crate) fn change_text(change: &Change) -> String {
             }
         }
         Change::Create { title, members } => {
-            format!("* made the group \"{}\" with {}", printable(title), users(members).join(", "))
+            format!("* made the group \"{}\" with {}", printable(title), names.all(members))
         }
-        Change::Add { members } => format!("* added {}", users(members).join(", ")),
-        Change::Remove { member } => format!("* removed {member}"),
+        Change::Add { members } => format!("* added {}", names.all(members)),
+        Change::Remove { member } => format!("* removed {}", names.of(*member)),
         Change::Leave => "* left".into(),
         Change::Title { title } => format!("* named the group \"{}\"", printable(title)),
-        Change::Role { member, role: r } => format!("* made {member} {}", role(*r)),
+        Change::Role { member, role: r } => format!("* made {} {}", names.of(*member), role(*r)),
         Change::Unknown => "* something that this tern is too old for".into(),
     }
 }
 
-pub(crate) fn entry_text(conversation: ConversationId, entry: &Entry, me: UserId) -> String {
-    let sender = if entry.sender.user == me { "me".into() } else { entry.sender.user.to_string() };
-    format!("{} {conversation} {} {sender}: {}", time(entry.time.0), entry.seq, change_text(&entry.change))
+pub(crate) fn entry_text(conversation: ConversationId, entry: &Entry, names: &Names) -> String {
+    let (sender, text) = (names.of(entry.sender.user), change_text(&entry.change, names));
+    format!("{} {conversation} {} {sender}: {text}", time(entry.time.0), entry.seq)
 }
 
 pub(crate) fn entry_json(conversation: ConversationId, entry: &Entry) -> Value {
@@ -183,21 +206,21 @@ pub(crate) fn listed_json(state: &ConversationState) -> Value {
     row
 }
 
-pub(crate) fn listed_text(state: &ConversationState) -> String {
+pub(crate) fn listed_text(state: &ConversationState, names: &Names) -> String {
     let unread = if state.unread >= 100 { "99+".into() } else { state.unread.to_string() };
-    let last = state.entries.last().map_or(String::new(), |e| shortened(&change_text(&e.change)));
+    let last = state.entries.last().map_or(String::new(), |e| shortened(&change_text(&e.change, names)));
     format!(
         "{} {:6} {unread:>4} new  {:>6}  {}  {last}",
         state.conversation,
         kind(state.kind),
         state.head,
-        name(state),
+        name(state, names),
     )
 }
 
-fn name(state: &ConversationState) -> String {
+fn name(state: &ConversationState, names: &Names) -> String {
     match (state.peer, state.role) {
-        (Some(peer), _) => peer.to_string(),
+        (Some(peer), _) => names.of(peer),
         (None, Some(_)) => format!("\"{}\"", printable(&state.title)),
         // The server tells no title of what went on without us.
         (None, None) => "(left)".into(),
@@ -229,11 +252,11 @@ fn receipts_json(moved: &ReceiptsMoved) -> Value {
     })
 }
 
-fn receipts_text(moved: &ReceiptsMoved) -> String {
+fn receipts_text(moved: &ReceiptsMoved, names: &Names) -> String {
     let mut parts: Vec<_> = moved
         .users
         .iter()
-        .map(|u| format!("{} has received {} and read {}", u.user, u.delivered, u.read))
+        .map(|u| format!("{} has received {} and read {}", names.of(u.user), u.delivered, u.read))
         .collect();
     parts.extend(moved.counts.iter().map(|c| {
         format!("{} was received by {} and read by {} of {}", c.seq, c.delivered, c.read, c.members)
@@ -300,9 +323,9 @@ pub(crate) fn event_json(event: &Event) -> Value {
 }
 
 /// An event as a line.
-pub(crate) fn event_text(event: &Event, me: UserId) -> String {
+pub(crate) fn event_text(event: &Event, names: &Names) -> String {
     match event {
-        Event::Entry { conversation, entry } => entry_text(*conversation, entry, me),
+        Event::Entry { conversation, entry } => entry_text(*conversation, entry, names),
         Event::Trimmed { conversation, from, to } => {
             format!("-- {conversation} {from} to {to} are no longer on the server")
         }
@@ -310,9 +333,15 @@ pub(crate) fn event_text(event: &Event, me: UserId) -> String {
             "-- the server's store is older than what this device has seen: starting {conversation} anew"
         ),
         Event::Conversation(state) => {
-            format!("-- {} {} {}, up to {}", state.conversation, kind(state.kind), name(state), state.head)
+            format!(
+                "-- {} {} {}, up to {}",
+                state.conversation,
+                kind(state.kind),
+                name(state, names),
+                state.head
+            )
         }
-        Event::Receipts(moved) => receipts_text(moved),
+        Event::Receipts(moved) => receipts_text(moved, names),
         Event::Connection(state) => state_text(state),
         Event::CaughtUp => "-- caught up".into(),
         Event::Recovered { conversation, result, .. } => match result {

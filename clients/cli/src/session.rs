@@ -13,6 +13,7 @@ use tern_client::{
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::{self, Args};
+use crate::book::Book;
 use crate::fail::Fail;
 
 /// Where systems keep the authorities that they trust.
@@ -41,6 +42,8 @@ pub(crate) struct Prepared {
     pub(crate) path: PathBuf,
     /// What the token calls the user, unverified.
     pub(crate) sub: Option<String>,
+    /// The file that says who is called what; all devices of the user share it.
+    pub(crate) names: PathBuf,
 }
 
 /// From the command line to a configuration.
@@ -48,6 +51,8 @@ pub(crate) fn prepare(args: &Args, purpose: Purpose) -> Result<Prepared, Fail> {
     let server = args.server.clone().ok_or_else(|| missing("--server", "TERN_SERVER"))?;
     let token = token(args.token.as_deref().ok_or_else(|| missing("--token", "TERN_TOKEN"))?)?;
     let path = state_path(args, purpose, &server, &token)?;
+    let mut names = state_path(args, Purpose::Chat, &server, &token)?.into_os_string();
+    names.push(".names");
     let sub = subject(&token);
     let mut config = Config::new(server.clone(), authorities(args.ca.as_deref())?, Token::Fixed(token));
     config.server_name = args.server_name.clone();
@@ -62,12 +67,12 @@ pub(crate) fn prepare(args: &Args, purpose: Purpose) -> Result<Prepared, Fail> {
     // A little later than our own, which says it better.
     config.connect_timeout = args.timeout + Duration::from_secs(1);
     config.close_timeout = args.timeout.min(Duration::from_secs(5));
-    Ok(Prepared { config, path, sub })
+    Ok(Prepared { config, path, sub, names: names.into() })
 }
 
-/// Connects, or says in one line why not.
-pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Events), Fail> {
-    let Prepared { config, path, .. } = prepare(args, purpose)?;
+/// Connects, or says in one line why not. The book has who is called what, as far as the user has ever told.
+pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Events, Book), Fail> {
+    let Prepared { config, path, names, .. } = prepare(args, purpose)?;
     let server = config.server.clone();
     let storage = open(&path, purpose, args.timeout).await?;
     let connecting = Client::connect(config, storage);
@@ -80,7 +85,20 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
         Err(_) => return Err(Fail::timeout("the server did not let us in", args.timeout)),
     };
     check_device(args, &client, &path)?;
-    Ok((client, events))
+    Ok((client, events, book(args, &names)))
+}
+
+/// Names make lines easier to read: no command fails for want of them.
+fn book(args: &Args, names: &Path) -> Book {
+    let mut book = Book::load(names).unwrap_or_default();
+    let mut changed = false;
+    for user in args.command.users() {
+        changed |= user.sub.as_ref().is_some_and(|sub| book.learn(user.id, sub));
+    }
+    if changed {
+        let _ = book.save(names);
+    }
+    book
 }
 
 /// A state has one device for ever.

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use tern_client::{Client, ConnectionState, ConversationId, Event, Events, Seq, UserId};
+use tern_client::{Client, ConnectionState, ConversationId, Event, Events, Seq};
 
 use crate::args::{Args, Tail};
 use crate::fail::Fail;
-use crate::output;
+use crate::output::{self, Names};
 use crate::session::{self, Purpose};
 
 /// Read marks are sent when nothing more waits to be shown, or after so many entries.
 const READS_MAX: usize = 100;
 
 pub(crate) async fn run(args: &Args, tail: &Tail) -> Result<(), Fail> {
-    let (client, mut events) = session::connect(args, Purpose::Tail).await?;
-    let me = client.online().await?;
+    let (client, mut events, book) = session::connect(args, Purpose::Tail).await?;
+    let names = Names { me: client.online().await?, book };
     let result = tokio::select! {
-        result = show(args, tail, &client, &mut events, me) => result,
+        result = show(args, tail, &client, &mut events, &names) => result,
         () = session::interrupted() => Ok(()),
     };
     client.close().await;
@@ -28,7 +28,7 @@ async fn show(
     tail: &Tail,
     client: &Client,
     events: &mut Events,
-    me: UserId,
+    names: &Names,
 ) -> Result<(), Fail> {
     let mut left = tail.count.unwrap_or(u64::MAX);
     let mut reads = BTreeMap::new();
@@ -61,8 +61,11 @@ async fn show(
             events.leave();
             continue;
         }
-        let line =
-            if args.json { output::event_json(&event).to_string() } else { output::event_text(&event, me) };
+        let line = if args.json {
+            output::event_json(&event).to_string()
+        } else {
+            output::event_text(&event, names)
+        };
         if let Err(error) = output::line(&line) {
             events.leave();
             return Err(error.into());

@@ -6,7 +6,7 @@ use ratatui::crossterm::event::{
     KeyCode, KeyEvent, KeyEventKind, KeyModifiers, MouseButton, MouseEvent, MouseEventKind,
 };
 use ratatui::layout::Position;
-use tern_client::{Change, ConversationId, Kind, UserId};
+use tern_client::{Change, ConversationId, Kind};
 
 use super::help;
 use super::input::{Input, Step};
@@ -15,7 +15,7 @@ use super::messages;
 use super::model::{Body, Dialog, Fate, Info, Model, NewChat, Pane, Prompt, Search};
 use super::text;
 use super::update::{Effect, open, send};
-use crate::args;
+use crate::args::{self, User};
 
 /// Lines that a turn of the wheel scrolls.
 const WHEEL_LINES: isize = 3;
@@ -303,18 +303,16 @@ fn on_help_key(model: &mut Model, key: KeyEvent) {
 }
 
 /// Names that were typed, and whom they name.
-fn users(names: &str) -> Result<Vec<(UserId, String)>, String> {
+fn users(names: &str) -> Result<Vec<User>, String> {
     let names = names.split([',', ' ', '\n']).filter(|name| !name.is_empty());
-    names.map(|name| args::user(name).map(|user| (user, name.to_owned()))).collect()
+    names.map(args::user).collect()
 }
 
 /// Remembers whom the user named. A UUID is no name.
-fn remember(model: &mut Model, users: &[(UserId, String)], effects: &mut Vec<Effect>) {
+fn remember(model: &mut Model, users: &[User], effects: &mut Vec<Effect>) {
     let mut changed = false;
-    for (user, name) in users {
-        if name.parse::<UserId>().is_err() {
-            changed |= model.book.set(*user, name.strip_prefix("sub:").unwrap_or(name));
-        }
+    for User { id, sub } in users {
+        changed |= sub.as_ref().is_some_and(|sub| model.book.set(*id, sub));
     }
     if changed {
         effects.push(Effect::SaveBook);
@@ -339,18 +337,18 @@ fn create(model: &mut Model, effects: &mut Vec<Effect>) {
         return;
     };
     let mut seen = BTreeSet::new();
-    named.retain(|(user, _)| seen.insert(*user));
+    named.retain(|user| seen.insert(user.id));
     model.dialog = None;
     remember(model, named, effects);
     if title.is_empty() {
-        let [(peer, _)] = named[..] else { return };
+        let [User { id: peer, .. }] = named[..] else { return };
         let id = ConversationId::direct(me, peer);
         if let Some(c) = model.conversation(id) {
             c.peer = Some(peer);
             open(model, id, effects);
         }
     } else {
-        let members = named.iter().map(|(user, _)| *user).filter(|user| *user != me).collect();
+        let members = named.iter().map(|user| user.id).filter(|user| *user != me).collect();
         model.notice = Some(format!("making the group {title}…"));
         effects.push(Effect::Create { title, members });
     }
@@ -395,7 +393,7 @@ fn on_info_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
         KeyCode::Char('l') if is_group => Some(Prompt::Leave),
         _ => None,
     };
-    info.prompt = prompt.map(|prompt| (prompt, Input::new(super::book::NAME_BYTES_MAX)));
+    info.prompt = prompt.map(|prompt| (prompt, Input::new(crate::book::NAME_BYTES_MAX)));
 }
 
 fn on_prompt(model: &mut Model, effects: &mut Vec<Effect>) {
@@ -415,7 +413,7 @@ fn on_prompt(model: &mut Model, effects: &mut Vec<Effect>) {
             Ok(named) if named.is_empty() => return,
             Ok(named) => {
                 remember(model, &named, effects);
-                Change::Add { members: named.into_iter().map(|(user, _)| user).collect() }
+                Change::Add { members: named.into_iter().map(|user| user.id).collect() }
             }
             Err(why) => {
                 info.error = Some(why);

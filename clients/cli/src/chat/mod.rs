@@ -11,10 +11,8 @@
 //! - [`update`], [`keys`]: what an event changes, and what is to be done about it; no I/O.
 //! - [`view`], [`messages`], [`status`], [`help`], [`layout`]: the model as a screen.
 //! - [`text`], [`input`]: what strangers write is made harmless, and everything is counted in columns.
-//! - [`book`]: who is called what.
 //! - [`mod@run`], [`terminal`]: carries effects out; the terminal is left as it was found.
 
-mod book;
 mod help;
 mod input;
 mod keys;
@@ -26,7 +24,7 @@ mod status;
 mod terminal;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 mod update;
 mod view;
 

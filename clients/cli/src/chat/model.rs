@@ -9,9 +9,9 @@ use tern_client::{
 };
 use tern_protocol::limits::{PAYLOAD_BYTES_MAX, TITLE_BYTES_MAX};
 
-use super::book::Book;
 use super::input::Input;
 use super::text;
+use crate::book::Book;
 use crate::output;
 
 /// Entries kept of the conversation that is open; older ones are on the server.

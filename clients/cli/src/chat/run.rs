@@ -16,12 +16,12 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use super::book::Book;
 use super::model::{ENTRIES_KEPT, Fate, Model, PENDING_MAX, Pending, shortened, title};
 use super::terminal::Screen;
 use super::update::{Effect, Event, update};
 use super::view::view;
 use crate::args::Args;
+use crate::book::Book;
 use crate::fail::Fail;
 use crate::output;
 use crate::session::{self, Purpose};
@@ -48,16 +48,13 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     if !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         return Err(Fail::usage("chat needs a terminal; `tern tail` and `tern send` work without one"));
     }
-    let session::Prepared { mut config, path, sub } = session::prepare(args, Purpose::Chat)?;
+    let session::Prepared { mut config, path, sub, names } = session::prepare(args, Purpose::Chat)?;
     config.latest = Some(LATEST);
     config.backoff_max = BACKOFF_MAX;
     config.close_timeout = CLOSE_TIMEOUT;
     let mut storage = session::open(&path, Purpose::Chat, args.timeout).await?;
     let state = storage.load().map_err(tern_client::StartError::from)?;
     let history = storage.history().map_err(tern_client::StartError::from)?;
-    let mut names = path.clone().into_os_string();
-    names.push(".names");
-    let names = PathBuf::from(names);
     let mut book = Book::load(&names)
         .map_err(|e| Fail::usage(format!("the names in {} cannot be read: {e}", names.display())))?;
     if let Some(sub) = sub {

@@ -33,12 +33,12 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// As [`clean`], on one line.
-pub(super) fn clean_line(text: &str) -> String {
+pub(crate) fn clean_line(text: &str) -> String {
     clean(text).replace('\n', " ")
 }
 
 /// As [`clean`], and each grapheme as [`simple`] has it: what is only looked at.
-pub(super) fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     clean(text).graphemes(true).map(simple).collect()
 }
 

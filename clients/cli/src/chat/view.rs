@@ -211,10 +211,12 @@ fn chat(model: &Model, areas: &Areas, buffer: &mut Buffer) -> Option<(u16, u16)>
         }
         (Kind::Direct, _) => String::new(),
     };
+    let title = model.title(id, c);
     // Half of the line is the title's, if it needs it.
-    let about = if width(&about) > columns / 2 { String::new() } else { about };
+    let cuts = width(&title) + width(&about) + 3 > columns;
+    let about = if cuts && width(&about) > columns / 2 { String::new() } else { about };
     let room = columns.saturating_sub(width(&about) + 3);
-    let title = fit(&model.title(id, c), room);
+    let title = fit(&title, room);
     let gap = room - width(&title);
     put(
         buffer,

@@ -16,10 +16,10 @@ use tern_client::{
 };
 use tern_protocol::model::{Sender, WallMillis};
 
-use super::book::Book;
 use super::model::{Fate, Model};
 use super::update::{Effect, Event, update};
 use super::view::view;
+use crate::book::Book;
 
 /// Sun 22 Nov 2026, 14:00 UTC.
 const NOON_MS: u64 = 1_795_356_000_000;

@@ -189,6 +189,19 @@ fn the_last_line_has_whole_keys_the_most_important_first() {
     assert_eq!(bottom(&case), " Enter open  Ctrl-N new  F1 help");
 }
 
+#[test]
+fn a_title_is_not_given_up_for_what_is_said_about_it() {
+    let mut case = Case::new().sized(40, 12);
+    case.listed(vec![row(with("dave"), Some("dave"), "", 0, Some(entry(1, "dave", text("hi"))))]);
+    case.key(KeyCode::Enter);
+    let name = case.model.book.name(user("dave"));
+    let header = |case: &Case| case.screen().lines().nth(1).unwrap().to_owned();
+    assert_eq!(header(&case), format!(" {name}"));
+    case.on(Event::Resize(80, 24));
+    assert!(header(&case).ends_with("who is this? Ctrl-G gives a name"), "{}", header(&case));
+    assert!(header(&case).contains(&name));
+}
+
 /// What strangers may send.
 const STRANGE: &[&str] = &[
     "\x1b[2J\x1b]0;title\x07\u{9b}31m",

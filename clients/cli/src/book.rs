@@ -7,25 +7,25 @@ use std::path::{Path, PathBuf};
 
 use tern_client::UserId;
 
-use super::text;
+use crate::chat::text;
 
 /// Names kept; beyond, a new one is not remembered.
 const NAMES_MAX: usize = 10_000;
 /// A name. The longest `sub` has 256 bytes.
-pub(super) const NAME_BYTES_MAX: usize = 256;
+pub(crate) const NAME_BYTES_MAX: usize = 256;
 /// A file larger than this is not ours.
 const FILE_BYTES_MAX: u64 = (NAMES_MAX * (NAME_BYTES_MAX + 40)) as u64;
 
 /// Names by id.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Book(BTreeMap<UserId, String>);
+pub(crate) struct Book(BTreeMap<UserId, String>);
 
 impl Book {
     /// Reads the file; one that is not there is an empty book. Lines that make no sense are left out.
     ///
     /// # Errors
     /// When it is there and cannot be read.
-    pub(super) fn load(path: &Path) -> io::Result<Self> {
+    pub(crate) fn load(path: &Path) -> io::Result<Self> {
         match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Ok(meta) if meta.len() > FILE_BYTES_MAX => {
@@ -44,19 +44,25 @@ impl Book {
         Ok(book)
     }
 
-    /// Replaces the file, so that a crash leaves the old one or the new one.
+    /// Replaces the file, so that a crash leaves the old one or the new one. What somebody else has put into it meanwhile
+    /// stays.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn save(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn save(&self, path: &Path) -> io::Result<()> {
+        let mut book = self.clone();
+        for (user, name) in Self::load(path)?.0 {
+            book.learn(user, &name);
+        }
         let mut new = PathBuf::from(path).into_os_string();
-        new.push(".new");
+        // Several commands may be at it.
+        new.push(format!(".new-{}", std::process::id()));
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(true);
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let mut file = options.open(&new)?;
-        for (user, name) in &self.0 {
+        for (user, name) in &book.0 {
             writeln!(file, "{user} {name}")?;
         }
         file.sync_all()?;
@@ -64,7 +70,7 @@ impl Book {
     }
 
     /// Gives a user a name. True when that changed something.
-    pub(super) fn set(&mut self, user: UserId, name: &str) -> bool {
+    pub(crate) fn set(&mut self, user: UserId, name: &str) -> bool {
         let name = text::clean_line(name);
         let name = name.trim();
         let full = self.0.len() >= NAMES_MAX && !self.0.contains_key(&user);
@@ -74,18 +80,23 @@ impl Book {
         self.0.insert(user, name.to_owned()).as_deref() != Some(name)
     }
 
+    /// Gives a user a name who has none. True when that changed something.
+    pub(crate) fn learn(&mut self, user: UserId, name: &str) -> bool {
+        self.get(user).is_none() && self.set(user, name)
+    }
+
     /// The name, if there is one.
-    pub(super) fn get(&self, user: UserId) -> Option<&str> {
+    pub(crate) fn get(&self, user: UserId) -> Option<&str> {
         self.0.get(&user).map(String::as_str)
     }
 
     /// The name, or the beginning of the id.
-    pub(super) fn name(&self, user: UserId) -> String {
+    pub(crate) fn name(&self, user: UserId) -> String {
         self.get(user).map_or_else(|| format!("user {:.8}", user.to_string()), text::shown)
     }
 
     /// All whom it knows.
-    pub(super) fn users(&self) -> impl Iterator<Item = UserId> + '_ {
+    pub(crate) fn users(&self) -> impl Iterator<Item = UserId> + '_ {
         self.0.keys().copied()
     }
 }
@@ -110,6 +121,15 @@ mod tests {
         let read = Book::load(&path).unwrap();
         assert_eq!(read, book);
         assert_eq!(read.name(alice), "Alice in Chains");
-        assert_eq!(read.name(UserId::from_sub("carol")).len(), "user 12345678".len());
+        let carol = UserId::from_sub("carol");
+        assert_eq!(read.name(carol).len(), "user 12345678".len());
+
+        // Another process, that knows less and more.
+        let mut other = Book::default();
+        assert!(other.learn(alice, "Ali") && !other.learn(alice, "Al") && other.learn(carol, "carol"));
+        other.save(&path).unwrap();
+        let read = Book::load(&path).unwrap();
+        assert_eq!([alice, bob, carol].map(|user| read.name(user)), ["Ali", "شيماء 👍", "carol"]);
+        assert_eq!(directory.path().read_dir().unwrap().count(), 1);
     }
 }
