@@ -166,7 +166,7 @@ impl Application {
             if std::mem::take(&mut self.repaint) {
                 screen.wipe()?;
             }
-            screen.terminal.draw(|frame| {
+            screen.draw(|frame| {
                 model.size = (frame.area().width, frame.area().height);
                 view(&model, frame);
             })?;

@@ -1,9 +1,8 @@
 //! The terminal, taken and given back.
 
 use std::io::{self, BufWriter, Stdout, Write};
-use std::panic;
+use std::{env, panic};
 
-use ratatui::Terminal;
 use ratatui::backend::{Backend, ClearType, CrosstermBackend};
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::event::{
@@ -14,13 +13,17 @@ use ratatui::crossterm::execute;
 use ratatui::crossterm::terminal::{
     EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
 };
+use ratatui::style::Color;
+use ratatui::{Frame, Terminal};
 
 /// A screen goes out in one write.
 const BUFFER_BYTES: usize = 64 * 1024;
 
 /// The whole terminal, until it is dropped; a panic gives it back too.
 pub(super) struct Screen {
-    pub(super) terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    terminal: Terminal<CrosstermBackend<BufWriter<Stdout>>>,
+    /// The user wants none (<https://no-color.org>).
+    is_plain: bool,
 }
 
 impl Screen {
@@ -35,7 +38,9 @@ impl Screen {
         }));
         // From here on dropping it gives the terminal back.
         let backend = CrosstermBackend::new(BufWriter::with_capacity(BUFFER_BYTES, io::stdout()));
-        let screen = Self { terminal: Terminal::new(backend).inspect_err(|_| give_back())? };
+        let terminal = Terminal::new(backend).inspect_err(|_| give_back())?;
+        let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let screen = Self { terminal, is_plain };
         execute!(
             io::stdout(),
             EnterAlternateScreen,
@@ -44,6 +49,24 @@ impl Screen {
             EnableFocusChange
         )?;
         Ok(screen)
+    }
+
+    /// Draws a frame, or what has changed since the last one.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub(super) fn draw(&mut self, view: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
+        let is_plain = self.is_plain;
+        self.terminal.draw(|frame| {
+            view(frame);
+            // In place of a colour, crossterm would write what takes bold and reversed back as well.
+            if is_plain {
+                for cell in &mut frame.buffer_mut().content {
+                    (cell.fg, cell.bg) = (Color::Reset, Color::Reset);
+                }
+            }
+        })?;
+        Ok(())
     }
 
     /// Clears it: the next frame is drawn whole. A terminal that takes a character for wider or narrower than it is

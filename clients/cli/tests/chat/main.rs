@@ -58,6 +58,10 @@ impl House {
     }
 
     fn terminal(&self, user: &str, size: (u16, u16)) -> Terminal {
+        self.terminal_with(user, size, &[])
+    }
+
+    fn terminal_with(&self, user: &str, size: (u16, u16), more: &[(&str, &str)]) -> Terminal {
         let server = self.address.to_string();
         let state = self.home(user).join("state");
         let envs = [
@@ -66,7 +70,7 @@ impl House {
             ("TERN_TOKEN", self.tokens[user].as_str().unwrap()),
             ("TERN_STATE", path(&state)),
         ];
-        Terminal::start(user, &[], &envs.map(|(name, value)| (name, value)), size)
+        Terminal::start(user, &[], &[&envs, more].concat(), size)
     }
 
     fn home(&self, user: &str) -> PathBuf {
@@ -186,6 +190,16 @@ fn a_group_and_a_long_conversation() {
     }
     alice.sees_line("message number 39", "✓");
 
+    let plain = house.terminal_with("bob", (80, 24), &[("NO_COLOR", "1")]);
+    plain.wait("the chosen row without colours", |screen| {
+        let cells: Vec<_> =
+            (0..24).flat_map(|row| (0..80).filter_map(move |at| screen.cell(row, at))).collect();
+        let chosen = (1..3).all(|row| screen.cell(row, 1).is_some_and(vt100::Cell::inverse));
+        let is_default =
+            |cell: &&vt100::Cell| cell.fgcolor() == Color::Default && cell.bgcolor() == Color::Default;
+        chosen && terminal::text(screen).contains("● online") && cells.iter().all(is_default)
+    });
+    drop(plain);
     let bob = house.terminal("bob", (80, 24));
     bob.sees_line("Lunch 日本", ":");
     bob.sees_line("user ", " 40");
