@@ -68,7 +68,7 @@ fn lines(model: &Model, columns: usize) -> Vec<Line<'static>> {
     }
     lines.push(Line::default());
     let marks = [
-        (CLOCK, Style::new().fg(Color::Yellow), "waits for the server"),
+        (CLOCK, Style::new().fg(Color::Magenta), "waits for the server"),
         (SENT, dim(), "sent"),
         (DELIVERED, dim(), "delivered; in groups, to everybody"),
         (

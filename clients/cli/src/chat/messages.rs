@@ -160,7 +160,7 @@ fn block(
     let divides = |s: Shown<'_>| matches!((s, c.divider), (Shown::Item(i), Some(seq)) if i.seq >= seq && i.is_for(model.me));
     let divided = divides(shown) && !before.is_some_and(divides);
     if divided {
-        lines.push(ruled("new", columns, Style::new().fg(Color::Yellow)));
+        lines.push(ruled("new", columns, Style::new().fg(Color::Red)));
     }
     let sender = shown.sender(model);
     if shown.is_message() {
@@ -198,7 +198,7 @@ fn block(
         },
         Shown::Pending(pending) => {
             let mark = match &pending.fate {
-                Fate::Held | Fate::Queued => Span::styled(CLOCK, Style::new().fg(Color::Yellow)),
+                Fate::Held | Fate::Queued => Span::styled(CLOCK, Style::new().fg(Color::Magenta)),
                 Fate::Sent(seq) => ticks(c, *seq),
                 Fate::Refused(_) => Span::styled(REFUSED, Style::new().fg(Color::Red)),
             };
