@@ -42,6 +42,8 @@ pub const LAGGING_MAX: usize = 1_024;
 
 /// Refused requests before login, after which the connection is closed.
 pub const REFUSED_BEFORE_LOGIN_MAX: u8 = 8;
+/// Connections of one shard: above what a node is built for, and a few GB of memory.
+pub const CONNECTIONS_PER_SHARD_MAX: u32 = 200_000;
 /// Connections of one address that have not logged in, on each shard. A mobile carrier has thousands of phones behind one
 /// address: they log in within milliseconds, so this many at a time are more than a shard can serve, also when all come
 /// back at once. And it is a half of the handshakes that a shard does at once, so no single address keeps others out.

@@ -1,5 +1,5 @@
-//! The `[limits]` of the configuration, and what counts by them: connections of an address before their login, sends of
-//! a user and a device.
+//! The `[limits]` of the configuration, and what counts by them: connections of a shard and of an address before their
+//! login, sends of a user and a device.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,17 +9,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tern_core::address::{BeforeLogin, Source};
 use tern_core::limits::{
-    BEFORE_LOGIN_PER_ADDRESS_MAX, DEVICE_SENDS_BURST, DEVICE_SENDS_PER_SECOND, SEND_PAUSE_MS,
-    SENDERS_REMEMBERED_MAX, USER_SENDS_BURST, USER_SENDS_PER_SECOND,
+    BEFORE_LOGIN_PER_ADDRESS_MAX, CONNECTIONS_PER_SHARD_MAX, DEVICE_SENDS_BURST, DEVICE_SENDS_PER_SECOND,
+    SEND_PAUSE_MS, SENDERS_REMEMBERED_MAX, USER_SENDS_BURST, USER_SENDS_PER_SECOND,
 };
 use tern_core::rate::{Rate, Spent};
 use tern_core::time::MonoMillis;
 use tern_protocol::ids::UserId;
 
-/// What one address, one user and one device may take of the server. 0 switches a limit off.
+/// What everybody together, one address, one user and one device may take of the server. 0 switches a limit off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Connections of one shard; more are closed at once.
+    pub connections_per_shard: u32,
     /// Connections of one address that have not logged in, on each shard.
     pub before_login_per_address: u32,
     /// Sends of one device.
@@ -35,6 +37,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            connections_per_shard: CONNECTIONS_PER_SHARD_MAX,
             before_login_per_address: BEFORE_LOGIN_PER_ADDRESS_MAX,
             device_sends_per_second: DEVICE_SENDS_PER_SECOND,
             device_sends_burst: DEVICE_SENDS_BURST,
@@ -45,14 +48,20 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// None: for development and load tests, where everybody comes from one address.
+    /// None for anybody: for development and load tests, where everybody comes from one address.
     pub const OFF: Self = Self {
+        connections_per_shard: CONNECTIONS_PER_SHARD_MAX,
         before_login_per_address: 0,
         device_sends_per_second: 0,
         device_sends_burst: 0,
         user_sends_per_second: 0,
         user_sends_burst: 0,
     };
+
+    /// Connections of one shard.
+    pub(crate) fn connections_per_shard_max(&self) -> usize {
+        if self.connections_per_shard == 0 { usize::MAX } else { self.connections_per_shard as usize }
+    }
 
     /// What the types cannot say.
     ///
@@ -225,6 +234,7 @@ mod tests {
     use super::*;
 
     const FEW: Limits = Limits {
+        connections_per_shard: 2,
         before_login_per_address: 2,
         device_sends_per_second: 2,
         device_sends_burst: 3,

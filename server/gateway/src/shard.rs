@@ -46,8 +46,6 @@ const _: () = assert!(TICKS_PER_RECEIPTS > 0);
 const TICKS_PER_SWEEP: u32 = 20;
 /// Messages taken from a mailbox lane before the others get their turn.
 const LANE_BATCH: usize = 256;
-/// Connections of one shard; more are closed at once. Above what the design asks of a gateway.
-const CONNECTIONS_MAX: usize = 200_000;
 /// How long clients are asked to stay away when the server stops.
 pub const RECONNECT_AFTER_MS: u32 = 1_000;
 
@@ -62,6 +60,7 @@ pub struct Node {
     /// Both clocks.
     pub clock: Clock,
     metrics: Vec<ShardMetrics>,
+    connections_per_shard_max: usize,
     /// Who may send how often.
     pub sends: SendLimits,
     mailboxes: Vec<Mailbox>,
@@ -79,6 +78,7 @@ impl Node {
             kv,
             verifier,
             sends: SendLimits::new(limits),
+            connections_per_shard_max: limits.connections_per_shard_max(),
             slots: SlotMap::new(shards),
             clock: Clock::new(),
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
@@ -424,7 +424,7 @@ impl Shard {
         S: AsyncRead + AsyncWrite + Unpin,
         F: Future<Output = ()>,
     {
-        if self.conns.borrow().len() >= CONNECTIONS_MAX {
+        if self.conns.borrow().len() >= self.node.connections_per_shard_max {
             self.metrics().cuts.one(Cut::ShardFull);
             return None;
         }
