@@ -4,8 +4,18 @@
 mod admin;
 #[path = "operations/dashboard.rs"]
 mod dashboard;
+#[path = "support/faults.rs"]
+#[allow(dead_code, reason = "the tests of durability use the rest")]
+mod faults;
 #[path = "operations/logs.rs"]
 mod logs;
+#[path = "operations/moves/mod.rs"]
+mod moves;
+#[path = "support/random.rs"]
+mod random;
+#[path = "serve/served.rs"]
+#[allow(dead_code, reason = "the tests of `ternd serve` use the rest")]
+mod served;
 mod support;
 #[path = "operations/top.rs"]
 mod top;

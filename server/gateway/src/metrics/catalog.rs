@@ -69,7 +69,10 @@ catalog! {
     SESSIONS = Gauge "tern_sessions" ["shard"]
         "Connections that are logged in.";
     HANDSHAKES = Counter "tern_handshakes_total" ["shard", "transport", "result"]
-        "Handshakes by how they ended; QUIC clients who had to prove their address (retried) come again.";
+        "Handshakes by how they ended; QUIC clients who had to prove their address (retried) come again. Refused: too \
+         many of that address had not logged in, or too many were shaking hands.";
+    HANDSHAKES_PENDING = Gauge "tern_handshakes_pending" ["shard", "transport"]
+        "Handshakes that are under way or wait for their turn.";
     ACCEPT_PAUSES = Counter "tern_accept_pauses_total" ["shard"]
         "Times that no TCP connection could be accepted, for lack of files for example.";
     LOGINS = Counter "tern_logins_total" ["result"]
@@ -125,11 +128,10 @@ catalog! {
         "Time in which a shard's thread did not wait; its rate is the shard's load, 1 at most.";
     SHARD_TICK_AGE = Gauge "tern_shard_tick_age_seconds" ["shard"]
         "Since a shard last looked at its deadlines, every 50 ms.";
-    QUIC_FORWARDED = Counter "tern_quic_forwarded_total" ["shard"]
-        "Datagrams that came to this shard and belonged to another.";
+    QUIC_FORWARDED = Counter "tern_quic_forwarded_total" ["shard", "result"]
+        "Datagrams that came to this shard and belonged to another: handed over, or dropped when that one did not keep \
+         up.";
 
-    STORE_UP = Gauge "tern_store_up" []
-        "1 while the store works, else 0.";
     STORE_COMMITS = Counter "tern_store_commits_total" ["result"]
         "Transactions with writes.";
     STORE_GROUP_COMMITS = Histogram "tern_store_group_commits" []

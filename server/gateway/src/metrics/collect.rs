@@ -245,6 +245,24 @@ impl Collector {
                 }
             }
         });
+        page.family(&catalog::HANDSHAKES_PENDING, |samples| {
+            for (shard, _, ShardSources { tcp, quic, .. }) in self.each() {
+                // Ends first: what ends between two readings counts as pending, and none is missing.
+                let ended = [
+                    total(tcp, |tcp| &tcp.accepted)
+                        + total(tcp, |tcp| &tcp.failed)
+                        + total(tcp, |tcp| &tcp.timed_out)
+                        + total(tcp, |tcp| &tcp.refused),
+                    total(quic, |quic| &quic.accepted)
+                        + total(quic, |quic| &quic.failed)
+                        + total(quic, |quic| &quic.timed_out),
+                ];
+                let begun = [total(tcp, |tcp| &tcp.taken), total(quic, |quic| &quic.begun)];
+                for (transport, (begun, ended)) in Transport::ALL.iter().zip(begun.into_iter().zip(ended)) {
+                    samples.value(&[&shard, transport.label()], begun.saturating_sub(ended));
+                }
+            }
+        });
         page.family(&catalog::ACCEPT_PAUSES, |samples| {
             for (shard, _, sources) in self.each() {
                 samples.value(&[&shard], total(&sources.tcp, |tcp| &tcp.pauses));
@@ -327,14 +345,15 @@ impl Collector {
         });
         page.family(&catalog::QUIC_FORWARDED, |samples| {
             for (shard, _, sources) in self.each() {
-                samples.value(&[&shard], total(&sources.quic, |quic| &quic.forward.forwarded));
+                let forward = &sources.quic;
+                samples.value(&[&shard, "handed_over"], total(forward, |quic| &quic.forward.forwarded));
+                samples.value(&[&shard, "dropped"], total(forward, |quic| &quic.forward.dropped));
             }
         });
     }
 
     fn store(&self, page: &mut Page) {
         let metrics = self.store.metrics();
-        page.family(&catalog::STORE_UP, |samples| samples.value(&[], u64::from(self.store.health().is_ok())));
         page.family(&catalog::STORE_COMMITS, |samples| {
             samples.value(&["committed"], metrics.commits);
             samples.value(&["conflict"], metrics.conflicts);

@@ -71,6 +71,8 @@ impl Default for QuicOptions {
 /// What a shard's endpoint has counted.
 #[derive(Debug, Default)]
 pub struct QuicStats {
+    /// Handshakes that were begun; they go on, or have ended in one of three ways.
+    pub begun: AtomicU64,
     /// Handshakes that ended well.
     pub accepted: AtomicU64,
     /// Handshakes that ended in an error.

@@ -312,6 +312,7 @@ impl Router {
             self.stats.refused.fetch_add(1, Ordering::Relaxed);
             return Some(self.endpoint.refuse(incoming, &mut self.response));
         };
+        self.stats.begun.fetch_add(1, Ordering::Relaxed);
         match self.endpoint.accept(incoming, now, &mut self.response, None) {
             Ok((handle, proto)) => {
                 let until = now + self.options.handshake_timeout;
