@@ -32,7 +32,13 @@ pub enum Command {
     Dev(Dev),
     /// Run a server with a configuration file, until SIGTERM or SIGINT
     Serve(Sources),
-    /// Watch a running server until Ctrl-C: connections, rates, latencies, queues, the store
+    /// Watch a running server: connections, rates, latencies, queues, shards, the store, and what went wrong
+    #[command(
+        after_help = "On a terminal, q, Esc or Ctrl-C ends it; while the server does not answer, it says since when. \
+                            Elsewhere it prints one frame after the other, and ends when there is no answer.\n\n\
+                            Exit status: 0, it was ended; 1, there is no answer at the start or, not on a terminal, \
+                            later.\n\nExample:\n  ternd top --once --interval 5"
+    )]
     Top(Top),
     /// Print a token for a user of a development server
     Token(Token),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use terminal::{Terminal, key};
+use terminal::{Command, Terminal, key};
 use tern_server::cli::Dev;
 use tern_server::dev::{self, Running};
 use vt100::Color;
@@ -70,7 +70,9 @@ impl House {
             ("TERN_TOKEN", self.tokens[user].as_str().unwrap()),
             ("TERN_STATE", path(&state)),
         ];
-        Terminal::start(user, &[], &[&envs, more].concat(), size)
+        let envs = envs.iter().chain(more).copied();
+        let command = Command::new(env!("CARGO_BIN_EXE_tern")).arg("chat").envs(envs);
+        Terminal::start(user, command, size)
     }
 
     fn home(&self, user: &str) -> PathBuf {

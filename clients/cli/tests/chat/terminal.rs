@@ -1,4 +1,4 @@
-//! `tern chat` on a pseudo-terminal, and what a person would see there.
+//! A program on a pseudo-terminal, and what a person would see there.
 
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
@@ -7,7 +7,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use pty_process::Size;
-use pty_process::blocking::{Command, Pty, open};
+pub(crate) use pty_process::blocking::Command;
+use pty_process::blocking::{Pty, open};
 use vt100::{Color, Parser};
 
 /// Whatever is waited for is there by then, or never.
@@ -39,7 +40,7 @@ struct Seen {
     changed: Condvar,
 }
 
-/// A terminal with `tern chat` in it.
+/// A terminal with a program in it.
 pub(crate) struct Terminal {
     name: String,
     pty: Arc<Pty>,
@@ -49,17 +50,11 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// Starts it in a terminal of so many columns and rows.
-    pub(crate) fn start(name: &str, args: &[&str], envs: &[(&str, &str)], size: (u16, u16)) -> Self {
+    pub(crate) fn start(name: &str, command: Command, size: (u16, u16)) -> Self {
         let (pty, pts) = open().expect("a pseudo-terminal");
         pty.resize(Size::new(size.1, size.0)).expect("a size");
-        let command = Command::new(env!("CARGO_BIN_EXE_tern"))
-            .args(args)
-            .arg("chat")
-            .env("TERM", "xterm-256color")
-            .env("TZ", "UTC")
-            .env_remove("NO_COLOR")
-            .envs(envs.iter().copied());
-        let child = command.spawn(pts).expect("tern starts");
+        let command = command.env("TERM", "xterm-256color").env("TZ", "UTC").env_remove("NO_COLOR");
+        let child = command.spawn(pts).expect("the program starts");
         let pty = Arc::new(pty);
         let (columns, rows) = (NonZeroU16::new(size.0).unwrap(), NonZeroU16::new(size.1).unwrap());
         let screen = Mutex::new(Parser::new(rows, columns, 0));

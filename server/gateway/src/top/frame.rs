@@ -1,4 +1,4 @@
-//! What `ternd top` shows, as text of 80 columns.
+//! What `ternd top` shows, as text of 80 columns, or more where there are.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -6,18 +6,31 @@ use std::net::SocketAddr;
 use super::reading::{Reading, Where};
 use crate::metrics::catalog as c;
 
-/// Shards shown one by one; of more, the busiest.
+/// Shards shown one by one where nobody says how many lines there are; of more, the busiest.
 const SHARDS_SHOWN: usize = 16;
+/// An empty one, or how many there are; and the table's head.
+const SHARDS_HEAD_LINES: usize = 2;
 
-/// Draws one frame from two readings.
-pub(super) fn draw(admin: SocketAddr, before: &Reading, now: &Reading) -> String {
+/// Draws one frame from two readings, with so many shards that it fits in `rows` lines, if that can be. What `columns`
+/// have no room for goes on in the next line where that is possible.
+pub(super) fn draw(
+    admin: SocketAddr,
+    state: &str,
+    before: &Reading,
+    now: &Reading,
+    columns: usize,
+    rows: Option<usize>,
+) -> String {
     let mut out = Frame { text: String::new(), before, now };
-    out.head(admin);
+    out.head(admin, state);
     out.traffic();
     out.store();
-    out.shards();
-    out.trouble();
-    out.text
+    let above = std::mem::take(&mut out.text);
+    out.trouble(columns);
+    let below = std::mem::take(&mut out.text);
+    let others = above.lines().count() + SHARDS_HEAD_LINES + below.lines().count();
+    out.shards(rows.map_or(SHARDS_SHOWN, |rows| rows.saturating_sub(others).max(1)));
+    above + &out.text + &below
 }
 
 struct Frame<'a> {
@@ -49,9 +62,8 @@ impl Frame<'_> {
         format!("p50 {:>8}  p99 {:>8}", of(0.5), of(0.99))
     }
 
-    fn head(&mut self, admin: SocketAddr) {
+    fn head(&mut self, admin: SocketAddr, state: &str) {
         let version = self.now.values(c::BUILD_INFO.name, "version").join(" ");
-        let state = &self.now.state;
         self.line(format_args!("ternd {version} at {admin}: {state}"));
         let cpu = 100.0 * self.rate(&c::CPU_SECONDS, &[]);
         let (files, files_max) = (self.sum(&c::OPEN_FILES, &[]), self.sum(&c::MAX_FILES, &[]));
@@ -107,17 +119,18 @@ impl Frame<'_> {
         100.0 * self.rate(&c::SHARD_BUSY, &[("shard", shard)])
     }
 
-    fn shards(&mut self) {
+    fn shards(&mut self, most: usize) {
         let mut shards: Vec<_> = self.now.values(c::SHARD_BUSY.name, "shard");
         let all = shards.len();
-        if all > SHARDS_SHOWN {
+        if all > most {
             shards.sort_by(|a, b| self.busy(b).total_cmp(&self.busy(a)));
-            shards.truncate(SHARDS_SHOWN);
+            shards.truncate(most);
         }
-        let title = if all > SHARDS_SHOWN { format!("busiest of {all} shards") } else { "shard".to_owned() };
+        let title = if all > most { format!("the busiest of {all} shards") } else { String::new() };
+        self.line(format_args!("{title}"));
         self.line(format_args!(
-            "\n{title:<8}{:>6}{:>8}{:>8}{:>9}{:>9}{:>10}{:>9}{:>9}",
-            "busy %", "tcp", "quic", "sends/s", "pushes/s", "in memory", "waiting", "mailbox"
+            "{:<8}{:>6}{:>8}{:>8}{:>9}{:>9}{:>10}{:>9}{:>9}",
+            "shard", "busy %", "tcp", "quic", "sends/s", "pushes/s", "in memory", "waiting", "mailbox"
         ));
         for shard in shards {
             let here = [("shard", shard.as_str())];
@@ -137,25 +150,30 @@ impl Frame<'_> {
     }
 
     /// What should not happen and has: since the start, and in a second now.
-    fn trouble(&mut self) {
+    fn trouble(&mut self, columns: usize) {
         let kinds: [(&str, &c::Family, &str); 3] =
             [("errors", &c::ERRORS, "code"), ("drops", &c::DROPS, "reason"), ("cuts", &c::CUTS, "reason")];
+        self.text.push('\n');
         for (title, family, label) in kinds {
-            let mut parts: Vec<String> = Vec::new();
+            let mut line = format!("{title:<8}");
+            let mut has_some = false;
             for value in self.now.values(family.name, label) {
                 let labels = [(label, value.as_str())];
                 let total = self.sum(family, &labels);
                 if total > 0.0 {
-                    parts.push(format!(
-                        "{value} {} ({}/s)",
-                        number(total),
-                        number(self.rate(family, &labels))
-                    ));
+                    let rate = number(self.rate(family, &labels));
+                    let part = format!("{value} {} ({rate}/s)", number(total));
+                    if has_some && line.len() + part.len() > columns {
+                        self.line(format_args!("{}", line.trim_end()));
+                        line = format!("{:<8}", "");
+                    }
+                    line += &part;
+                    line += "   ";
+                    has_some = true;
                 }
             }
-            let parts = if parts.is_empty() { "none".to_owned() } else { parts.join("   ") };
-            let gap = if title == "errors" { "\n" } else { "" };
-            self.line(format_args!("{gap}{title:<8}{parts}"));
+            let none = if has_some { "" } else { "none" };
+            self.line(format_args!("{}", (line + none).trim_end()));
         }
     }
 }
@@ -216,6 +234,28 @@ mod tests {
         );
         let shown = [0.0, 0.00025, 0.0025, 0.5, 1.0, f64::INFINITY].map(duration);
         assert_eq!(shown, ["0 s", "250 us", "2.5 ms", "500 ms", "1 s", "long"]);
+    }
+
+    #[test]
+    fn a_frame_fits_its_screen_whatever_has_happened() {
+        let mut page = "tern_build_info{version=\"1\"} 1\n".to_owned();
+        for shard in 0..64 {
+            page += &format!("tern_shard_busy_seconds_total{{shard=\"{shard}\"}} {shard}\n");
+        }
+        for code in ["overloaded", "rate_limited", "token_invalid", "unknown_conversation"] {
+            page += &format!("tern_errors_total{{code=\"{code}\"}} 123456\n");
+        }
+        let samples = text::parse(&page).expect("good");
+        let now = Reading { at: Stamp::take(), samples, state: String::new() };
+        let admin = ([127, 0, 0, 1], 7480).into();
+        for (columns, rows) in [(80, 23), (120, 39), (80, 39)] {
+            let frame = draw(admin, "ready", &now, &now, columns, Some(rows));
+            assert_eq!(frame.lines().count(), rows, "{frame}");
+            assert!(frame.lines().all(|line| line.len() <= columns), "{frame}");
+            assert!(frame.contains("busiest of 64 shards") && frame.contains("cuts    none"), "{frame}");
+            assert!(frame.contains("unknown_conversation 123,456 (0/s)"), "{frame}");
+        }
+        assert_eq!(draw(admin, "ready", &now, &now, 80, None).lines().count(), 21 + SHARDS_SHOWN);
     }
 
     #[test]

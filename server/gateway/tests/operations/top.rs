@@ -1,8 +1,13 @@
-//! `ternd top`.
+//! `ternd top`, once and on a terminal.
+
+#[path = "../../../../clients/cli/tests/chat/terminal.rs"]
+#[allow(dead_code, reason = "the tests of `tern chat` use the rest")]
+mod terminal;
 
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 
+use terminal::Terminal;
 use tern_client::Transport;
 
 use crate::support::{Start, Ternd, user};
@@ -71,4 +76,71 @@ async fn where_nobody_answers_it_says_so() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && output.stdout.is_empty());
     assert!(said.contains(&address.to_string()) && said.contains("--admin"), "{said}");
+}
+
+fn watch(admin: SocketAddr) -> Terminal {
+    let admin = admin.to_string();
+    let args = ["top", "--interval", "0.2", "--admin", &admin];
+    Terminal::start("top", terminal::Command::new(env!("CARGO_BIN_EXE_ternd")).args(args), (80, 24))
+}
+
+/// Waits until a screen of this many lines has the first ones and the last one in their places, and returns all.
+fn fits(top: &Terminal, rows: u16) -> Vec<String> {
+    let text = top.wait("a whole frame", |screen| {
+        let text = terminal::text(screen);
+        let lines: Vec<_> = text.lines().collect();
+        let first = ["ternd ", "cpu ", "connections "];
+        lines.len() == usize::from(rows)
+            && lines.iter().zip(first).all(|(line, begin)| line.starts_with(begin))
+            && lines.last().is_some_and(|line| line.starts_with("q, Esc or Ct"))
+    });
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn it_fits_the_terminal_and_lives_through_a_restart() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let ternd = Ternd::start(data.path(), &Start::default());
+    let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;
+    let admin = ternd.admin;
+    let top = watch(admin);
+    top.sees("logged in 1");
+    alice.text(user("bob"), "hello").await.expect("stored");
+    top.sees_line("sends stored", " 1 ");
+    let lines = fits(&top, 24);
+    assert!(lines.iter().any(|line| line.starts_with("cuts    none")), "{lines:?}");
+    for size in [(120, 40), (40, 10), (13, 5), (80, 24)] {
+        top.resize(size.0, size.1);
+        let lines = fits(&top, size.1);
+        assert_eq!(lines[2].ends_with('…'), size.0 < 80, "{lines:?}");
+    }
+
+    ternd.kill();
+    top.sees("no answer since ");
+    let ternd = Ternd::start(data.path(), &Start { admin: Some(admin), ..Start::default() });
+    top.sees(": ready");
+    top.sees("logged in 0");
+    drop(ternd);
+    top.sees("no answer since ");
+}
+
+#[tokio::test]
+async fn keys_and_signals_end_it_and_give_the_terminal_back() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let ternd = Ternd::start(data.path(), &Start::default());
+    let ends: [&dyn Fn(&Terminal); 4] =
+        [&|top| top.keys("q"), &|top| top.keys(terminal::key::ESC), &|top| top.keys("\x03"), &|top| {
+            top.signal(rustix::process::Signal::TERM)
+        }];
+    for end in ends {
+        let mut top = watch(ternd.admin);
+        top.sees(": ready");
+        // Other keys begin with Escape.
+        top.keys(terminal::key::UP);
+        top.sees_line("errors", "none");
+        assert!(!top.is_cooked(), "keys come one by one");
+        end(&top);
+        assert!(top.ended().success());
+        assert!(top.is_cooked());
+    }
 }

@@ -63,6 +63,8 @@ pub async fn over_each(case: impl AsyncFn(&mut Ternd, Transport)) {
 pub struct Start<'a> {
     /// `127.0.0.1:0`, or where a server was before.
     pub listen: SocketAddr,
+    /// Where it answers for metrics: `None`, on a port that nobody knows.
+    pub admin: Option<SocketAddr>,
     /// Threads.
     pub shards: usize,
     /// Environment, for example LD_PRELOAD.
@@ -71,7 +73,7 @@ pub struct Start<'a> {
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), shards: 2, env: &[] }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), admin: None, shards: 2, env: &[] }
     }
 }
 
@@ -242,6 +244,7 @@ fn spawn(data: &Path, start: &Start<'_>) -> Child {
         .args(["dev", "--json", "--listen", &start.listen.to_string(), "--shards", &start.shards.to_string()])
         .arg("--data")
         .arg(data)
+        .args(start.admin.map(|admin| format!("--admin={admin}")))
         .env("TERN_LOG", std::env::var("TERN_LOG").unwrap_or_else(|_| "warn".into()))
         .envs(start.env.iter().map(|(key, value)| (*key, value.as_str())))
         .stdout(Stdio::piped())
