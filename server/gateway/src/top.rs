@@ -128,15 +128,18 @@ impl<'a> View<'a> {
     }
 
     fn frame(&self, columns: usize, rows: Option<usize>) -> String {
+        let admin = self.args.admin;
         let silence = Duration::from_micros(self.now.at.micros());
-        let state = if self.is_silent || silence > self.args.interval + SILENCE {
+        let title = if self.is_silent || silence > self.args.interval + SILENCE {
             let seconds = self.wall.0 / 1_000;
             let [hour, minute, second] = [seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60];
-            format!("no answer since {hour:02}:{minute:02}:{second:02} UTC ({} s)", silence.as_secs())
+            let since = format!("{hour:02}:{minute:02}:{second:02} UTC ({} s)", silence.as_secs());
+            format!("no answer since {since} from {admin}")
         } else {
-            self.now.state.clone()
+            let version = self.now.values(catalog::BUILD_INFO.name, "version").join(" ");
+            format!("ternd {version} at {admin}: {}", self.now.state)
         };
         let before = self.before.as_ref().unwrap_or(&self.now);
-        frame::draw(self.args.admin, &state, before, &self.now, columns, rows)
+        frame::draw(&title, before, &self.now, columns, rows)
     }
 }

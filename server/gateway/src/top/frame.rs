@@ -1,7 +1,6 @@
 //! What `ternd top` shows, as text of 80 columns, or more where there are.
 
 use std::fmt::Write;
-use std::net::SocketAddr;
 
 use super::reading::{Reading, Where};
 use crate::metrics::catalog as c;
@@ -11,18 +10,17 @@ const SHARDS_SHOWN: usize = 16;
 /// An empty one, or how many there are; and the table's head.
 const SHARDS_HEAD_LINES: usize = 2;
 
-/// Draws one frame from two readings, with so many shards that it fits in `rows` lines, if that can be. What `columns`
+/// Draws one frame from two readings, under a title, with so many shards that it fits in `rows` lines, if that can be. What `columns`
 /// have no room for goes on in the next line where that is possible.
 pub(super) fn draw(
-    admin: SocketAddr,
-    state: &str,
+    title: &str,
     before: &Reading,
     now: &Reading,
     columns: usize,
     rows: Option<usize>,
 ) -> String {
-    let mut out = Frame { text: String::new(), before, now };
-    out.head(admin, state);
+    let mut out = Frame { text: format!("{title}\n"), before, now };
+    out.head();
     out.traffic();
     out.store();
     let above = std::mem::take(&mut out.text);
@@ -62,9 +60,7 @@ impl Frame<'_> {
         format!("p50 {:>8}  p99 {:>8}", of(0.5), of(0.99))
     }
 
-    fn head(&mut self, admin: SocketAddr, state: &str) {
-        let version = self.now.values(c::BUILD_INFO.name, "version").join(" ");
-        self.line(format_args!("ternd {version} at {admin}: {state}"));
+    fn head(&mut self) {
         let cpu = 100.0 * self.rate(&c::CPU_SECONDS, &[]);
         let (files, files_max) = (self.sum(&c::OPEN_FILES, &[]), self.sum(&c::MAX_FILES, &[]));
         let memory = bytes(self.sum(&c::RESIDENT_MEMORY, &[]));
@@ -238,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_frame_fits_its_screen_whatever_has_happened() {
-        let mut page = "tern_build_info{version=\"1\"} 1\n".to_owned();
+        let mut page = String::new();
         for shard in 0..64 {
             page += &format!("tern_shard_busy_seconds_total{{shard=\"{shard}\"}} {shard}\n");
         }
@@ -247,15 +243,14 @@ mod tests {
         }
         let samples = text::parse(&page).expect("good");
         let now = Reading { at: Stamp::take(), samples, state: String::new() };
-        let admin = ([127, 0, 0, 1], 7480).into();
         for (columns, rows) in [(80, 23), (120, 39), (80, 39)] {
-            let frame = draw(admin, "ready", &now, &now, columns, Some(rows));
+            let frame = draw("title", &now, &now, columns, Some(rows));
             assert_eq!(frame.lines().count(), rows, "{frame}");
             assert!(frame.lines().all(|line| line.len() <= columns), "{frame}");
             assert!(frame.contains("busiest of 64 shards") && frame.contains("cuts    none"), "{frame}");
             assert!(frame.contains("unknown_conversation 123,456 (0/s)"), "{frame}");
         }
-        assert_eq!(draw(admin, "ready", &now, &now, 80, None).lines().count(), 21 + SHARDS_SHOWN);
+        assert_eq!(draw("title", &now, &now, 80, None).lines().count(), 21 + SHARDS_SHOWN);
     }
 
     #[test]

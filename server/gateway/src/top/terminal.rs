@@ -13,11 +13,11 @@ const LEAVE: &str = "\x1b[?7h\x1b[?25h\x1b[?1049l";
 const HOME: &str = "\x1b[H";
 /// Clear from the cursor to the end of its line.
 const CLEAR_LINE: &str = "\x1b[K";
-/// Clear what is below.
-const CLEAR_BELOW: &str = "\x1b[J";
 
 /// Of a terminal that does not know its size.
 const DEFAULT_SIZE: Size = Size { columns: 80, rows: 24 };
+/// The last character of a line that goes on. Not every terminal has others than ASCII's.
+const CUT: char = '>';
 const CTRL_C: u8 = 3;
 const ESCAPE: u8 = 0x1b;
 /// What comes of one key, or of several at once.
@@ -91,15 +91,19 @@ impl Terminal {
         }
     }
 
-    /// Shows these lines in place of what was there; what has no room is cut off.
+    /// Shows these lines, as many as the screen has, in place of what was there; what has no room is cut off.
     ///
     /// # Errors
     /// When it cannot be written to.
     pub(super) fn show(&self, lines: &[&str], size: Size) -> io::Result<()> {
-        let lines: Vec<_> =
-            lines.iter().take(size.rows).map(|line| cut(line, size.columns) + CLEAR_LINE).collect();
+        // Cleared before: behind a full line the cursor may still be on its last character.
+        let lines: Vec<_> = lines
+            .iter()
+            .take(size.rows)
+            .map(|line| CLEAR_LINE.to_owned() + &cut(line, size.columns))
+            .collect();
         // Behind the last line there is no new one, which would move all of them up.
-        write(&format!("{HOME}{}{CLEAR_BELOW}", lines.join("\r\n")))
+        write(&(HOME.to_owned() + &lines.join("\r\n")))
     }
 }
 
@@ -143,7 +147,7 @@ fn cut(line: &str, columns: usize) -> String {
     if line.chars().count() <= columns {
         return line.to_owned();
     }
-    line.chars().take(columns.saturating_sub(1)).chain(['…']).collect()
+    line.chars().take(columns.saturating_sub(1)).chain([CUT]).collect()
 }
 
 /// To standard output, at once.
@@ -172,7 +176,7 @@ mod tests {
 
     #[test]
     fn lines_are_cut_to_the_screen() {
-        let cases = [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("äöü", 3, "äöü"), ("abc", 1, "…"), ("", 5, "")];
+        let cases = [("abc", 3, "abc"), ("abcd", 3, "ab>"), ("äöü", 3, "äöü"), ("abc", 1, ">"), ("", 5, "")];
         for (line, columns, expected) in cases {
             assert_eq!(cut(line, columns), expected);
         }
