@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admin;
@@ -60,6 +61,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
         limits: Limits::OFF,
+        reloads: Arc::default(),
         data: data.clone(),
     })?;
     let (tcp, quic) = (server.tcp[0], server.quic[0]);

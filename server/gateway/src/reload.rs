@@ -6,11 +6,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::time::MissedTickBehavior;
 use tracing::{error, info};
+
+use crate::metrics::reloads::{Reloads, Source};
 
 /// Between looks at the files. A change is taken up at the second look that finds the same, so that a certificate and
 /// its key, which are replaced one after the other, are not read half-way.
@@ -43,7 +46,7 @@ fn look(path: &Path) -> io::Result<Look> {
 type Load = Box<dyn FnMut() -> Result<(), String>>;
 
 struct Watched {
-    what: &'static str,
+    source: Source,
     /// When they were read last.
     read: Looks,
     /// At the last look.
@@ -52,22 +55,28 @@ struct Watched {
 }
 
 impl Watched {
-    fn look(&mut self) {
+    fn look(&mut self, reloads: &Reloads) {
         let now = self.seen.again();
         if now != self.read && now == self.seen {
-            self.read_again(now);
+            self.read_again(now, reloads);
         } else {
             self.seen = now;
         }
     }
 
-    fn read_again(&mut self, looks: Looks) {
+    fn read_again(&mut self, looks: Looks, reloads: &Reloads) {
         self.read = looks;
-        match (self.load)() {
-            Ok(()) => info!("{} read again", self.what),
-            Err(problem) => {
-                error!("{} not changed, the server goes on with what it has: {problem}", self.what)
-            }
+        let what = match self.source {
+            Source::Certificate => "Certificate",
+            Source::TokenKeys => "Token keys",
+            Source::KeySet => "Key set",
+            Source::Revocations => "Revocations",
+        };
+        let result = (self.load)();
+        reloads.count(self.source, &result);
+        match result {
+            Ok(()) => info!("{what} read again"),
+            Err(problem) => error!("{what} not changed, the server goes on with what it has: {problem}"),
         }
     }
 }
@@ -77,14 +86,20 @@ impl Watched {
 pub struct Reloader {
     watched: Vec<Watched>,
     on_hangup: Vec<Box<dyn FnMut()>>,
+    reloads: Arc<Reloads>,
 }
 
 impl Reloader {
-    /// When the files look otherwise than they did before they were read first, `load` is called. `what` begins the
-    /// sentences of the log. Without files there is nothing to watch.
+    /// What it counts.
+    pub fn reloads(&self) -> &Arc<Reloads> {
+        &self.reloads
+    }
+
+    /// When the files look otherwise than they did before they were read first, `load` is called. Without files there is
+    /// nothing to watch.
     pub fn watch<E: ToString>(
         &mut self,
-        what: &'static str,
+        source: Source,
         before: Looks,
         mut load: impl FnMut() -> Result<(), E> + 'static,
     ) {
@@ -92,7 +107,7 @@ impl Reloader {
             return;
         }
         let load = Box::new(move || load().map_err(|error| error.to_string()));
-        self.watched.push(Watched { what, seen: before.clone(), read: before, load });
+        self.watched.push(Watched { source, seen: before.clone(), read: before, load });
     }
 
     /// A hangup calls this, too.
@@ -106,12 +121,12 @@ impl Reloader {
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = poll.tick() => self.watched.iter_mut().for_each(Watched::look),
+                _ = poll.tick() => self.watched.iter_mut().for_each(|watched| watched.look(&self.reloads)),
                 Some(()) = hangup.recv() => {
                     info!("SIGHUP: everything is read again");
                     for watched in &mut self.watched {
                         let now = watched.seen.again();
-                        watched.read_again(now);
+                        watched.read_again(now, &self.reloads);
                     }
                     self.on_hangup.iter_mut().for_each(|call| call());
                 }
@@ -137,14 +152,14 @@ mod tests {
         let read = Rc::new(RefCell::new(Vec::new()));
         let mut reloader = Reloader::default();
         let (into, from) = (read.clone(), [a.clone(), b.clone()]);
-        reloader.watch("Both", Looks::of(from.clone()), move || -> Result<(), io::Error> {
+        reloader.watch(Source::TokenKeys, Looks::of(from.clone()), move || -> Result<(), io::Error> {
             let both = [fs::read_to_string(&from[0])?, fs::read_to_string(&from[1])?].concat();
             into.borrow_mut().push(both);
             Ok(())
         });
         let mut watched = reloader.watched.remove(0);
         let mut look = |expected: &[&str]| {
-            watched.look();
+            watched.look(&Reloads::default());
             assert_eq!(*read.borrow(), expected);
         };
         look(&[]);

@@ -11,6 +11,7 @@ use crate::auth::jwks::Published;
 use crate::clock;
 use crate::config::{ConfigError, Loaded};
 use crate::descriptors;
+use crate::metrics::reloads::Source;
 use crate::reload::{Looks, Reloader};
 use crate::server::{Server, Setup};
 use crate::tls::{CurrentIdentity, Identity};
@@ -28,9 +29,10 @@ pub struct Upkeep {
 impl Upkeep {
     /// For ever. A `hangup` has all files read at once.
     pub async fn run(self, hangup: Signal) {
+        let reloads = Arc::clone(self.reloader.reloads());
         let published = async {
             match self.published {
-                Some(published) => published.run().await,
+                Some(published) => published.run(&reloads).await,
                 None => std::future::pending().await,
             }
         };
@@ -73,7 +75,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     tell_expiry(&identity);
     let identity = CurrentIdentity::new(identity);
     let (again, current) = (loaded.clone(), Arc::clone(&identity));
-    reloader.watch("Certificate", before, move || {
+    reloader.watch(Source::Certificate, before, move || {
         again.identity().map(|identity| {
             tell_expiry(&identity);
             current.replace(identity);
@@ -87,14 +89,15 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let revoked_before = files(&mut tokens.revoked.iter());
     let verifier = loaded.verifier()?;
     let (again, ring) = (loaded.clone(), Arc::clone(verifier.keys()));
-    reloader
-        .watch("Token keys", keys_before, move || again.token_keys().map(|keys| ring.set_configured(keys)));
+    reloader.watch(Source::TokenKeys, keys_before, move || {
+        again.token_keys().map(|keys| ring.set_configured(keys))
+    });
     let (again, ring) = (loaded.clone(), Arc::clone(verifier.keys()));
-    reloader.watch("Key set", jwks_before, move || {
+    reloader.watch(Source::KeySet, jwks_before, move || {
         again.jwks_file().map(|keys| keys.into_iter().for_each(|keys| ring.set_published(keys)))
     });
     let (again, revocations) = (loaded.clone(), Arc::clone(verifier.revocations()));
-    reloader.watch("Revocations", revoked_before, move || {
+    reloader.watch(Source::Revocations, revoked_before, move || {
         again.revoked().map(|revoked| revoked.into_iter().for_each(|revoked| revocations.replace(revoked)))
     });
     let ring = verifier.keys();
@@ -105,6 +108,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     }
     let published =
         published.map(|(fetcher, refresh)| Published::new(fetcher, Arc::clone(ring), refresh, &config.data));
+    let reloads = Arc::clone(reloader.reloads());
 
     let setup = Setup {
         data: config.data.clone(),
@@ -117,6 +121,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         identity,
         verifier,
         limits: config.limits,
+        reloads,
     };
     Ok((setup, Upkeep { reloader, published }))
 }

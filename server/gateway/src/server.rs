@@ -23,6 +23,7 @@ use crate::limits::{AddressLimit, Limits};
 use crate::mailbox::{Inbox, mailbox};
 use crate::metrics::Collector;
 use crate::metrics::collect::ShardSources;
+use crate::metrics::reloads::Reloads;
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
 use crate::tls::{self, CurrentIdentity, SECRETS_FILE, Secrets, TlsError};
@@ -58,6 +59,8 @@ pub struct Setup {
     pub identity: Arc<CurrentIdentity>,
     /// What tokens are good.
     pub verifier: Verifier,
+    /// Counts what is read again.
+    pub reloads: Arc<Reloads>,
     /// What one address, user or device may take.
     pub limits: Limits,
 }
@@ -182,6 +185,7 @@ impl Server {
             directory: setup.data.join("store"),
             phase: phase.subscribe(),
             shards: sources,
+            reloads: setup.reloads,
             disk: Arc::default(),
         };
         info!(tcp = ?bound.tcp, quic = ?bound.quic, admin = %admin.address, shards, "serving");

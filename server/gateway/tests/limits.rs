@@ -46,6 +46,7 @@ impl Limited {
             identity: CurrentIdentity::new(identity.identity),
             verifier: Verifier::new(vec![minter.token_key().expect("a key")], Duration::ZERO),
             limits,
+            reloads: Default::default(),
         });
         let server = server.expect("it starts");
         Self { server, minter, ca: identity.ca_pem.into_bytes(), _data: data }

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::{FetchError, Fetcher, KeyRing, TokenKey};
+use crate::metrics::reloads::{Reloads, Source};
 use crate::tls::files::{self, Access};
 
 /// A key set has a handful of keys of 100 to 1,500 bytes.
@@ -139,12 +140,13 @@ impl Published {
         Ok(())
     }
 
-    /// Keeps them fresh for ever.
-    pub async fn run(self) {
+    /// Keeps them fresh for ever, and counts each fetch.
+    pub async fn run(self, reloads: &Reloads) {
         let (mut failing, mut wait) = (false, self.refresh);
         loop {
             let asked = tokio::time::timeout(wait, self.ring.asked()).await.is_ok();
             let fetched = self.fetch().await;
+            reloads.count(Source::KeySet, &fetched);
             self.ring.fetch_ended();
             wait = if fetched.is_ok() { self.refresh } else { Duration::ZERO };
             let pause = asked || fetched.is_err();

@@ -53,6 +53,8 @@ catalog! {
         "1; the label is the program's version.";
     DRAINING = Gauge "tern_draining" []
         "1 while the server is stopping and takes nobody new, else 0.";
+    RELOADS = Counter "tern_reloads_total" ["source", "result"]
+        "Times that changed files, or published keys, were read again; after a failure the old ones stay in effect.";
     RESIDENT_MEMORY = Gauge "process_resident_memory_bytes" []
         "Memory of the process that is in RAM.";
     CPU_SECONDS = Counter "process_cpu_seconds_total" []

@@ -13,6 +13,7 @@ use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{Semaphore, watch};
 use tracing::warn;
 
+use super::reloads::Reloads;
 use super::shard::{
     Asked, By, Committed, Count, Cut, Dropped, Label, Loaded, Login, Sent, ShardMetrics, Transport,
 };
@@ -78,6 +79,8 @@ pub struct Collector {
     pub phase: watch::Receiver<Phase>,
     /// In order.
     pub shards: Vec<ShardSources>,
+    /// What was read again.
+    pub reloads: Arc<Reloads>,
     /// What the disk has said of itself last.
     pub disk: Arc<Disk>,
 }
@@ -204,6 +207,9 @@ impl Collector {
     fn process(&self, page: &mut Page) {
         page.family(&catalog::BUILD_INFO, |samples| samples.value(&[env!("CARGO_PKG_VERSION")], 1));
         page.family(&catalog::DRAINING, |samples| samples.value(&[], u64::from(self.is_draining())));
+        page.family(&catalog::RELOADS, |samples| {
+            self.reloads.all().for_each(|(labels, count)| samples.value(&labels, count));
+        });
         let Some(usage) = process::usage() else { return };
         page.family(&catalog::RESIDENT_MEMORY, |samples| samples.value(&[], usage.resident_bytes));
         page.family(&catalog::CPU_SECONDS, |samples| samples.value(&[], usage.cpu_seconds));

@@ -69,6 +69,8 @@ macro_rules! labels {
     )* };
 }
 
+pub(super) use labels;
+
 labels! {
     /// What a connection runs over.
     Transport {
@@ -181,7 +183,7 @@ impl Label for ErrorCode {
 pub struct By<L, T, const N: usize>([T; N], std::marker::PhantomData<fn(L)>);
 
 impl<L: Label, T, const N: usize> By<L, T, N> {
-    fn new(mut each: impl FnMut() -> T) -> Self {
+    pub(super) fn new(mut each: impl FnMut() -> T) -> Self {
         Self(std::array::from_fn(|_| each()), std::marker::PhantomData)
     }
 

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
 use super::traffic::flood;
-use super::{Move, Watch};
+use super::{Move, Watch, admin};
 use crate::served::Files;
 use crate::support::{Start, Ternd, group, user};
 
@@ -83,9 +83,7 @@ pub(super) async fn limits_are_reached(expected: &[Move]) {
     files.config = files.config.replace("shards = 2", "shards = 1");
     files.config += "\n[limits]\nconnections_per_shard = 3\nbefore_login_per_address = 2\n";
     let served = files.serve();
-    let line = served.logged("serving tcp=");
-    let admin = line.split_once("admin=").and_then(|(_, rest)| rest.split_whitespace().next());
-    let mut watch = Watch::new(admin.and_then(|admin| admin.parse().ok()).expect("an address")).await;
+    let mut watch = Watch::new(admin(&served)).await;
     let connector = served.connector(&ca);
     let mut sessions = Vec::new();
     for device in 1..=3 {

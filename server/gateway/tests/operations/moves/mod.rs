@@ -14,6 +14,7 @@ use tern_server::metrics::catalog::{self, Family};
 use tern_server::metrics::text;
 
 use crate::dashboard::family;
+use crate::served::Served;
 use crate::support::{PATIENCE, Start, Ternd};
 
 /// A metric and the values of its labels, the shard's and a bucket's left out, as words: of each of these a series has to
@@ -59,6 +60,7 @@ provoked! {
         HANDSHAKES ["tcp refused", "quic refused", "quic retried"], CUTS ["shard_full"];
     system::files_are_used_up: ACCEPT_PAUSES, MAX_FILES, OPEN_FILES;
     system::the_kernel_does_not_steer: QUIC_FORWARDED ["handed_over"];
+    system::files_are_replaced: RELOADS ["each"];
     disk::the_disk_fills: STORE_FREE_BYTES;
     disk::a_sync_hangs:
         STORE_STALL, STORE_QUEUED, STORE_QUEUED_BYTES, WAITING_SENDS, WAITING_BYTES;
@@ -121,6 +123,13 @@ impl Watch {
         let moved = tokio::time::timeout(PATIENCE, waiting).await;
         assert!(moved.is_ok(), "they do not move: {:?}", self.still(expected));
     }
+}
+
+/// Where a `ternd serve` answers for its metrics.
+fn admin(served: &Served) -> SocketAddr {
+    let line = served.logged("serving tcp=");
+    let address = line.split_once("admin=").and_then(|(_, rest)| rest.split_whitespace().next());
+    address.and_then(|address| address.parse().ok()).expect("an address")
 }
 
 async fn series(admin: SocketAddr) -> Series {

@@ -1,11 +1,13 @@
-//! A system that gives less than it should.
+//! A system that gives less than it should, and files that are replaced by good and by bad ones.
 
 use rustix::process::{Pid, Resource, Rlimit};
 use tern_client::Transport;
+use tern_server::metrics::catalog;
 use tokio::net::TcpStream;
 
-use super::{Move, Watch};
+use super::{Move, Watch, admin};
 use crate::faults::Faults;
+use crate::served::Files;
 use crate::support::{PATIENCE, Session, Start, Ternd};
 
 pub(super) async fn files_are_used_up(expected: &[Move]) {
@@ -58,4 +60,26 @@ pub(super) async fn the_kernel_does_not_steer(expected: &[Move]) {
     };
     let moved = tokio::time::timeout(PATIENCE, moving).await;
     assert!(moved.is_ok(), "they do not move: {:?}", watch.still(expected));
+}
+
+/// The key of RFC 8037, appendix A.
+const KEY_SET: &str =
+    r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+pub(super) async fn files_are_replaced(expected: &[Move]) {
+    let mut files = Files::new();
+    files.put("jwks.json", KEY_SET);
+    files.put("revoked.toml", "");
+    files.config = files.config.replace("[tokens]\n", "[tokens]\nrevoked = \"revoked.toml\"\n");
+    files.config += "\n[tokens.jwks]\nfile = \"jwks.json\"\n";
+    let served = files.serve();
+    let mut watch = Watch::new(admin(&served)).await;
+    served.signal(libc::SIGHUP);
+    let good: &[_] = &["certificate ok", "token_keys ok", "key_set ok", "revocations ok"];
+    watch.until(&[(&catalog::RELOADS, good)]).await;
+    for name in ["server.pem", "token.pub", "jwks.json", "revoked.toml"] {
+        files.put(name, "what nobody can use");
+    }
+    served.signal(libc::SIGHUP);
+    watch.until(expected).await;
 }
