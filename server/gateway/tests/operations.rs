@@ -5,7 +5,6 @@ mod admin;
 #[path = "operations/dashboard.rs"]
 mod dashboard;
 #[path = "support/faults.rs"]
-#[allow(dead_code, reason = "the tests of durability use the rest")]
 mod faults;
 #[path = "operations/logs.rs"]
 mod logs;
@@ -14,7 +13,6 @@ mod moves;
 #[path = "support/random.rs"]
 mod random;
 #[path = "serve/served.rs"]
-#[allow(dead_code, reason = "the tests of `ternd serve` use the rest")]
 mod served;
 mod support;
 #[path = "operations/top.rs"]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 use serde_json::Value;
-use terminal::{Command, Terminal, key};
+use terminal::{Terminal, key};
 use tern_server::cli::Dev;
 use tern_server::dev::{self, Running};
 use vt100::Color;
@@ -71,7 +71,7 @@ impl House {
             ("TERN_STATE", path(&state)),
         ];
         let envs = envs.iter().chain(more).copied();
-        let command = Command::new(env!("CARGO_BIN_EXE_tern")).arg("chat").envs(envs);
+        let command = terminal::program(env!("CARGO_BIN_EXE_tern")).arg("chat").envs(envs);
         Terminal::start(user, command, size)
     }
 

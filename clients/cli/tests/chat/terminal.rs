@@ -7,8 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use pty_process::Size;
-pub(crate) use pty_process::blocking::Command;
-use pty_process::blocking::{Pty, open};
+use pty_process::blocking::{Command, Pty, open};
 use vt100::{Color, Parser};
 
 /// Whatever is waited for is there by then, or never.
@@ -40,6 +39,11 @@ struct Seen {
     changed: Condvar,
 }
 
+/// A program, for a terminal as most people have it.
+pub(crate) fn program(path: &str) -> Command {
+    Command::new(path).env("TERM", "xterm-256color").env("TZ", "UTC").env_remove("NO_COLOR")
+}
+
 /// A terminal with a program in it.
 pub(crate) struct Terminal {
     name: String,
@@ -53,7 +57,6 @@ impl Terminal {
     pub(crate) fn start(name: &str, command: Command, size: (u16, u16)) -> Self {
         let (pty, pts) = open().expect("a pseudo-terminal");
         pty.resize(Size::new(size.1, size.0)).expect("a size");
-        let command = command.env("TERM", "xterm-256color").env("TZ", "UTC").env_remove("NO_COLOR");
         let child = command.spawn(pts).expect("the program starts");
         let pty = Arc::new(pty);
         let (columns, rows) = (NonZeroU16::new(size.0).unwrap(), NonZeroU16::new(size.1).unwrap());

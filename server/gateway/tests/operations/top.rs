@@ -81,7 +81,7 @@ async fn where_nobody_answers_it_says_so() {
 fn watch(admin: SocketAddr) -> Terminal {
     let admin = admin.to_string();
     let args = ["top", "--interval", "0.2", "--admin", &admin];
-    Terminal::start("top", terminal::Command::new(env!("CARGO_BIN_EXE_ternd")).args(args), (80, 24))
+    Terminal::start("top", terminal::program(env!("CARGO_BIN_EXE_ternd")).args(args), (80, 24))
 }
 
 /// Waits until a screen of this many lines has the first ones and the last one in their places, and returns all.
