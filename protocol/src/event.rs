@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::ErrorCode;
-use crate::ids::{ConversationId, RequestId, Seq, UserId};
+use crate::ids::{ConversationId, RequestId, Seq, StoreEpoch, UserId};
 use crate::model::{Entry, Kind, Role, WallMillis};
 
 /// One frame from a server.
@@ -89,6 +89,8 @@ pub struct LoginOk {
     pub heartbeat_ms: u32,
     /// Unanswered requests allowed.
     pub in_flight_max: u32,
+    /// Which history the server's store holds; `None`: a server that does not say.
+    pub epoch: Option<StoreEpoch>,
 }
 
 /// Where a send ended up.

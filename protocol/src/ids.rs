@@ -111,6 +111,11 @@ id16! {
     /// A conversation: a random UUIDv4 for a group, a UUIDv8 made from the pair for a direct chat.
     ConversationId
 }
+id16! {
+    /// The history that a store holds: random, made when a store is begun and made anew when one is restored from a
+    /// backup. What was said under one epoch (seqs, watermarks) cannot be compared with what is said under another.
+    StoreEpoch
+}
 id64! {
     /// Place of an entry in its conversation's log: 1, 2, 3 … 0 stands for "before the first".
     Seq

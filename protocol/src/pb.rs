@@ -302,6 +302,10 @@ pub struct LoginOk {
     /// Requests that may be unanswered at once.
     #[prost(uint32, tag = "6")]
     pub in_flight_max: u32,
+    /// Names the history that the server's store holds, 16 bytes; empty: an older server. When it is not the one of the
+    /// last login, the store was restored, and seqs and watermarks from before mean nothing any more.
+    #[prost(bytes = "bytes", tag = "7")]
+    pub store_epoch: ::prost::bytes::Bytes,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SendOk {

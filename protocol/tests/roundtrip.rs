@@ -16,7 +16,7 @@ use tern_protocol::event::{
     ReceiptsMoved, SendOk, ServerBody, ServerMessage, SyncPage, UserReceipt, WireError,
 };
 use tern_protocol::frame::{self, Frame};
-use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, StoreEpoch, UserId};
 use tern_protocol::limits::{FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, PAGE_ROWS_MAX};
 use tern_protocol::model::{Change, Entry, Kind, Message, Role, Sender, Target, WallMillis};
 use tern_protocol::request::{
@@ -201,8 +201,9 @@ fn receipt() -> impl Strategy<Value = UserReceipt> {
 fn server() -> impl Strategy<Value = ServerMessage> {
     let error = (proptest::sample::select(ErrorCode::ALL), text(100), any::<u32>())
         .prop_map(|(code, text, retry_after_ms)| ServerBody::Error(WireError { code, text, retry_after_ms }));
-    let login_ok = (user(), any::<u32>(), vec(any::<u32>(), 0..9), any::<u64>(), any::<(u32, u32)>())
-        .prop_map(|(user, version, features, time, (heartbeat_ms, in_flight_max))| {
+    let epoch = option::of(any::<[u8; 16]>().prop_map(StoreEpoch::from_bytes));
+    let login_ok = (user(), any::<u32>(), vec(any::<u32>(), 0..9), any::<u64>(), any::<(u32, u32)>(), epoch)
+        .prop_map(|(user, version, features, time, (heartbeat_ms, in_flight_max), epoch)| {
             ServerBody::LoginOk(LoginOk {
                 user,
                 version,
@@ -210,6 +211,7 @@ fn server() -> impl Strategy<Value = ServerMessage> {
                 time: WallMillis(time),
                 heartbeat_ms,
                 in_flight_max,
+                epoch,
             })
         });
     let send_ok = (conversation(), seq(), any::<u64>(), any::<bool>()).prop_map(

@@ -302,6 +302,7 @@ pub(crate) fn event_json(event: &Event) -> Value {
         Event::Trimmed { conversation, from, to } => json!({
             "event": "trimmed", "conversation": conversation.to_string(), "from": from.get(), "to": to.get(),
         }),
+        Event::HistoryReset { epoch } => json!({"event": "history_reset", "epoch": epoch.to_string()}),
         Event::Reset { conversation, cursor, head } => json!({
             "event": "reset",
             "conversation": conversation.to_string(),
@@ -328,6 +329,9 @@ pub(crate) fn event_text(event: &Event, names: &Names) -> String {
         Event::Entry { conversation, entry } => entry_text(*conversation, entry, names),
         Event::Trimmed { conversation, from, to } => {
             format!("-- {conversation} {from} to {to} are no longer on the server")
+        }
+        Event::HistoryReset { .. } => {
+            "-- the server was restored from a backup: starting all conversations anew".into()
         }
         Event::Reset { conversation, .. } => format!(
             "-- the server's store is older than what this device has seen: starting {conversation} anew"

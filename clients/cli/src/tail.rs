@@ -92,7 +92,7 @@ fn conversation_of(event: &Event) -> Option<ConversationId> {
         | Event::Recovered { conversation, .. } => Some(*conversation),
         Event::Conversation(state) => Some(state.conversation),
         Event::Receipts(moved) => Some(moved.conversation),
-        Event::Connection(_) | Event::CaughtUp => None,
+        Event::Connection(_) | Event::HistoryReset { .. } | Event::CaughtUp => None,
     }
 }
 

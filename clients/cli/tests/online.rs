@@ -30,6 +30,7 @@ fn answer(request: tern_protocol::request::Request) -> Vec<ServerBody> {
             time: WallMillis(0),
             heartbeat_ms: 60_000,
             in_flight_max: 64,
+            epoch: None,
         })],
         RequestBody::Sync(_) => {
             let message =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tern_protocol::event::{ConversationState, ReceiptsMoved, SendOk, WireError};
-use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq, StoreEpoch, UserId};
 use tern_protocol::model::Entry;
 
 /// One thing that happened, in the one order in which the app gets them.
@@ -25,7 +25,17 @@ pub enum Event {
         /// The last missing.
         to: Seq,
     },
-    /// The server's store was replaced by an older or a new one: its head of this conversation is below what this
+    /// The server's store was restored from a backup, or is another one than before: nothing that this device has of
+    /// any conversation can be trusted. Drop it all (a [`LocalHistory`](crate::LocalHistory) has been emptied already):
+    /// everything follows, as for a new device. What waits to be sent stays and is sent. What the server had confirmed
+    /// and has no more is lost; of this device's own messages,
+    /// [`LocalHistory::lost`](crate::LocalHistory::lost) has those that it knew.
+    HistoryReset {
+        /// Of the store that the server has now.
+        epoch: StoreEpoch,
+    },
+    /// The server's log of one conversation is shorter than what this device has, though the store says that it is the
+    /// same one (as when its files were replaced by older ones): its head of this conversation is below what this
     /// device has. Drop what is kept of the conversation; everything from the floor follows, as if it were new.
     Reset {
         /// The log.
@@ -37,7 +47,7 @@ pub enum Event {
     },
     /// How a conversation stands, told by a sync when the device misses something of it, be it that watermarks rose
     /// while it was away: title, peer, role, watermarks, head. The watermarks are not below those of earlier events
-    /// (since the last [`Event::Reset`]).
+    /// (since the last [`Event::HistoryReset`] or [`Event::Reset`]).
     /// Its entries come as [`Event::Entry`], so `entries` is empty here. Without a `role` the membership has ended and
     /// `title` is empty: keep the one that was known.
     Conversation(ConversationState),

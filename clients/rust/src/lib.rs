@@ -84,6 +84,7 @@
 //!         }
 //!         Event::Connection(ConnectionState::Stopped(why)) => println!("not without your help: {why}"),
 //!         Event::Recovered { result, .. } => println!("left from the last run: {result:?}"),
+//!         Event::HistoryReset { .. } => println!("forget everything; it is told anew"),
 //!         Event::Reset { conversation, .. } => println!("forget what you have of {conversation}"),
 //!         _ => {}
 //!     }
@@ -272,7 +273,7 @@ pub use config::{Config, Token, TokenFuture, Transport};
 pub use error::{ConnectError, Error, StartError};
 pub use event::{ConnectionState, Event, Lost, Stop};
 #[cfg(feature = "sqlite")]
-pub use storage::{LocalConversation, LocalHistory, SqliteStorage, Unsent};
+pub use storage::{LocalConversation, LocalHistory, LostMessage, SqliteStorage, Unsent};
 pub use storage::{MemoryStorage, Storage, StorageError};
 
 pub use tern_protocol::error::{Effect, ErrorCode, Retry};
@@ -280,6 +281,6 @@ pub use tern_protocol::event::{
     ConversationPage, ConversationState, HistoryPage, MemberPage, ReceiptCount, ReceiptPage, ReceiptsMoved,
     SendOk, UserReceipt, WireError,
 };
-pub use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
+pub use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, StoreEpoch, UserId};
 pub use tern_protocol::model::{Change, Entry, Kind, Message, Role, Target};
 pub use tern_protocol::request::HistoryFrom;

@@ -160,6 +160,7 @@ fn answer(request: tern_protocol::request::Request, shared: &Server) -> Option<V
                 time: WallMillis(0),
                 heartbeat_ms: 300,
                 in_flight_max: 64,
+                epoch: None,
             })
         }
         RequestBody::Sync(_) => ServerBody::SyncPage(SyncPage { conversations: vec![], covered_until: None }),

@@ -15,7 +15,7 @@ pub use server::{encode_server, parse_server};
 
 use bytes::Bytes;
 
-use crate::ids::{ConversationId, UserId};
+use crate::ids::{ConversationId, StoreEpoch, UserId};
 use crate::pb;
 
 /// The bytes are not what the schema and the limits allow. For entries from a store or messages from a server, whose
@@ -44,6 +44,10 @@ fn user(bytes: &[u8]) -> Result<UserId, Malformed> {
 
 fn conversation(bytes: &[u8]) -> Result<ConversationId, Malformed> {
     ConversationId::try_from(bytes).map_err(|_| malformed("a conversation id is 16 bytes"))
+}
+
+fn epoch(bytes: &[u8]) -> Result<StoreEpoch, Malformed> {
+    StoreEpoch::try_from(bytes).map_err(|_| malformed("a store's epoch is 16 bytes"))
 }
 
 fn optional<T>(bytes: &[u8], parse: fn(&[u8]) -> Result<T, Malformed>) -> Result<Option<T>, Malformed> {

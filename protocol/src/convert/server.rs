@@ -6,7 +6,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::entry::{entry_from_pb, entry_to_pb};
-use super::{Malformed, conversation, id_bytes, malformed, optional, role, role_number, user};
+use super::{Malformed, conversation, epoch, id_bytes, malformed, optional, role, role_number, user};
 use crate::error::ErrorCode;
 use crate::event::{
     ConversationPage, ConversationState, HistoryPage, LoginOk, MemberPage, ReceiptCount, ReceiptPage,
@@ -55,6 +55,7 @@ fn body_to_pb(body: &ServerBody) -> Option<Body> {
             time_ms: ok.time.0,
             heartbeat_ms: ok.heartbeat_ms,
             in_flight_max: ok.in_flight_max,
+            store_epoch: ok.epoch.map_or_else(Bytes::new, |epoch| id_bytes(epoch.as_bytes())),
         }),
         ServerBody::SendOk(ok) => Body::SendOk(pb::SendOk {
             conversation: id_bytes(ok.conversation.as_bytes()),
@@ -138,6 +139,7 @@ fn body_from_pb(body: Body) -> Result<ServerBody, Malformed> {
             time: WallMillis(ok.time_ms),
             heartbeat_ms: ok.heartbeat_ms,
             in_flight_max: ok.in_flight_max,
+            epoch: optional(&ok.store_epoch, epoch)?,
         }),
         Body::SendOk(ok) => ServerBody::SendOk(SendOk {
             conversation: conversation(&ok.conversation)?,

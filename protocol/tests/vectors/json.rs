@@ -205,6 +205,7 @@ pub(crate) fn server(message: &ServerMessage) -> Value {
                 "time_ms": long(ok.time.0),
                 "heartbeat_ms": ok.heartbeat_ms,
                 "in_flight_max": ok.in_flight_max,
+                "store_epoch": ok.epoch.as_ref().map(id),
             }),
         ),
         ServerBody::SendOk(ok) => (

@@ -10,7 +10,7 @@ use tern_protocol::event::{
     ReceiptsMoved, SendOk, ServerBody, ServerMessage, SyncPage, UserReceipt, WireError,
 };
 use tern_protocol::frame::{self, Frame};
-use tern_protocol::ids::{RequestId, Seq};
+use tern_protocol::ids::{RequestId, Seq, StoreEpoch};
 use tern_protocol::limits::{FRAME_BYTES_MAX, HEARTBEAT_MS, IN_FLIGHT_MAX};
 use tern_protocol::model::{Change, Entry, Kind, Message, Role, WallMillis};
 use tern_protocol::pb::{self, server_frame::Body};
@@ -79,6 +79,9 @@ fn canonical() -> Vec<(String, u64, ServerBody)> {
                 time: WallMillis(TIME),
                 heartbeat_ms: HEARTBEAT_MS as u32,
                 in_flight_max: IN_FLIGHT_MAX as u32,
+                epoch: Some(StoreEpoch::from_bytes([
+                    0x5e, 0x70, 0xc4, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0xa, 0xb, 0xc,
+                ])),
             }),
         ),
         (
@@ -91,6 +94,7 @@ fn canonical() -> Vec<(String, u64, ServerBody)> {
                 time: WallMillis(0),
                 heartbeat_ms: 1,
                 in_flight_max: 1,
+                epoch: None,
             }),
         ),
         (
@@ -289,6 +293,14 @@ fn others() -> Vec<(&'static str, Bytes)> {
         ("mark-ok-with-unknown-field", raw("0801 2a02 0801")),
         ("not-protobuf", framed(&[0xff; 4])),
         ("login-ok-without-user", frame(Body::LoginOk(pb::LoginOk::default()))),
+        (
+            "login-ok-with-short-epoch",
+            frame(Body::LoginOk(pb::LoginOk {
+                user: id(user("alice").as_bytes()),
+                store_epoch: Bytes::from_static(&[7; 15]),
+                ..Default::default()
+            })),
+        ),
         ("send-ok-without-conversation", frame(Body::SendOk(pb::SendOk::default()))),
         (
             "push-without-entry",

@@ -14,7 +14,7 @@ use tern_protocol::error::ErrorCode;
 use tern_protocol::event::LoginOk;
 use tern_protocol::frame::Frame;
 use tern_protocol::handshake::{self, Speaks, agree};
-use tern_protocol::ids::{ConversationId, DeviceId, RequestId, UserId};
+use tern_protocol::ids::{ConversationId, DeviceId, RequestId, StoreEpoch, UserId};
 use tern_protocol::limits::{
     FRAME_BEFORE_LOGIN_BYTES_MAX, FRAME_BYTES_MAX, HEARTBEAT_MS, IDLE_TIMEOUT_MS, IN_FLIGHT_MAX,
     LOGIN_TIMEOUT_MS, VERSION_MAX, VERSION_MIN,
@@ -284,12 +284,13 @@ impl Session {
         matches!(self.state, State::Closed)
     }
 
-    /// The answer to [`Effect::Verify`].
+    /// The answer to [`Effect::Verify`]; `epoch` is that of the server's store.
     pub fn on_verified(
         &mut self,
         now: Now,
         id: RequestId,
         verified: Result<Identity, (ErrorCode, Text)>,
+        epoch: StoreEpoch,
     ) -> Effect {
         let State::Verifying { device, versions, features } = &self.state else { return Effect::None };
         let identity = match verified {
@@ -316,6 +317,7 @@ impl Session {
             time: now.wall,
             heartbeat_ms: HEARTBEAT_MS as u32,
             in_flight_max: IN_FLIGHT_MAX as u32,
+            epoch: Some(epoch),
         };
         Effect::LoggedIn(id, ok, sender)
     }

@@ -106,6 +106,8 @@ enum In {
 
 const STATES: [In; 4] = [In::Fresh, In::Verifying, In::Live, In::Closed];
 
+const EPOCH: StoreEpoch = StoreEpoch::from_bytes([7; 16]);
+
 fn identity() -> Identity {
     Identity { user: user(1), expires: WallMillis(at(TOKEN_MS).wall.0) }
 }
@@ -117,7 +119,7 @@ fn session(state: In) -> Session {
         assert_eq!(effect, Effect::Verify(RequestId(1), login_of((VERSION_MIN, VERSION_MAX))));
     }
     if state == In::Live {
-        let effect = session.on_verified(at(0), RequestId(1), Ok(identity()));
+        let effect = session.on_verified(at(0), RequestId(1), Ok(identity()), EPOCH);
         assert_eq!(name(&effect), "1 logged in");
     }
     if state == In::Closed {
@@ -294,7 +296,7 @@ fn refusals_before_login_are_limited() {
         session.on_frame(at(1), Frame::Heartbeat);
     }
     assert_eq!(name(&session.on_frame(at(1), request(8, login()))), "8 verify");
-    assert_eq!(name(&session.on_verified(at(1), RequestId(8), Ok(identity()))), "8 logged in");
+    assert_eq!(name(&session.on_verified(at(1), RequestId(8), Ok(identity()), EPOCH)), "8 logged in");
     (0..100).for_each(|_| assert_eq!(name(&session.on_frame(at(1), unknown(7))), "7 refuse unknown_request"));
 }
 
@@ -306,7 +308,7 @@ fn how_a_login_ends() {
         session.on_frame(at(0), request(4, RequestBody::Login(login_of(versions))));
         assert_eq!(session.sender(), None);
         let verified = verified.map_err(|code| (code, "why".into()));
-        let effect = session.on_verified(at(50), RequestId(4), verified);
+        let effect = session.on_verified(at(50), RequestId(4), verified, EPOCH);
         assert_eq!(name(&effect), expected);
         match effect {
             Effect::Close(_, _, told) => assert_eq!(told, text),
@@ -318,6 +320,7 @@ fn how_a_login_ends() {
                     time: at(50).wall,
                     heartbeat_ms: 60_000,
                     in_flight_max: 64,
+                    epoch: Some(EPOCH),
                 };
                 assert_eq!((id, ok, who), (RequestId(4), expected, sender()));
                 assert_eq!(session.sender(), Some(sender()));
@@ -339,9 +342,9 @@ fn how_a_login_ends() {
     // A verification that nobody waits for any more.
     for state in [In::Fresh, In::Live, In::Closed] {
         let mut session = session(state);
-        assert_eq!(session.on_verified(at(1), RequestId(1), Ok(identity())), Effect::None);
+        assert_eq!(session.on_verified(at(1), RequestId(1), Ok(identity()), EPOCH), Effect::None);
         let refused = Err((ErrorCode::TokenInvalid, "why".into()));
-        assert_eq!(session.on_verified(at(1), RequestId(1), refused), Effect::None);
+        assert_eq!(session.on_verified(at(1), RequestId(1), refused, EPOCH), Effect::None);
         assert_eq!(session.is_closed(), state == In::Closed);
     }
 }
@@ -394,7 +397,7 @@ fn closed_stays_closed() {
         session.close(RequestId(0), ErrorCode::TakenOver, "elsewhere".into());
         assert_eq!(session.close(RequestId(3), ErrorCode::GoingAway, "again".into()), Effect::None);
         assert_eq!(session.on_frame(at(1), request(2, login())), Effect::None);
-        assert_eq!(session.on_verified(at(1), RequestId(1), Ok(identity())), Effect::None);
+        assert_eq!(session.on_verified(at(1), RequestId(1), Ok(identity()), EPOCH), Effect::None);
         assert_eq!(session.on_tick(at(u64::from(u32::MAX))), Effect::None);
         assert!(session.is_closed() && session.sender().is_none());
     }

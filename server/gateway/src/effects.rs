@@ -116,7 +116,7 @@ impl Shard {
                 Err((error.code(), error.to_string().into()))
             }
         };
-        let effect = conn.session.borrow_mut().on_verified(self.now(), id, verified);
+        let effect = conn.session.borrow_mut().on_verified(self.now(), id, verified, self.node.epoch);
         let ok = matches!(effect, Effect::LoggedIn(..));
         self.metrics().logins.one(if ok { LoginResult::Ok } else { LoginResult::Refused });
         self.execute(conn, effect);

@@ -5,6 +5,7 @@
 //! - [`connection`]: bytes to frames, the outbound queue to bytes.
 //! - [`effects`]: executes what a session asks for; [`auth`] checks its token.
 //! - [`owners`]: runs the conversations that a shard owns: append, commit, watermarks.
+//! - [`epoch`]: which history the store holds.
 //! - [`fanout`]: from an owner to the connections of all shards.
 //! - [`limits`]: what one address, user or device may take.
 //! - [`reply`]: results into frames.
@@ -25,6 +26,7 @@ pub mod control;
 pub mod descriptors;
 pub mod dev;
 pub mod effects;
+pub mod epoch;
 pub mod fanout;
 pub mod http;
 pub mod limits;

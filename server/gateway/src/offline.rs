@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use crate::cli::{BackupFile, StoreCommand};
 use crate::control::{self, AskError};
+use crate::epoch;
 
 /// Findings that are printed; the rest is counted.
 const FINDINGS_MAX: u64 = 1_000;
@@ -304,7 +305,7 @@ fn copy(stream: &mut impl Read, out: &mut File, part: &Path) -> Result<(), Offli
     }
 }
 
-/// Makes a store in this data directory, which has none, from a backup, and verifies it. `say` gets what
+/// Makes a store in this data directory, which has none, from a backup, under a new epoch, and verifies it. `say` gets what
 /// [`verify()`] says.
 ///
 /// # Errors
@@ -325,7 +326,8 @@ pub fn restore(file: &Path, data: &Path, say: &mut dyn FnMut(&str)) -> Result<ba
     DirBuilder::new().mode(0o700).create(&building).map_err(claim_error(&building))?;
     let restored = || {
         let store = open(&building)?;
-        let totals = block_on(&building, backup::restore(buffered(input), &store))?;
+        let epoch = epoch::fresh().map_err(io_error(&building))?;
+        let totals = block_on(&building, backup::restore(buffered(input), &store, epoch))?;
         let totals = totals.map_err(|error| OfflineError::Backup { path: file.to_owned(), error })?;
         Ok((totals, verify_store(&building, &store, say)?.wrong))
     };

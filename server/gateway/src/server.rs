@@ -19,6 +19,7 @@ use crate::accept;
 use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
 use crate::control::{self, Control};
+use crate::epoch::{self, EpochError};
 use crate::limits::{AddressLimit, Limits};
 use crate::mailbox::{Inbox, mailbox};
 use crate::metrics::Collector;
@@ -92,6 +93,9 @@ pub enum StartError {
     /// A restore is under way, or was.
     #[error("{0} exists: a restore has not come to its end. Remove it, and restore again")]
     Restoring(PathBuf),
+    /// Its epoch.
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
     /// The number of shards.
     #[error("{0} shards: choose 1 to {max}", max = ShardCount::MAX)]
     Shards(usize),
@@ -131,6 +135,7 @@ impl Server {
         setup.inherited.check(&setup.tcp)?;
         let lock = embedded::lock_directory(&setup.data)?;
         let embedded = Arc::new(open_store(&setup.data)?);
+        let epoch = epoch::load_or_begin(&*embedded)?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(setup.identity, &secrets)?;
@@ -148,7 +153,7 @@ impl Server {
                 warn!(%error, path = %path.display(), "no control socket: backups need the server to be stopped");
             })
             .ok();
-        let node = Arc::new(Node::new(kv, setup.verifier, &setup.limits, mailboxes));
+        let node = Arc::new(Node::new(kv, epoch, setup.verifier, &setup.limits, mailboxes));
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
         let mut sources = Vec::with_capacity(shards);

@@ -19,7 +19,7 @@ use tern_core::routing::{ShardId, SlotMap};
 use tern_core::time::Now;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
-use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
+use tern_protocol::ids::{ConversationId, RequestId, Seq, StoreEpoch, UserId};
 use tern_store::Kv;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -53,6 +53,8 @@ pub const RECONNECT_AFTER_MS: u32 = 1_000;
 pub struct Node {
     /// The store.
     pub kv: Arc<dyn Kv>,
+    /// Which history the store holds.
+    pub epoch: StoreEpoch,
     /// Checks tokens.
     pub verifier: Verifier,
     /// Who owns what.
@@ -72,10 +74,17 @@ pub struct Node {
 
 impl Node {
     /// A node whose shards have these mailboxes.
-    pub fn new(kv: Arc<dyn Kv>, verifier: Verifier, limits: &Limits, mailboxes: Vec<Mailbox>) -> Self {
+    pub fn new(
+        kv: Arc<dyn Kv>,
+        epoch: StoreEpoch,
+        verifier: Verifier,
+        limits: &Limits,
+        mailboxes: Vec<Mailbox>,
+    ) -> Self {
         let shards = u16::try_from(mailboxes.len()).expect("the number of shards was checked at start");
         Self {
             kv,
+            epoch,
             verifier,
             sends: SendLimits::new(limits),
             connections_per_shard_max: limits.connections_per_shard_max(),

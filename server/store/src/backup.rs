@@ -14,10 +14,11 @@
 use std::io::{self, Read, Write};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use tern_protocol::ids::StoreEpoch;
 
 use crate::keys::after_key;
 use crate::writes::Row;
-use crate::{CommitError, Kv, RangeQuery, SYSTEM_SPACE, StoreError, Transaction};
+use crate::{CommitError, Kv, RangeQuery, SYSTEM_SPACE, StoreError, Transaction, ops};
 
 const MAGIC: &[u8; 14] = b"tern-backup 1\n";
 /// Of one block, and so of one transaction of a restore; a single row may be larger.
@@ -141,12 +142,13 @@ pub async fn read(
     }
 }
 
-/// Restores a backup into a store that holds nothing.
+/// Restores a backup into a store that holds nothing, and begins this epoch: what was stored after the backup is not in
+/// it, and other entries will get the same numbers.
 ///
 /// # Errors
 /// [`BackupError`]; then the store holds a part of the backup, and is to be thrown away.
-pub async fn restore(input: impl Read, kv: &dyn Kv) -> Result<Totals, BackupError> {
-    read(input, async |rows| {
+pub async fn restore(input: impl Read, kv: &dyn Kv, epoch: StoreEpoch) -> Result<Totals, BackupError> {
+    let totals = read(input, async |rows| {
         let mut tx = kv.begin();
         for (key, value) in rows {
             tx.set(&key, value);
@@ -154,7 +156,11 @@ pub async fn restore(input: impl Read, kv: &dyn Kv) -> Result<Totals, BackupErro
         tx.commit().await?;
         Ok(())
     })
-    .await
+    .await?;
+    let mut tx = kv.begin();
+    ops::epoch::set(&mut *tx, epoch);
+    tx.commit().await?;
+    Ok(totals)
 }
 
 fn parse(mut body: Bytes, count: u32) -> Option<Vec<Row>> {
@@ -210,8 +216,12 @@ impl<R: Read> Input<R> {
 mod tests {
     use super::*;
     use crate::embedded::tests::Temporary;
+    use crate::keys::epoch::EpochKey;
     use crate::memory::Memory;
     use crate::ops::tests::{Owner, block_on, device, group, sample};
+
+    const BEFORE: StoreEpoch = StoreEpoch::from_bytes([1; 16]);
+    const AFTER: StoreEpoch = StoreEpoch::from_bytes([2; 16]);
 
     fn backup(kv: &dyn Kv) -> (Vec<u8>, Totals) {
         let mut bytes = Vec::new();
@@ -226,6 +236,7 @@ mod tests {
     /// Some records of every kind, and a log of several blocks.
     fn filled() -> Memory {
         let kv = Memory::new();
+        assert_eq!(block_on(ops::epoch::load_or_begin(&kv, BEFORE)), Ok(BEFORE));
         block_on(sample(&kv));
         let owner = Owner { kv: &kv, id: group(2) };
         block_on(owner.create(&["anna", "ben"]));
@@ -235,6 +246,13 @@ mod tests {
         kv
     }
 
+    /// All but the epoch.
+    fn records(kv: &dyn Kv) -> Vec<Row> {
+        let mut rows = rows(kv);
+        rows.retain(|(key, _)| key[..] != EpochKey.encode());
+        rows
+    }
+
     #[test]
     fn what_is_restored_is_what_was_there() {
         let kv = filled();
@@ -242,14 +260,16 @@ mod tests {
         assert_eq!(totals, Totals { rows: rows(&kv).len() as u64, bytes: bytes.len() as u64 });
         assert!(totals.rows > 2 * BLOCK_ROWS as u64);
         let restored = Temporary::new();
-        assert_eq!(block_on(restore(&bytes[..], &restored)).expect("restored"), totals);
-        assert_eq!(rows(&restored), rows(&kv));
+        assert_eq!(block_on(restore(&bytes[..], &restored, AFTER)).expect("restored"), totals);
+        assert_eq!(records(&restored), records(&kv));
+        let epoch = |kv: &dyn Kv| block_on(ops::epoch::load_or_begin(kv, StoreEpoch::from_bytes([3; 16])));
+        assert_eq!((epoch(&kv), epoch(&restored)), (Ok(BEFORE), Ok(AFTER)));
     }
 
     #[test]
     fn a_backup_is_of_one_moment() {
         let kv = filled();
-        let before = rows(&kv);
+        let before = records(&kv);
         let tx = kv.begin();
         block_on(tx.read_version()).expect("a version");
         let mut bytes = Vec::new();
@@ -260,15 +280,15 @@ mod tests {
         })
         .expect("a backup");
         let restored = Memory::new();
-        block_on(restore(&bytes[..], &restored)).expect("restored");
-        assert_eq!(rows(&restored), before);
+        block_on(restore(&bytes[..], &restored, AFTER)).expect("restored");
+        assert_eq!(records(&restored), before);
     }
 
     #[test]
     fn a_damaged_backup_is_refused() {
         let (bytes, _) = backup(&filled());
         let refused =
-            |bytes: &[u8]| block_on(restore(bytes, &Memory::new())).expect_err("damaged").to_string();
+            |bytes: &[u8]| block_on(restore(bytes, &Memory::new(), AFTER)).expect_err("damaged").to_string();
         for length in [0, 5, MAGIC.len() - 1] {
             assert!(refused(&bytes[..length]).contains("no backup"), "{length}");
         }

@@ -10,6 +10,7 @@
 //! | kind | version | body |
 //! |---|---|---|
 //! | conversation | 1 | kind (1 byte: 1 direct, 2 group), title (the rest, UTF-8) |
+//! | epoch | 1 | 16 random bytes |
 //! | head | 1 | last, floor, time in ms (8 bytes each, big-endian) |
 //! | entry | 1 | the encoded entry |
 //! | member | 1 | role (1 byte: 1 member, 2 admin, 3 owner), joined, left or 0 (8 bytes each, big-endian) |
@@ -20,13 +21,14 @@
 //! guard them, and a wrong watermark loses no message.
 
 use bytes::{Bytes, BytesMut};
-use tern_protocol::ids::{ClientSeq, Seq};
+use tern_protocol::ids::{ClientSeq, Seq, StoreEpoch};
 use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{Conversation, Head, Kind, Membership, Role, SendWindow, WallMillis};
 
 use crate::error::Corrupt;
 use crate::keys::conversation::ConversationKey;
 use crate::keys::entry::EntryKey;
+use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
 use crate::keys::window::WindowKey;
@@ -92,6 +94,8 @@ macro_rules! record {
 
 record! { /// Kind `conversation`.
 conversation, ConversationKey, Conversation, encode_conversation, decode_conversation }
+record! { /// Kind `epoch`.
+epoch, EpochKey, StoreEpoch, encode_epoch, decode_epoch }
 record! { /// Kind `head`.
 head, HeadKey, Head, encode_head, decode_head }
 record! { /// Kind `member`.
@@ -144,6 +148,14 @@ fn decode_conversation(body: &[u8]) -> Result<Conversation, &'static str> {
     };
     let title = std::str::from_utf8(title).map_err(|_| "title is not UTF-8")?;
     Ok(Conversation { kind, title: title.to_owned() })
+}
+
+fn encode_epoch(key: &[u8], value: &StoreEpoch) -> Bytes {
+    seal(key, &[value.as_bytes()])
+}
+
+fn decode_epoch(body: &[u8]) -> Result<StoreEpoch, &'static str> {
+    StoreEpoch::try_from(body).map_err(|_| "wrong length")
 }
 
 fn encode_head(key: &[u8], value: &Head) -> Bytes {

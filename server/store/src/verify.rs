@@ -26,6 +26,7 @@ use crate::error::Corrupt;
 use crate::keys::conversation::ConversationKey;
 use crate::keys::delivered::DeliveredKey;
 use crate::keys::entry::EntryKey;
+use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
 use crate::keys::mine::MineKey;
@@ -41,8 +42,9 @@ mod tests;
 const PAGE_ROWS: usize = 1_000;
 const PAGE_BYTES: usize = 4 << 20;
 /// The kinds, in the order of their keys.
-const PREFIXES: [u8; 8] = [
+const PREFIXES: [u8; 9] = [
     ConversationKey::PREFIX,
+    EpochKey::PREFIX,
     EntryKey::PREFIX,
     HeadKey::PREFIX,
     WindowKey::PREFIX,
@@ -88,6 +90,12 @@ pub async fn verify(tx: &dyn Transaction, found: &mut dyn FnMut(Corrupt)) -> Res
     let mut verifier = Verifier { tx, found, totals: Totals::default() };
     verifier.strangers().await?;
     verifier.orphans().await?;
+    let epoch = rows(tx, [EpochKey::PREFIX], [EpochKey::PREFIX + 1]);
+    let alone = async |verifier: &mut Verifier<'_>, key: &Bytes, value: &Bytes| {
+        verifier.good(record(key, value));
+        Ok(())
+    };
+    verifier.each(epoch, EpochKey::KIND, alone).await?;
     let heads = rows(tx, [HeadKey::PREFIX], [HeadKey::PREFIX + 1]);
     verifier.each(heads, HeadKey::KIND, async |verifier, key, value| verifier.head(key, value).await).await?;
     let mine = rows(tx, [MineKey::PREFIX], [MineKey::PREFIX + 1]);
@@ -113,6 +121,10 @@ pub fn record(key: &[u8], value: &Bytes) -> Result<(), Corrupt> {
         EntryKey::PREFIX => {
             let key = EntryKey::decode(key).map_err(bad_key)?;
             records::entry::decode(&key, value).map(drop)
+        }
+        EpochKey::PREFIX => {
+            let key = EpochKey::decode(key).map_err(bad_key)?;
+            records::epoch::decode(&key, value).map(drop)
         }
         HeadKey::PREFIX => {
             let key = HeadKey::decode(key).map_err(bad_key)?;

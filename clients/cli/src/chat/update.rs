@@ -15,6 +15,9 @@ use super::messages;
 use super::model::{Conversation, Dialog, Fate, Link, Model, PENDING_MAX, Pending};
 use super::text;
 
+/// After a reset.
+const SET_BACK: &str = "the server was set back to an older state: what it lost is gone here too";
+
 /// Something that happened.
 #[derive(Debug)]
 pub(super) enum Event {
@@ -242,18 +245,19 @@ fn on_client(model: &mut Model, event: ClientEvent, effects: &mut Vec<Effect>) {
                 c.raise_floor(to.next());
             }
         }
-        ClientEvent::Reset { conversation, .. } => {
-            model.notice =
-                Some("the server was set back to an older state: what it lost is gone here too".into());
-            if let Some(c) = model.conversation(conversation) {
-                c.clear();
-                if model.open == Some(conversation)
-                    && let Some((_, c)) = model.opened_mut()
-                {
-                    (c.loaded, c.loading) = (true, true);
-                    effects.push(Effect::Page { conversation, before: None });
-                }
+        ClientEvent::HistoryReset { .. } => {
+            let shown = [model.open, model.chosen];
+            model.conversations.retain(|id, c| shown.contains(&Some(*id)) || !c.pending.is_empty());
+            // The list is asked for when the connection stands.
+            model.listed = false;
+            for id in model.conversations.keys().copied().collect::<Vec<_>>() {
+                on_reset(model, id, effects);
             }
+            model.notice = Some(SET_BACK.into());
+        }
+        ClientEvent::Reset { conversation, .. } => {
+            on_reset(model, conversation, effects);
+            model.notice = Some(SET_BACK.into());
         }
         ClientEvent::Recovered { conversation, client_seq, result } => {
             let Some(c) = model.conversations.get_mut(&conversation) else { return };
@@ -269,6 +273,17 @@ fn on_client(model: &mut Model, event: ClientEvent, effects: &mut Vec<Effect>) {
             }
         }
         ClientEvent::CaughtUp => {}
+    }
+}
+
+fn on_reset(model: &mut Model, conversation: ConversationId, effects: &mut Vec<Effect>) {
+    let is_open = model.open == Some(conversation);
+    if let Some(c) = model.conversation(conversation) {
+        c.clear();
+        if is_open {
+            (c.loaded, c.loading) = (true, true);
+            effects.push(Effect::Page { conversation, before: None });
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use tern_protocol::convert::{encode_request, parse_server};
 use tern_protocol::event::{SendOk, ServerBody, ServerMessage, WireError};
 use tern_protocol::frame::{Frame, HEARTBEAT};
-use tern_protocol::ids::{ConversationId, RequestId};
+use tern_protocol::ids::{ConversationId, RequestId, StoreEpoch};
 use tern_protocol::model::{Change, Target};
 use tern_protocol::request::RequestBody;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use crate::config::{Config, Transport};
 use crate::error::{ConnectError, Error};
 use crate::event::{ConnectionState, Event, Lost, Stop};
-use crate::machine::{Machine, Output, Progress, Ticket};
+use crate::machine::{ConversationProgress, Machine, Output, Progress, Ticket};
 use crate::networks::{Networks, Place};
 use crate::race;
 use crate::raw::{self, Connection, Connector, ReceiveError};
@@ -56,20 +56,35 @@ pub(crate) enum Control {
 /// What the app has taken, on its way to the machine: only the last of each conversation counts.
 #[derive(Default)]
 pub(crate) struct Taken {
-    last: Mutex<BTreeMap<ConversationId, Progress>>,
+    last: Mutex<Last>,
     changed: Notify,
+}
+
+#[derive(Default)]
+struct Last {
+    /// Before the others, which are of what came after.
+    reset: Option<StoreEpoch>,
+    conversations: BTreeMap<ConversationId, ConversationProgress>,
 }
 
 impl Taken {
     pub(crate) fn raise(&self, progress: Progress) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.entry(progress.conversation).and_modify(|known| known.add(progress)).or_insert(progress);
+        match progress {
+            Progress::HistoryReset(epoch) => *last = Last { reset: Some(epoch), ..Last::default() },
+            Progress::Conversation(progress) => {
+                let known = last.conversations.entry(progress.conversation);
+                known.and_modify(|known| known.add(progress)).or_insert(progress);
+            }
+        }
         drop(last);
         self.changed.notify_one();
     }
 
-    fn drain(&self) -> BTreeMap<ConversationId, Progress> {
-        std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner))
+    fn drain(&self) -> impl Iterator<Item = Progress> + use<> {
+        let last = std::mem::take(&mut *self.last.lock().unwrap_or_else(PoisonError::into_inner));
+        let reset = last.reset.map(Progress::HistoryReset);
+        reset.into_iter().chain(last.conversations.into_values().map(Progress::Conversation))
     }
 }
 
@@ -375,7 +390,7 @@ impl Task {
     }
 
     fn on_taken(&mut self, now: Duration) {
-        self.taken.drain().into_values().for_each(|progress| self.machine.taken(now, progress));
+        self.taken.drain().for_each(|progress| self.machine.taken(now, progress));
     }
 
     /// Where the device is now.

@@ -76,6 +76,11 @@ impl Inbox {
         }
     }
 
+    /// Another log takes the place of this one. What the app has taken stays until it takes the event that says so.
+    pub(super) fn begun_anew(&self) -> Self {
+        Self { taken: self.taken, marks_taken: self.marks_taken, ..Self::default() }
+    }
+
     /// What a sync need not bring.
     pub(super) fn known(&self, conversation: ConversationId) -> Known {
         let Marks { read, peer_delivered, peer_read } = self.marks;
@@ -192,14 +197,13 @@ impl Machine {
         }
         let cursor = c.handed;
         self.held -= c.held.len();
-        // What the app has taken stays until it takes the event.
-        *c = Inbox { taken: c.taken, marks_taken: c.marks_taken, pull: c.pull, ..Inbox::default() };
+        *c = Inbox { pull: c.pull, ..c.begun_anew() };
         self.receipts.remove(&id);
         self.dirty.remove(&id);
         self.said.remove(&id);
         self.unsure.remove(&id);
         if self.settings.history {
-            self.outputs.push_back(Output::Persist(Record::Forgotten { conversation: id }));
+            self.outputs.push_back(Output::Persist(Record::Forgotten { conversation: Some(id) }));
         }
         self.events.push_back(Event::Reset { conversation: id, cursor, head });
         true

@@ -378,6 +378,7 @@ impl Machine {
             None => self.outputs.push_back(Output::Persist(Record::User(ok.user))),
         }
         self.user = Some(ok.user);
+        self.on_epoch(ok.epoch);
         if let Some(fatal) = self.link.fatal.take()
             && now <= fatal.at + DIED_OF_SILENCE
         {

@@ -11,6 +11,7 @@
 //!
 //! - `link`: connecting, login, heartbeats, dead links, waiting before another try.
 //! - `inbox`: cursors, gaps, pulls: every entry once, in order.
+//! - `epoch`: a server whose store is another one than before.
 //! - `outbox`: sends: each stored once, in order as far as that is possible.
 //! - `pace`: how long a silent link may be left alone.
 //! - `sync`: "this is what I have", page by page.
@@ -20,6 +21,7 @@
 //! later, receipts are merged per conversation, no page is asked for. Nothing stops the reading of the socket, so an
 //! app that is slow with events still learns what became of its sends.
 
+mod epoch;
 mod inbox;
 mod link;
 mod outbox;
@@ -33,7 +35,7 @@ use std::time::Duration;
 
 use tern_protocol::error::{ErrorCode, Retry};
 use tern_protocol::event::{ReceiptsMoved, SendOk, ServerBody, ServerMessage, WireError};
-use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, StoreEpoch, UserId};
 use tern_protocol::limits::MARKS_MAX;
 use tern_protocol::model::{Change, Target};
 use tern_protocol::request::{Mark, Request, RequestBody};
@@ -168,7 +170,16 @@ pub enum Output {
 
 /// What the app says by taking an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub enum Progress {
+    /// It has dropped all that it had of the server's logs, for a store with this epoch.
+    HistoryReset(StoreEpoch),
+    /// It has more of one log.
+    Conversation(ConversationProgress),
+}
+
+/// What the app says of one log by taking an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConversationProgress {
     /// In this conversation.
     pub conversation: ConversationId,
     /// It has dropped what it had; the others are of what came after.
@@ -179,7 +190,7 @@ pub struct Progress {
     pub marks: Marks,
 }
 
-impl Progress {
+impl ConversationProgress {
     /// Both, this one first.
     pub fn add(&mut self, next: Self) {
         if next.reset {
@@ -243,6 +254,10 @@ struct Conversation {
 pub struct Machine {
     settings: Settings,
     user: Option<UserId>,
+    /// Of the store that the server had at the last login; the cursors are of that history.
+    epoch: Option<StoreEpoch>,
+    /// The app has taken the last [`Event::HistoryReset`]: what it takes from here on is of the present history.
+    reset_taken: bool,
     base: ClientSeq,
     conversations: BTreeMap<ConversationId, Conversation>,
     link: Link,
@@ -294,6 +309,8 @@ impl Machine {
             link: Link::new(settings.seed),
             sync: Sync::default(),
             user: state.user,
+            epoch: state.epoch,
+            reset_taken: true,
             base: state.base,
             conversations,
             ready,
@@ -454,26 +471,26 @@ impl Machine {
             Event::Entry { conversation, entry } => (*conversation, entry.seq, Marks::default()),
             Event::Trimmed { conversation, to, .. } => (*conversation, *to, Marks::default()),
             Event::Reset { conversation, .. } => {
-                let marks = Marks::default();
-                return Some(Progress { conversation: *conversation, reset: true, seq: Seq(0), marks });
+                return Some(Progress::Conversation(ConversationProgress {
+                    conversation: *conversation,
+                    reset: true,
+                    seq: Seq(0),
+                    marks: Marks::default(),
+                }));
             }
+            Event::HistoryReset { epoch } => return Some(Progress::HistoryReset(*epoch)),
             Event::Conversation(state) => (state.conversation, Seq(0), inbox::marks_of_state(state)),
             Event::Receipts(moved) => {
                 (moved.conversation, Seq(0), inbox::marks_of_receipts(moved, self.user))
             }
             Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => return None,
         };
-        (seq.get() > 0 || marks != Marks::default()).then_some(Progress {
-            conversation,
-            reset: false,
-            seq,
-            marks,
-        })
+        let progress = ConversationProgress { conversation, reset: false, seq, marks };
+        (seq.get() > 0 || marks != Marks::default()).then_some(Progress::Conversation(progress))
     }
 
-    /// The app has these entries and watermarks: the cursor moves, and the server will be told.
-    pub fn taken(&mut self, now: Duration, progress: Progress) {
-        let Progress { conversation, reset, seq, marks } = progress;
+    fn moved(&mut self, now: Duration, progress: ConversationProgress) {
+        let ConversationProgress { conversation, reset, seq, marks } = progress;
         let Some(c) = self.conversations.get_mut(&conversation) else { return };
         let inbox = &mut c.inbox;
         if reset {
@@ -594,7 +611,8 @@ impl Machine {
             c.inbox.read = c.inbox.read.max(mark.read);
             let marks = Marks { read: mark.read, ..Marks::default() };
             c.inbox.marks = c.inbox.marks.max(marks);
-            self.taken(now, Progress { conversation: id, reset: false, seq: Seq(0), marks });
+            let progress = ConversationProgress { conversation: id, reset: false, seq: Seq(0), marks };
+            self.taken(now, Progress::Conversation(progress));
         }
         self.confirmed(marks);
     }

@@ -10,12 +10,12 @@ mod sqlite;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use tern_protocol::event::ConversationState;
-use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, StoreEpoch, UserId};
 use tern_protocol::model::{Change, Entry, Target};
 
 pub use memory::MemoryStorage;
 #[cfg(feature = "sqlite")]
-pub use sqlite::{LocalConversation, LocalHistory, SqliteStorage, Unsent};
+pub use sqlite::{LocalConversation, LocalHistory, LostMessage, SqliteStorage, Unsent};
 
 /// Where a [`crate::Client`] keeps its state. One storage belongs to one device of one user.
 ///
@@ -114,6 +114,11 @@ pub enum Record {
         /// The watermarks.
         marks: Marks,
     },
+    /// The server's store has this epoch, and the cursors are of its history.
+    Epoch(StoreEpoch),
+    /// The server's store has another epoch than before: nothing of its logs was taken, no watermark told. Numbers and
+    /// what is to be sent stay.
+    HistoryReset(StoreEpoch),
     /// The server's log was replaced by another: nothing of it was taken, no watermark told. Numbers and what is to
     /// be sent stay.
     Reset {
@@ -166,10 +171,11 @@ pub enum Record {
     },
     /// For a local history: how a conversation stands, as [`crate::Event::Conversation`].
     Conversation(ConversationState),
-    /// For a local history: the entries that are kept of this conversation are of a log that was replaced.
+    /// For a local history: the entries that are kept of this conversation, or of all and how they stand, are of logs
+    /// that were replaced.
     Forgotten {
-        /// The log.
-        conversation: ConversationId,
+        /// The log; `None`: all.
+        conversation: Option<ConversationId>,
     },
 }
 
@@ -180,6 +186,8 @@ impl Record {
         match self {
             Record::Device(_)
             | Record::User(_)
+            | Record::Epoch(_)
+            | Record::HistoryReset(_)
             | Record::Reset { .. }
             | Record::Send { .. }
             | Record::Renumbered { .. }
@@ -224,6 +232,8 @@ pub struct State {
     pub device: Option<DeviceId>,
     /// Its user.
     pub user: Option<UserId>,
+    /// Of the server's store: the cursors and watermarks are of that history. `None`: not told yet.
+    pub epoch: Option<StoreEpoch>,
     /// Numbers below count as used in every conversation.
     pub base: ClientSeq,
     /// What is known of each conversation.
@@ -251,7 +261,7 @@ pub struct StoredConversation {
 
 impl State {
     /// Takes one record into account. Numbers only rise, whatever the order of the records; cursors and watermarks
-    /// rise until a [`Record::Reset`]. What is for a local history is no part of it.
+    /// rise until a [`Record::Reset`] or a [`Record::HistoryReset`]. What is for a local history is no part of it.
     pub fn apply(&mut self, record: &Record) {
         match record {
             Record::Device(device) => self.device = Some(*device),
@@ -262,6 +272,14 @@ impl State {
                 if *seq > c.cursor {
                     c.cursor = *seq;
                     self.moved(*conversation);
+                }
+            }
+            Record::Epoch(epoch) => self.epoch = Some(*epoch),
+            Record::HistoryReset(epoch) => {
+                self.epoch = Some(*epoch);
+                self.recent.clear();
+                for c in self.conversations.values_mut() {
+                    (c.cursor, c.marks) = (Seq(0), Marks::default());
                 }
             }
             Record::Reset { conversation } => {
@@ -309,6 +327,7 @@ impl State {
         let head = [
             self.device.map(Record::Device),
             self.user.map(Record::User),
+            self.epoch.map(Record::Epoch),
             (self.base.get() > 0).then_some(Record::Base(self.base)),
         ];
         let recent: BTreeSet<_> = self.recent.iter().copied().collect();
@@ -346,7 +365,10 @@ mod tests {
         };
         let next = Record::Next { conversation, next: ClientSeq(31) };
         let reset = Record::Reset { conversation };
+        let all = Record::HistoryReset(StoreEpoch::from_bytes([7; 16]));
         for (records, seq, read) in [
+            (vec![next.clone(), cursor(4, 3), all.clone()], 0, 0),
+            (vec![next.clone(), cursor(4, 3), all, cursor(1, 0)], 1, 0),
             (vec![next.clone(), cursor(4, 3)], 4, 3),
             (vec![next.clone(), cursor(4, 3), cursor(1, 0)], 4, 3),
             (vec![next.clone(), cursor(4, 3), reset.clone()], 0, 0),

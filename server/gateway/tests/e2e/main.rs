@@ -13,5 +13,6 @@ mod life;
 mod many;
 mod once;
 mod receipts;
+mod restored;
 mod sdk;
 mod slow;

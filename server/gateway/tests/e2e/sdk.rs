@@ -16,7 +16,7 @@ use tern_protocol::request::HistoryFrom;
 use crate::support::{PATIENCE, Start, Ternd, over_each, seqs, text, texts, user};
 
 /// A client that notices soon when the server is gone.
-fn config(ternd: &Ternd, transport: Transport, name: &str) -> Config {
+pub(crate) fn config(ternd: &Ternd, transport: Transport, name: &str) -> Config {
     let token = Token::Fixed(ternd.token(name));
     Config {
         transport,
@@ -29,21 +29,26 @@ fn config(ternd: &Ternd, transport: Transport, name: &str) -> Config {
     }
 }
 
-async fn start(ternd: &Ternd, transport: Transport, name: &str, storage: impl Storage) -> (Client, Events) {
+pub(crate) async fn start(
+    ternd: &Ternd,
+    transport: Transport,
+    name: &str,
+    storage: impl Storage,
+) -> (Client, Events) {
     Client::connect(config(ternd, transport, name), storage).await.expect("online")
 }
 
-fn message(text: &str) -> Message {
+pub(crate) fn message(text: &str) -> Message {
     Message { content_type: "text/plain".into(), payload: text.to_owned().into(), reply_to: None }
 }
 
-async fn next(events: &mut Events) -> Event {
+pub(crate) async fn next(events: &mut Events) -> Event {
     let event = tokio::time::timeout(PATIENCE, events.next()).await.expect("something within the patience");
     event.expect("the client runs")
 }
 
 /// The next entries, as many as asked for; their seqs have to follow each other.
-async fn entries(events: &mut Events, count: usize) -> Vec<Entry> {
+pub(crate) async fn entries(events: &mut Events, count: usize) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::with_capacity(count);
     while entries.len() < count {
         if let Event::Entry { entry, .. } = next(events).await {

@@ -9,6 +9,7 @@ use crate::error::Corrupt;
 use crate::keys::conversation::ConversationKey;
 use crate::keys::delivered::DeliveredKey;
 use crate::keys::entry::EntryKey;
+use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
 use crate::keys::mine::MineKey;
@@ -36,9 +37,14 @@ pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>
         let what = format!("{conversations} conversations have {heads} heads");
         return Err(Corrupt::new(HeadKey::KIND, "(all)", what).into());
     }
-    for prefix in
-        [MemberKey::PREFIX, MineKey::PREFIX, WindowKey::PREFIX, ReadKey::PREFIX, DeliveredKey::PREFIX]
-    {
+    for prefix in [
+        EpochKey::PREFIX,
+        MemberKey::PREFIX,
+        MineKey::PREFIX,
+        WindowKey::PREFIX,
+        ReadKey::PREFIX,
+        DeliveredKey::PREFIX,
+    ] {
         each(&scan, prefix, alone)?;
     }
     Ok(())

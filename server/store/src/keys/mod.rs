@@ -4,6 +4,7 @@
 //! | prefix | key | value | file |
 //! |---|---|---|---|
 //! | `c` | conversation | kind, title | [`conversation`] |
+//! | `e` | nothing: there is one | the store's epoch | [`epoch`] |
 //! | `g` | conversation, seq | the entry | [`entry`] |
 //! | `h` | conversation | head: last, floor, time | [`head`] |
 //! | `i` | conversation, user, device | the send window | [`window`] |
@@ -18,6 +19,7 @@
 pub mod conversation;
 pub mod delivered;
 pub mod entry;
+pub mod epoch;
 pub mod head;
 pub mod member;
 pub mod mine;
@@ -149,6 +151,7 @@ mod tests {
         conversation_key: conversation::ConversationKey =
             conversation().prop_map(|conversation| conversation::ConversationKey { conversation });
         head_key: head::HeadKey = conversation().prop_map(|conversation| head::HeadKey { conversation });
+        epoch_key: epoch::EpochKey = Just(epoch::EpochKey);
         entry_key: entry::EntryKey =
             (conversation(), seq()).prop_map(|(conversation, seq)| entry::EntryKey { conversation, seq });
         member_key: member::MemberKey =

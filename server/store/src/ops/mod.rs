@@ -3,6 +3,7 @@
 //! | module | what | transaction |
 //! |---|---|---|
 //! | [`append`] | the owner's side of a log: load, append, fence, late duplicates | writes `g`, `h`, `i` (and `c`, `m`, `n`) |
+//! | [`epoch`] | which history the store holds | writes `e`, once |
 //! | [`receipts`] | watermarks: write, list | writes `w`, `r` |
 //! | [`sync`] | what a device missed | reads |
 //! | [`history`] | a page of a log | reads |
@@ -33,6 +34,7 @@ use crate::limits::RANGE_ROWS_MAX;
 use crate::{QueryError, RangeQuery, StoreError, Transaction, records};
 
 pub mod append;
+pub mod epoch;
 pub mod history;
 pub mod list;
 pub mod receipts;

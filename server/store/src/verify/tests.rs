@@ -1,7 +1,7 @@
 //! Each kind of damage is found, and nothing else is.
 
 use tern_protocol::convert::encode_entry;
-use tern_protocol::ids::DeviceId;
+use tern_protocol::ids::{DeviceId, StoreEpoch};
 use tern_protocol::model::{Conversation as Record, SendWindow};
 
 use super::*;
@@ -141,6 +141,14 @@ fn damage_of_the_log_is_found() {
             &["window", "says that send 3 is entry 3, and it is not"],
         ],
     );
+}
+
+#[test]
+fn damage_of_the_epoch_is_found() {
+    let record = records::epoch::encode(&EpochKey, &StoreEpoch::from_bytes([7; 16]));
+    check(|tx| tx.set(&EpochKey.encode(), record.clone()), &[]);
+    check(|tx| tx.set(&EpochKey.encode(), flipped(&record)), &[&["epoch", "checksum mismatch"]]);
+    check(|tx| tx.set(b"e0", record.clone()), &[&["epoch", "the key makes no sense"]]);
 }
 
 #[test]

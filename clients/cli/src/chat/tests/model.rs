@@ -276,6 +276,21 @@ fn a_server_that_was_set_back_and_one_that_forgets() {
 }
 
 #[test]
+fn a_server_that_was_restored() {
+    let mut case = Case::opened(10);
+    case.listed(vec![row(group(), None, "Lunch", 0, Some(entry(1, "dave", text("hello"))))]);
+    assert!(case.screen().contains("Lunch"));
+    case.taken();
+    let epoch = tern_client::StoreEpoch::from_bytes([7; 16]);
+    case.on(Event::Client(ClientEvent::HistoryReset { epoch }));
+    case.on(Event::Client(ClientEvent::Connection(ConnectionState::Online { user: user("alice") })));
+    let page = Effect::Page { conversation: with("bob"), before: None };
+    assert_eq!(case.taken(), [page, Effect::List { after: None }]);
+    let shown = case.screen();
+    assert!(!shown.contains("message 10") && !shown.contains("Lunch"), "{shown}");
+}
+
+#[test]
 fn a_new_conversation_with_one_or_with_several() {
     let new = |names: &str, title: &str| {
         let mut case = Case::new();

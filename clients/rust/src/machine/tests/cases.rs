@@ -12,7 +12,7 @@ use tern_protocol::limits::{FRAME_BEFORE_LOGIN_BYTES_MAX, SYNC_KNOWN_BEFORE_LOGI
 use tern_protocol::model::{Kind, Role, Target, WallMillis};
 use tern_protocol::request::{HistoryFrom, Known, Mark, Request, RequestBody};
 
-use super::super::{Machine, Output, Progress, Settings, Ticket};
+use super::super::{ConversationProgress, Machine, Output, Progress, Settings, Ticket};
 use super::model::{Server, World, device, entry, error, group, login_ok, me, message};
 use crate::event::{ConnectionState, Event, Lost, Stop};
 use crate::storage::{Marks, Record, State};
@@ -80,7 +80,7 @@ impl Rig {
         self.drain();
     }
 
-    fn event(&mut self, body: ServerBody) {
+    pub(super) fn event(&mut self, body: ServerBody) {
         self.receive(RequestId(0), body);
     }
 
@@ -94,20 +94,21 @@ impl Rig {
         self.drain();
     }
 
-    fn send(&mut self, n: u64) {
+    pub(super) fn send(&mut self, n: u64) {
         self.machine.send(self.now, Ticket(n), Target::Conversation(group(1)), message(format!("{n}")));
         self.drain();
     }
 
     /// The app has the entries up to here.
-    fn take(&mut self, seq: u64) {
+    pub(super) fn take(&mut self, seq: u64) {
         let marks = Marks::default();
-        self.machine.taken(self.now, Progress { conversation: group(1), reset: false, seq: Seq(seq), marks });
+        let progress = ConversationProgress { conversation: group(1), reset: false, seq: Seq(seq), marks };
+        self.machine.taken(self.now, Progress::Conversation(progress));
         self.drain();
     }
 
     /// The app takes everything; what is stored goes to `disk`.
-    fn take_all(&mut self, disk: &mut State) {
+    pub(super) fn take_all(&mut self, disk: &mut State) {
         while let Some(event) = self.machine.poll_event(self.now) {
             if let Some(progress) = self.machine.progress(&event) {
                 self.machine.taken(self.now, progress);
@@ -121,7 +122,7 @@ impl Rig {
         }
     }
 
-    fn mark_read(&mut self, seq: u64) {
+    pub(super) fn mark_read(&mut self, seq: u64) {
         let mark = Mark { conversation: group(1), delivered: Seq(seq), read: Seq(seq) };
         self.machine.query(self.now, Ticket(1), RequestBody::Mark(vec![mark]));
         self.drain();
@@ -134,7 +135,7 @@ impl Rig {
     }
 
     /// What the sync on its way names.
-    fn known(&self) -> Vec<(ConversationId, u64, Marks)> {
+    pub(super) fn known(&self) -> Vec<(ConversationId, u64, Marks)> {
         let known = self.sent.iter().find_map(|r| match &r.body {
             RequestBody::Sync(sync) => Some(&sync.known),
             _ => None,
@@ -181,7 +182,7 @@ impl Rig {
         sends
     }
 
-    fn numbers(&mut self) -> Vec<u64> {
+    pub(super) fn numbers(&mut self) -> Vec<u64> {
         self.sends().into_iter().map(|(_, n)| n).collect()
     }
 
@@ -449,8 +450,12 @@ fn a_reset_that_was_not_taken_is_told_again() {
 /// As the driver merges what the app has taken.
 #[test]
 fn what_was_taken_before_a_reset_does_not_count() {
-    let progress =
-        |reset, seq| Progress { conversation: group(1), reset, seq: Seq(seq), marks: Marks::default() };
+    let progress = |reset, seq| ConversationProgress {
+        conversation: group(1),
+        reset,
+        seq: Seq(seq),
+        marks: Marks::default(),
+    };
     for (steps, sum) in [
         (vec![(false, 3), (false, 4)], (false, 4)),
         (vec![(false, 4), (true, 0)], (true, 0)),
@@ -1163,8 +1168,9 @@ fn only_marks_that_the_server_may_not_have_are_said_again() {
     }
     rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
     for conversation in ids(3000) {
-        rig.machine
-            .taken(rig.now, Progress { conversation, reset: false, seq: Seq(10), marks: Marks::default() });
+        let marks = Marks::default();
+        let progress = ConversationProgress { conversation, reset: false, seq: Seq(10), marks };
+        rig.machine.taken(rig.now, Progress::Conversation(progress));
     }
     rig.advance(seconds(1));
     rig.connect();

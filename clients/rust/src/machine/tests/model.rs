@@ -64,6 +64,7 @@ pub(super) fn login_ok(in_flight_max: u32) -> ServerBody {
         time: WallMillis(0),
         heartbeat_ms: 60_000,
         in_flight_max,
+        epoch: None,
     })
 }
 
@@ -373,7 +374,7 @@ impl World {
                     assert!(from <= to && to < self.server.logs[&conversation].floor());
                     self.skipped.insert(conversation, to);
                 }
-                Event::Reset { .. } => panic!("{event:?}"),
+                Event::Reset { .. } | Event::HistoryReset { .. } => panic!("{event:?}"),
                 Event::Recovered { .. }
                 | Event::Conversation(_)
                 | Event::Receipts(_)

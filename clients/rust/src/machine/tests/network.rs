@@ -235,7 +235,7 @@ fn what_is_handed_over_is_kept_before() {
         rig.answer_sync(SyncPage { conversations: vec![line.clone()], covered_until: None });
         line.entries.clear();
         let expected = vec![
-            Record::Forgotten { conversation: group(1) },
+            Record::Forgotten { conversation: Some(group(1)) },
             Record::Conversation(line),
             record(entry(1, "new")),
         ];

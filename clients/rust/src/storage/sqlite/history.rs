@@ -54,6 +54,15 @@ pub struct Unsent {
     pub change: Change,
 }
 
+/// A message of this device that the server had confirmed and has no more: its store was restored from an older backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LostMessage {
+    /// Where it was.
+    pub conversation: ConversationId,
+    /// As it was: its seq and time are of the history that is gone.
+    pub entry: Entry,
+}
+
 impl LocalHistory {
     pub(super) fn open(path: &Path) -> Result<Self, StorageError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -123,6 +132,24 @@ impl LocalHistory {
             Ok(send.map(|(target, change)| Unsent { client_seq, target, change }))
         })?;
         self.all(unsent)
+    }
+
+    /// This device's messages that were lost with a server's store, as far as they were in the local history: at most
+    /// 256, those that were sent first come first. Complete when everything has been handed over after an
+    /// [`crate::Event::HistoryReset`] ([`crate::Event::CaughtUp`]); until then, messages that the server still has may be
+    /// among them. They are not sent again by themselves: whether they still make sense, the user knows. They stay here
+    /// until others take their place; an app remembers for which it has asked.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn lost(&self) -> Result<Vec<LostMessage>, StorageError> {
+        let sql = "SELECT conversation, entry FROM lost ORDER BY rowid";
+        let lost = self.rows(sql, [], |row| {
+            let conversation = ConversationId::from_bytes(row.get(0)?);
+            let entry = blob::to_entry(row.get_ref(1)?.as_blob()?);
+            Ok(entry.map(|entry| LostMessage { conversation, entry }))
+        })?;
+        self.all(lost)
     }
 
     fn rows<T>(

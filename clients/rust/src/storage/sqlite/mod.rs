@@ -9,6 +9,7 @@
 
 mod blob;
 mod history;
+mod lost;
 #[cfg(test)]
 mod tests;
 
@@ -19,16 +20,26 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use tern_protocol::event::ConversationState;
-use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, StoreEpoch, UserId};
 use tern_protocol::model::{Change, Entry, Role, Target};
 
 use super::{Marks, RECENT_MAX, Record, State, Storage, StorageError, StoredConversation};
-pub use history::{LocalConversation, LocalHistory, Unsent};
+pub use history::{LocalConversation, LocalHistory, LostMessage, Unsent};
 
 /// "Tern", in the header of the database.
 const APPLICATION_ID: i64 = 0x5465_726e;
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 const SCHEMA: &str = include_str!("schema.sql");
+/// What version 2 added.
+const FROM_VERSION_1: &str = "
+    ALTER TABLE device ADD COLUMN epoch BLOB;
+    CREATE TABLE lost (
+      conversation BLOB NOT NULL,
+      client_seq INTEGER NOT NULL,
+      seq INTEGER NOT NULL,
+      entry BLOB NOT NULL,
+      UNIQUE (conversation, client_seq)
+    ) STRICT;";
 /// The write-ahead log is cut back to this when it has been copied into the database.
 const LOG_BYTES: i64 = 4 << 20;
 /// So long another program that writes to the database is waited for, and SQLite's own short exclusive moments
@@ -51,6 +62,7 @@ pub struct SqliteStorage {
     path: PathBuf,
     connection: Connection,
     _lock: File,
+    device: Option<DeviceId>,
     user: Option<UserId>,
     moves: i64,
     history_bytes: i64,
@@ -114,17 +126,22 @@ impl SqliteStorage {
             transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
             transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
             transaction.commit()?;
+        } else if known == (APPLICATION_ID, 1) {
+            let transaction = connection.transaction()?;
+            transaction.execute_batch(FROM_VERSION_1)?;
+            transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+            transaction.commit()?;
         } else if known != (APPLICATION_ID, SCHEMA_VERSION) {
             return Ok(Err(StorageError::Foreign(path.display().to_string())));
         }
-        let (user, moves, history_bytes): (Option<[u8; 16]>, i64, i64) =
-            connection.query_row("SELECT user, moves, history_bytes FROM device", [], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
+        let sql = "SELECT device, user, moves, history_bytes FROM device";
+        let (device, user, moves, history_bytes): (Option<i64>, Option<[u8; 16]>, i64, i64) =
+            connection.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         Ok(Ok(Self {
             path: path.to_path_buf(),
             connection,
             _lock: lock,
+            device: device.and_then(|device| DeviceId::new(device as u64)),
             user: user.map(UserId::from_bytes),
             moves,
             history_bytes,
@@ -151,10 +168,11 @@ impl SqliteStorage {
 
     fn read(&self) -> rusqlite::Result<State> {
         let mut state = State::default();
-        let (device, base): (Option<i64>, i64) =
+        let (base, epoch): (i64, Option<[u8; 16]>) =
             self.connection
-                .query_row("SELECT device, base FROM device", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
-        state.device = device.and_then(|device| DeviceId::new(device as u64));
+                .query_row("SELECT base, epoch FROM device", [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        state.epoch = epoch.map(StoreEpoch::from_bytes);
+        state.device = self.device;
         state.user = self.user;
         state.base = ClientSeq(base as u64);
         let sql = "SELECT id, cursor, read, peer_delivered, peer_read, next, moved FROM conversations
@@ -200,18 +218,19 @@ impl SqliteStorage {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut step = Step {
             transaction: &transaction,
+            device: self.device,
             user: self.user,
             moves: self.moves,
             history_bytes: self.history_bytes,
         };
         records.iter().try_for_each(|record| step.apply(record))?;
         step.drop_oldest(self.history_bytes_max)?;
-        let Step { user, moves, history_bytes, .. } = step;
+        let Step { device, user, moves, history_bytes, .. } = step;
         transaction
             .prepare_cached("UPDATE device SET moves = ?, history_bytes = ?")?
             .execute([moves, history_bytes])?;
         transaction.commit()?;
-        (self.user, self.moves, self.history_bytes) = (user, moves, history_bytes);
+        (self.device, self.user, self.moves, self.history_bytes) = (device, user, moves, history_bytes);
         Ok(())
     }
 }
@@ -241,6 +260,7 @@ impl Storage for SqliteStorage {
 /// The records of one transaction.
 struct Step<'a> {
     transaction: &'a Transaction<'a>,
+    device: Option<DeviceId>,
     user: Option<UserId>,
     moves: i64,
     history_bytes: i64,
@@ -268,6 +288,7 @@ impl Step<'_> {
         match record {
             Record::Device(device) => {
                 self.run("UPDATE device SET device = ?", [device.get() as i64])?;
+                self.device = Some(*device);
             }
             Record::User(user) => {
                 self.run("UPDATE device SET user = ?", [user.as_bytes()])?;
@@ -286,6 +307,15 @@ impl Step<'_> {
                 let sql = "UPDATE conversations SET cursor = ?2, moved = ?3 WHERE id = ?1 AND cursor < ?2";
                 let moved = self.run(sql, params![id.as_bytes(), seq.get() as i64, self.moves + 1])?;
                 self.moves += moved as i64;
+            }
+            Record::Epoch(epoch) => {
+                self.run("UPDATE device SET epoch = ?", [epoch.as_bytes()])?;
+            }
+            Record::HistoryReset(epoch) => {
+                self.run("UPDATE device SET epoch = ?", [epoch.as_bytes()])?;
+                let sql = "UPDATE conversations SET cursor = 0, read = 0, peer_delivered = 0, peer_read = 0,
+                           moved = 0";
+                self.run(sql, [])?;
             }
             Record::Reset { conversation: id } => {
                 self.begin(id)?;
@@ -317,20 +347,14 @@ impl Step<'_> {
             }
             Record::Entry { conversation, entry } => self.keep(conversation, entry)?,
             Record::Conversation(state) => self.list(state)?,
-            Record::Forgotten { conversation: id } => {
-                let sql = "SELECT sum(bytes) FROM entries WHERE conversation = ?";
-                let bytes: Option<i64> =
-                    self.transaction.prepare_cached(sql)?.query_row([id.as_bytes()], |row| row.get(0))?;
-                self.history_bytes -= bytes.unwrap_or_default();
-                self.run("DELETE FROM entries WHERE conversation = ?", [id.as_bytes()])?;
-                self.run("UPDATE conversations SET last_seq = 0 WHERE id = ?", [id.as_bytes()])?;
-            }
+            Record::Forgotten { conversation } => self.forget(conversation.as_ref())?,
         }
         Ok(())
     }
 
     fn keep(&mut self, id: &ConversationId, entry: &Entry) -> rusqlite::Result<()> {
         self.begin(id)?;
+        self.found(id, entry)?;
         let (seq, time) = (entry.seq.get() as i64, entry.time.0 as i64);
         let blob = blob::of_entry(*id, entry.clone());
         let bytes = blob.len() as i64;

@@ -5,6 +5,8 @@ CREATE TABLE device (
   only INTEGER PRIMARY KEY CHECK (only = 1),
   device INTEGER,
   user BLOB,
+  -- Of the server's store: the cursors are of that history.
+  epoch BLOB,
   base INTEGER NOT NULL DEFAULT 0,
   moves INTEGER NOT NULL DEFAULT 0,
   history_bytes INTEGER NOT NULL DEFAULT 0
@@ -46,4 +48,14 @@ CREATE TABLE entries (
   bytes INTEGER NOT NULL,
   entry BLOB NOT NULL,
   UNIQUE (conversation, seq)
+) STRICT;
+
+-- Messages of this device that the server had confirmed, and that its history has no more since it was restored. Those
+-- that turn out to be there are taken out as they come. The order of `rowid` is that in which they were lost.
+CREATE TABLE lost (
+  conversation BLOB NOT NULL,
+  client_seq INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  entry BLOB NOT NULL,
+  UNIQUE (conversation, client_seq)
 ) STRICT;

@@ -7,6 +7,10 @@ fn group(n: u8) -> ConversationId {
     ConversationId::group_from_random([n; 16])
 }
 
+fn epoch(n: u8) -> StoreEpoch {
+    StoreEpoch::from_bytes([n; 16])
+}
+
 fn user(name: &str) -> UserId {
     UserId::from_sub(name)
 }
@@ -79,7 +83,9 @@ fn some_record() -> impl Strategy<Value = Record> {
         (id(), number()).prop_map(|(conversation, next)| Record::Next { conversation, next }),
         number().prop_map(Record::Base),
         (id(), 1..6u64).prop_map(|(conversation, seq)| entry(conversation, seq)),
-        id().prop_map(|conversation| Record::Forgotten { conversation }),
+        proptest::option::of(id()).prop_map(|conversation| Record::Forgotten { conversation }),
+        (1..3u8).prop_map(|n| Record::Epoch(epoch(n))),
+        (1..3u8).prop_map(|n| Record::HistoryReset(epoch(n))),
     ]
 }
 
@@ -223,9 +229,9 @@ fn a_batch_is_whole_or_absent() {
     let path = directory.path().join("state");
     let mut storage = SqliteStorage::open(&path).unwrap();
     storage.append(&[send(1, 1)]).unwrap();
-    storage.connection.execute("ALTER TABLE entries RENAME TO lost", []).unwrap();
+    storage.connection.execute("ALTER TABLE entries RENAME TO away", []).unwrap();
     assert!(storage.append(&[send(1, 2), entry(group(1), 1)]).is_err());
-    storage.connection.execute("ALTER TABLE lost RENAME TO entries", []).unwrap();
+    storage.connection.execute("ALTER TABLE away RENAME TO entries", []).unwrap();
     drop(storage);
     let state = SqliteStorage::open(&path).unwrap().load().unwrap();
     assert_eq!(state.conversations[&group(1)].unacked.keys().copied().collect::<Vec<_>>(), [ClientSeq(1)]);
@@ -258,7 +264,7 @@ fn history_is_read_page_by_page() {
     storage.append(&[entry_of("bob", group(1), 8, Change::Unknown)]).unwrap();
     assert_eq!(history.latest(group(1), 1).unwrap()[0].change, Change::Unknown);
     // The log was replaced.
-    storage.append(&[Record::Forgotten { conversation: group(1) }, entry(group(1), 1)]).unwrap();
+    storage.append(&[Record::Forgotten { conversation: Some(group(1)) }, entry(group(1), 1)]).unwrap();
     assert_eq!(seqs(&history.latest(group(1), 9).unwrap()), [1]);
     assert_eq!(seqs(&history.latest(group(2), 9).unwrap()), [1]);
 }
@@ -352,4 +358,71 @@ fn history_is_bounded() {
     assert_eq!(storage.history().unwrap().latest(group(0), 5).unwrap(), []);
     let list = storage.history().unwrap().conversations(None, 5).unwrap();
     assert!(list.len() == 2 && list[0].last.is_none());
+}
+
+/// As a first version left it, with a message that waits.
+#[test]
+fn an_older_file_is_brought_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let mut storage = SqliteStorage::open(&path).unwrap();
+    storage.append(&[send(1, 1), entry(group(1), 1)]).unwrap();
+    let expected = storage.load().unwrap();
+    let back = "DROP TABLE lost; ALTER TABLE device DROP COLUMN epoch; PRAGMA user_version = 1";
+    storage.connection.execute_batch(back).unwrap();
+    drop(storage);
+    let mut storage = SqliteStorage::open(&path).unwrap();
+    assert_eq!(storage.load().unwrap(), expected);
+    storage.append(&[Record::Epoch(epoch(1))]).unwrap();
+    assert_eq!(storage.load().unwrap().epoch, Some(epoch(1)));
+    assert_eq!(seqs(&storage.history().unwrap().latest(group(1), 9).unwrap()), [1]);
+    assert_eq!(storage.history().unwrap().lost().unwrap(), []);
+    drop(storage);
+    drop(SqliteStorage::open(&path).unwrap());
+}
+
+/// (seqs of this device's and of others' messages in one log; where the new log begins for this device and its seqs of
+/// these; what is lost)
+#[test]
+fn own_messages_that_the_new_history_lacks_are_lost() {
+    let by = |device, conversation, seq| {
+        let Record::Entry { mut entry, .. } = entry_of("alice", conversation, seq, text(&format!("{seq}")))
+        else {
+            unreachable!()
+        };
+        entry.sender.device = DeviceId::new(device).unwrap();
+        Record::Entry { conversation, entry }
+    };
+    let lost = |storage: &SqliteStorage| -> Vec<(ConversationId, u64)> {
+        let lost = storage.history().unwrap().lost().unwrap();
+        lost.into_iter().map(|lost| (lost.conversation, lost.entry.seq.get())).collect()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("state");
+    let mut storage = SqliteStorage::open(&path).unwrap();
+    let device = DeviceId::new(5).unwrap();
+    storage.append(&[Record::Device(device), Record::User(user("alice")), send(1, 20)]).unwrap();
+    let (one, two, three) = (group(1), group(2), group(3));
+    let mut old: Vec<_> = [1, 3, 4, 6].map(|seq| by(5, one, seq)).into();
+    old.extend([entry(one, 2), by(6, one, 5), by(5, two, 1), by(5, three, 7), line(two, "walkers", None)]);
+    storage.append(&old).unwrap();
+    assert_eq!(lost(&storage), []);
+    storage.append(&[Record::Forgotten { conversation: None }]).unwrap();
+    assert_eq!(lost(&storage), [(one, 1), (one, 3), (one, 4), (one, 6), (two, 1), (three, 7)]);
+    let history = storage.history().unwrap();
+    assert_eq!((history.latest(one, 9).unwrap(), history.conversations(None, 9).unwrap()), (vec![], vec![]));
+    assert_eq!(history.unsent(one).unwrap().len(), 1, "what waits is no part of it");
+
+    // The new log of the first is got from 3 on and ends there; of the second, all is back; the third is gone. And once
+    // more, as after a crash before the app knew of it.
+    let new = [by(5, one, 3), entry(one, 4), by(5, two, 1)];
+    for _ in 0..2 {
+        storage.append(&new).unwrap();
+        assert_eq!(lost(&storage), [(one, 4), (one, 6), (three, 7)]);
+        storage.append(&[Record::Forgotten { conversation: None }]).unwrap();
+    }
+    // They are bounded, and those that came last stay.
+    storage.append(&(1..=400).map(|seq| by(5, three, seq)).collect::<Vec<_>>()).unwrap();
+    storage.append(&[Record::Forgotten { conversation: Some(three) }]).unwrap();
+    assert_eq!(lost(&storage), (145..=400).map(|seq| (three, seq)).collect::<Vec<_>>());
 }

@@ -1,5 +1,7 @@
 //! Two owners, many faults: every send is in the log exactly once, and the log is dense.
 
+use tern_protocol::ids::StoreEpoch;
+
 use super::*;
 
 /// Sends one message as a gateway does: look for it, append it, and after a doubtful outcome fence and look again.
@@ -98,4 +100,28 @@ fn reads_try_again_but_not_forever() {
     let error =
         block_on(Owner { kv: &*store, id }.history("ben", HistoryFrom::Backward(None), 9)).unwrap_err();
     assert!(error.is_transient());
+}
+
+/// (faults of the commits to come): servers that begin an epoch at the same time get the same one, for good.
+#[test]
+fn a_store_has_one_epoch() {
+    let epoch = |n| StoreEpoch::from_bytes([n; 16]);
+    for faults in [
+        vec![],
+        vec![Some(Fault::Conflict)],
+        vec![Some(Fault::UnknownLanded)],
+        vec![Some(Fault::UnknownLost), Some(Fault::TooOld)],
+        vec![Some(Fault::UnknownLandsLater)],
+    ] {
+        let store = Memory::new();
+        store.set_faults(FaultPlan::script(faults.clone()));
+        let first = block_on(super::epoch::load_or_begin(&store, epoch(1)));
+        assert_eq!(first, Ok(epoch(1)), "{faults:?}");
+        store.land();
+        assert_eq!(block_on(super::epoch::load_or_begin(&store, epoch(2))), first, "{faults:?}");
+    }
+    let store = Memory::new();
+    store.set_faults(FaultPlan::script(vec![Some(Fault::Conflict); 99]));
+    let begun = block_on(super::epoch::load_or_begin(&store, epoch(1)));
+    assert_eq!(begun, Err(CommitError::Conflict), "not for ever");
 }

@@ -1,0 +1,45 @@
+//! The epoch of the server's store: begun at the first start, begun anew by a restore.
+
+use std::io;
+use std::thread;
+
+use aws_lc_rs::rand;
+use tern_protocol::ids::StoreEpoch;
+use tern_store::{CommitError, Kv, ops};
+use thiserror::Error;
+
+/// Why the store has no epoch.
+#[derive(Debug, Error)]
+pub enum EpochError {
+    /// The store.
+    #[error("the store's epoch can neither be read nor begun: {0}")]
+    Store(#[from] CommitError),
+    /// The system.
+    #[error("the store's epoch cannot be begun: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// A new one.
+///
+/// # Errors
+/// When the system has no random numbers.
+pub fn fresh() -> io::Result<StoreEpoch> {
+    let mut bytes = [0; 16];
+    rand::fill(&mut bytes).map_err(|_| io::Error::other("the system has no random numbers"))?;
+    Ok(StoreEpoch::from_bytes(bytes))
+}
+
+/// The epoch of this store, which begins one if it has none. Blocks until that is durable.
+///
+/// # Errors
+/// [`EpochError`].
+pub fn load_or_begin(kv: &dyn Kv) -> Result<StoreEpoch, EpochError> {
+    let fresh = fresh()?;
+    let load = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        Ok(runtime.block_on(ops::epoch::load_or_begin(kv, fresh))?)
+    };
+    // A server is started within a runtime, and no other one can wait there.
+    let loaded = thread::scope(|scope| scope.spawn(load).join());
+    loaded.unwrap_or_else(|_| Err(io::Error::other("the storage engine has given up").into()))
+}
