@@ -22,12 +22,15 @@ def receive(client, count):
     return received
 
 
-def check(server, directory):
+def client_of(server, directory, name):
     host, port = server["tcp"].rsplit(":", 1)
+    store = os.path.join(directory, name + ".sqlite")
+    return tern.Client(host, int(port), server["ca"], server["tokens"][name], store)
 
+
+def check(server, directory, backup):
     def client(name):
-        store = os.path.join(directory, name + ".sqlite")
-        return tern.Client(host, int(port), server["ca"], server["tokens"][name], store)
+        return client_of(server, directory, name)
 
     alice, bob, to_bob = client("alice"), client("bob"), tern.user_id("bob")
     assert alice.connect() == [] and bob.connect() == [], "both begin with nothing"
@@ -65,6 +68,7 @@ def check(server, directory):
     again = pb.Send(user=to_bob, client_seq=2, message=pb.Message(content_type="text/plain", payload=b"live 1"))
     answer = alice.ask(send=again).send_ok
     assert (answer.seq, answer.duplicate) == (2, True), answer
+    backup()
     assert alice.send(to_bob, "last") == 25
     assert texts(receive(bob, 1)) == ["last"]
     stored = [seq for (seq,) in bob.db.execute("select seq from entry order by rowid")]
@@ -80,16 +84,43 @@ def check(server, directory):
     cut(bob)
 
 
+def check_restored(server, directory):
+    """The server has lost what came after its backup, and what comes now gets the numbers of that."""
+    alice, bob, to_bob = client_of(server, directory, "alice"), client_of(server, directory, "bob"), tern.user_id("bob")
+    assert len(alice.connect()) == 24 and alice.reset, "everything anew"
+    assert [alice.send(to_bob, text) for text in ("another", "more")] == [25, 26]
+    anew = bob.connect()
+    assert bob.reset and texts(anew)[-2:] == ["another", "more"], texts(anew)[-2:]
+    assert [entry.seq for _, entry in anew] == list(range(1, 27)), "one history"
+    cut(bob)
+    assert bob.connect() == [] and not bob.reset, "once"
+    cut(alice)
+    cut(bob)
+
+
+def serving(ternd, data, use):
+    command = [ternd, "dev", "--json", "--listen", "127.0.0.1:0", "--data", data]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        use(json.loads(server.stdout.readline()))
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def main():
+    ternd = sys.argv[1]
     with tempfile.TemporaryDirectory() as directory:
-        command = [sys.argv[1], "dev", "--json", "--listen", "127.0.0.1:0", "--data", os.path.join(directory, "data")]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        try:
-            check(json.loads(server.stdout.readline()), directory)
-        finally:
-            server.terminate()
-            server.wait()
-    print("ok: sent, received, resumed, synced")
+        data, file = os.path.join(directory, "data"), os.path.join(directory, "backup")
+
+        def keep(what):
+            subprocess.run([ternd, what, "--data", data, file], check=True, stdout=subprocess.DEVNULL)
+
+        serving(ternd, data, lambda server: check(server, directory, lambda: keep("backup")))
+        os.rename(os.path.join(data, "store"), os.path.join(directory, "store.old"))
+        keep("restore")
+        serving(ternd, data, lambda server: check_restored(server, directory))
+    print("ok: sent, received, resumed, synced, begun anew after a restore")
 
 
 if __name__ == "__main__":

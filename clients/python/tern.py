@@ -12,6 +12,7 @@ FRAME_BYTES_MAX, DEAD_AFTER_S, WAITING_BEAT_S, TRIES_MAX = 1 << 20, 30, 2, 8
 LATER, CLOSES, FINAL = (23, 24, 25, 26, 28), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 23))
 SCHEMA = """
 create table if not exists device (id blob);
+create table if not exists epoch (only primary key, id blob);
 create table if not exists conversation (id blob primary key, cursor);
 create table if not exists entry (conversation blob, seq, bytes blob, primary key (conversation, seq));
 create table if not exists number (user blob primary key, last);
@@ -70,10 +71,21 @@ class Client:
         self.heartbeat_s, self.heard, self.spoken = 60, time.monotonic(), time.monotonic()
         self.socket = self.tls.wrap_socket(socket.create_connection(self.address, 10), server_hostname=self.address[0])
         login = pb.Login(token=self.token, device=self.device, version_min=1, version_max=1, client="tern.py/1")
-        self.heartbeat_s = self.ask(login=login).login_ok.heartbeat_ms / 1000
+        answer = self.ask(login=login).login_ok
+        self.heartbeat_s = answer.heartbeat_ms / 1000
+        self.compare(answer.store_epoch)
         self.sync()
         self.flush()
         return self.receive(0)
+
+    def compare(self, epoch):
+        """Drops entries and cursors of another history of the server's store (`reset`: it did); sends stay."""
+        known = self.value("select id from epoch")
+        self.reset = bool(epoch and known and epoch != known)
+        with self.db:
+            for table in ("entry", "conversation") if self.reset else ():
+                self.db.execute("delete from " + table)
+            self.db.execute("replace into epoch values (1, ?)", [epoch or known])
 
     def write(self, data):
         self.socket.settimeout(DEAD_AFTER_S)
