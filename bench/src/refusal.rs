@@ -25,6 +25,8 @@ pub fn text(error: &WireError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tern_protocol::ids::ClientSeq;
+
     use super::*;
 
     #[test]
@@ -35,8 +37,12 @@ mod tests {
 
     #[test]
     fn advice_is_heeded() {
-        let error =
-            |retry_after_ms| WireError { code: ErrorCode::Overloaded, text: String::new(), retry_after_ms };
+        let error = |retry_after_ms| WireError {
+            code: ErrorCode::Overloaded,
+            text: String::new(),
+            retry_after_ms,
+            client_seq: ClientSeq(0),
+        };
         assert_eq!([0, 99, 1_000].map(|ms| wait(&error(ms)).as_millis()), [100, 100, 1_000]);
     }
 }

@@ -74,6 +74,11 @@ def check(server, directory, backup):
     stored = [seq for (seq,) in bob.db.execute("select seq from entry order by rowid")]
     assert stored == list(range(1, 26)), "each entry once and in order"
 
+    # Her file comes back from a backup, and numbers as it has numbered.
+    alice.change("update number set last = 1")
+    assert [alice.send(to_bob, text) for text in ("new", "newer")] == [26, 27], "nothing is taken for what was sent before"
+    assert texts(receive(bob, 2)) == ["new", "newer"]
+
     try:
         alice.ask(send=pb.Send(user=b"short", client_seq=9999))
         raise AssertionError("a user id of 5 bytes was taken")

@@ -9,7 +9,8 @@ import tern_pb2 as pb
 
 FRAME_BYTES_MAX, DEAD_AFTER_S, WAITING_BEAT_S, TRIES_MAX = 1 << 20, 30, 2, 8
 # Error codes, from spec/errors.md. `internal` and what is not in the table are tried again for some time only.
-LATER, CLOSES, FINAL = (23, 24, 25, 26, 28), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 23))
+LATER, CLOSES, FINAL = (23, 24, 25, 26, 28), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 21), 22)
+BY_NUMBER = (21, 29)  # never stored under this number: take one above the highest
 SCHEMA = """
 create table if not exists device (id blob);
 create table if not exists epoch (only primary key, id blob);
@@ -201,6 +202,9 @@ class Client:
                 error, tries = refused.args[0], tries + 1
                 if error.code in CLOSES:
                     raise
+                if error.code in BY_NUMBER:
+                    self.renumber(row[0], pb.Send.FromString(row[1]), error.client_seq)
+                    continue
                 if error.code in LATER or (error.code not in FINAL and tries < TRIES_MAX):
                     advice_s, bound_s = error.retry_after_ms / 1000, min(60, 2**tries)
                     time.sleep(advice_s * random.uniform(1, 2) or random.uniform(0, bound_s))
@@ -209,3 +213,11 @@ class Client:
                 raise
             self.change("delete from outbox where place = ?", row[0])
         return seq
+
+    def renumber(self, place, send, highest):
+        """Under this number the server has something else of this device, or never will have anything."""
+        last = self.value("select last from number where user = ?", send.user) or 0
+        send.client_seq = max(last, highest) + 1
+        with self.db:
+            self.db.execute("replace into number values (?, ?)", [send.user, send.client_seq])
+            self.db.execute("update outbox set send = ? where place = ?", [send.SerializeToString(), place])

@@ -129,6 +129,8 @@ error_codes! {
     Internal = 27, "internal", Later, Unknown, false;
     /// This user or device sends more often than the server lets anybody.
     RateLimited = 28, "rate_limited", Later, None, false;
+    /// The `client_seq` was used before, for something else: take a new number.
+    ClientSeqUsed = 29, "client_seq_used", Never, None, false;
 }
 
 impl fmt::Display for ErrorCode {

@@ -4,7 +4,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::error::ErrorCode;
-use crate::ids::{ConversationId, RequestId, Seq, StoreEpoch, UserId};
+use crate::ids::{ClientSeq, ConversationId, RequestId, Seq, StoreEpoch, UserId};
 use crate::model::{Entry, Kind, Role, WallMillis};
 
 /// One frame from a server.
@@ -72,6 +72,9 @@ pub struct WireError {
     pub text: String,
     /// Do not try again sooner.
     pub retry_after_ms: u32,
+    /// When the send's number is at fault: the highest that the server has of this device in this
+    /// conversation; 0: not said.
+    pub client_seq: ClientSeq,
 }
 
 /// What the session is.

@@ -283,6 +283,10 @@ pub struct Error {
     /// Do not try again sooner; 0: no advice.
     #[prost(uint32, tag = "3")]
     pub retry_after_ms: u32,
+    /// When the send's client_seq is at fault: the highest that the server has of this device in this
+    /// conversation; 0: not said.
+    #[prost(uint64, tag = "4")]
+    pub client_seq: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LoginOk {

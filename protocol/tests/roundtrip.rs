@@ -199,8 +199,12 @@ fn receipt() -> impl Strategy<Value = UserReceipt> {
 }
 
 fn server() -> impl Strategy<Value = ServerMessage> {
-    let error = (proptest::sample::select(ErrorCode::ALL), text(100), any::<u32>())
-        .prop_map(|(code, text, retry_after_ms)| ServerBody::Error(WireError { code, text, retry_after_ms }));
+    let error = (proptest::sample::select(ErrorCode::ALL), text(100), any::<u32>(), any::<u64>()).prop_map(
+        |(code, text, retry_after_ms, client_seq)| {
+            let client_seq = ClientSeq(client_seq);
+            ServerBody::Error(WireError { code, text, retry_after_ms, client_seq })
+        },
+    );
     let epoch = option::of(any::<[u8; 16]>().prop_map(StoreEpoch::from_bytes));
     let login_ok = (user(), any::<u32>(), vec(any::<u32>(), 0..9), any::<u64>(), any::<(u32, u32)>(), epoch)
         .prop_map(|(user, version, features, time, (heartbeat_ms, in_flight_max), epoch)| {

@@ -148,7 +148,8 @@ fn advice(code: ErrorCode) -> &'static str {
         | ErrorCode::FrameTooLarge
         | ErrorCode::NotLoggedIn
         | ErrorCode::AlreadyLoggedIn
-        | ErrorCode::ClientSeqStale => match code.effect() {
+        | ErrorCode::ClientSeqStale
+        | ErrorCode::ClientSeqUsed => match code.effect() {
             Effect::None => "a fault of this program; nothing was done",
             Effect::Done | Effect::Unknown => "a fault of this program",
         },

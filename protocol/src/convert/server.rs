@@ -13,7 +13,7 @@ use crate::event::{
     ReceiptsMoved, SendOk, ServerBody, ServerMessage, SyncPage, UserReceipt, WireError,
 };
 use crate::frame;
-use crate::ids::{ConversationId, RequestId, Seq, UserId};
+use crate::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
 use crate::model::{Entry, Kind, WallMillis};
 use crate::pb::{self, server_frame::Body};
 
@@ -47,6 +47,7 @@ fn body_to_pb(body: &ServerBody) -> Option<Body> {
             code: e.code.code(),
             text: e.text.clone(),
             retry_after_ms: e.retry_after_ms,
+            client_seq: e.client_seq.get(),
         }),
         ServerBody::LoginOk(ok) => Body::LoginOk(pb::LoginOk {
             user: id_bytes(ok.user.as_bytes()),
@@ -131,6 +132,7 @@ fn body_from_pb(body: Body) -> Result<ServerBody, Malformed> {
             code: ErrorCode::from_code(e.code).unwrap_or(ErrorCode::Internal),
             text: e.text,
             retry_after_ms: e.retry_after_ms,
+            client_seq: ClientSeq(e.client_seq),
         }),
         Body::LoginOk(ok) => ServerBody::LoginOk(LoginOk {
             user: user(&ok.user)?,

@@ -190,12 +190,15 @@ fn state(s: &ConversationState) -> Value {
 
 pub(crate) fn server(message: &ServerMessage) -> Value {
     let (kind, body) = match &message.body {
-        ServerBody::Error(e) => (
-            "error",
-            json!({
+        ServerBody::Error(e) => {
+            let mut error = json!({
                 "code": e.code.code(), "label": e.code.label(), "text": e.text, "retry_after_ms": e.retry_after_ms,
-            }),
-        ),
+            });
+            if e.client_seq.get() > 0 {
+                error["client_seq"] = long(e.client_seq.get());
+            }
+            ("error", error)
+        }
         ServerBody::LoginOk(ok) => (
             "login_ok",
             json!({

@@ -10,7 +10,7 @@ use tern_protocol::event::{
     ReceiptsMoved, SendOk, ServerBody, ServerMessage, SyncPage, UserReceipt, WireError,
 };
 use tern_protocol::frame::{self, Frame};
-use tern_protocol::ids::{RequestId, Seq, StoreEpoch};
+use tern_protocol::ids::{ClientSeq, RequestId, Seq, StoreEpoch};
 use tern_protocol::limits::{FRAME_BYTES_MAX, HEARTBEAT_MS, IN_FLIGHT_MAX};
 use tern_protocol::model::{Change, Entry, Kind, Message, Role, WallMillis};
 use tern_protocol::pb::{self, server_frame::Body};
@@ -251,7 +251,15 @@ fn canonical() -> Vec<(String, u64, ServerBody)> {
         ("going-away-at-once", 0, ServerBody::GoingAway { reconnect_after_ms: 0 }),
     ];
     let error = |number, code, text: &str, retry_after_ms| {
-        (number, ServerBody::Error(WireError { code, text: text.into(), retry_after_ms }))
+        (
+            number,
+            ServerBody::Error(WireError {
+                code,
+                text: text.into(),
+                retry_after_ms,
+                client_seq: ClientSeq(0),
+            }),
+        )
     };
     let (number, body) = error(9, ErrorCode::InvalidArgument, "client_seq is 0", 0);
     all.push(("error-of-a-request", number, body));
@@ -259,10 +267,18 @@ fn canonical() -> Vec<(String, u64, ServerBody)> {
     all.push(("error-of-the-connection", number, body));
     let (number, body) = error(9, ErrorCode::Overloaded, "later", 250);
     all.push(("error-with-advice", number, body));
+    let (code, client_seq) = (ErrorCode::ClientSeqUsed, ClientSeq(300));
+    let body = WireError { code, text: "used".into(), retry_after_ms: 0, client_seq };
+    all.push(("error-with-number", 9, ServerBody::Error(body)));
 
     let mut all: Vec<_> = all.into_iter().map(|(name, n, body)| (name.to_string(), n, body)).collect();
     for &code in ErrorCode::ALL {
-        let body = ServerBody::Error(WireError { code, text: String::new(), retry_after_ms: 0 });
+        let body = ServerBody::Error(WireError {
+            code,
+            text: String::new(),
+            retry_after_ms: 0,
+            client_seq: ClientSeq(0),
+        });
         all.push((format!("error-code-{}", code.label()), 1, body));
     }
     for (name, entry) in entries() {

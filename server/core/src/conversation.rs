@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 
 use bytes::Bytes;
 use hashbrown::{HashMap, HashSet};
-use tern_protocol::convert::encode_entry;
+use tern_protocol::convert::{decode_entry, encode_entry};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
 use tern_protocol::frame::encode_push;
@@ -30,7 +30,7 @@ use tern_protocol::model::{
     Change, Conversation, Entry, Head, Kind, Membership, SendWindow, Sender, WallMillis, Watermarks,
 };
 
-use crate::dedup::{self, Verdict};
+use crate::dedup::{self, Refusal, Search, Verdict};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_ENTRIES_MAX, COMMIT_ATTEMPTS_MAX, CONVERSATION_MARKS_MAX, CONVERSATION_QUEUE_MAX,
     RECEIPT_COUNTS_INTERVAL_MS, WINDOWS_CACHED_MAX,
@@ -168,19 +168,10 @@ pub enum Effect<T> {
     LoadWindows(Vec<Sender>),
     /// Commit and call [`Owner::on_committed`].
     Commit(Batch),
-    /// Look this send up in the log, below `before`, and answer with what is found.
-    FindSend {
-        /// Who asked.
-        ticket: T,
-        /// Whose send.
-        sender: Sender,
-        /// Which.
-        client_seq: ClientSeq,
-        /// Its seq is below this one.
-        before: Seq,
-    },
+    /// Look this send up in the log, and answer with what is found.
+    FindSend(T, Search),
     /// Answer a send.
-    Reply(T, Result<SendOk, ErrorCode>),
+    Reply(T, Result<SendOk, Refusal>),
     /// Push to everybody's connections.
     Publish(Publication),
     /// Tell everybody's connections that the log has grown.
@@ -212,6 +203,17 @@ struct Known {
 }
 
 impl Known {
+    /// The highest number that is stored, or numbered, of a device whose window is here.
+    fn highest(&self, sender: &Sender) -> Option<ClientSeq> {
+        self.windows.get(sender)?.sends.last().map(|(client_seq, _)| *client_seq)
+    }
+
+    /// What is told beside the code when the number is at fault.
+    fn refusal(&self, sender: &Sender, code: ErrorCode) -> Refusal {
+        let by_number = matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed);
+        Refusal { code, highest: self.highest(sender).filter(|_| by_number) }
+    }
+
     /// Whether this entry is numbered and not known to be durable.
     fn is_in_flight(&self, seq: Seq) -> bool {
         self.sequencer.durable() < seq && seq <= self.sequencer.head().last
@@ -312,7 +314,7 @@ impl<T> Owner<T> {
     /// Takes an append.
     pub fn submit(&mut self, now: Now, append: Append<T>) {
         if self.queue.len() >= CONVERSATION_QUEUE_MAX {
-            self.effects.push_back(Effect::Reply(append.ticket, Err(ErrorCode::Overloaded)));
+            self.effects.push_back(Effect::Reply(append.ticket, Err(ErrorCode::Overloaded.into())));
             return;
         }
         self.queue.push_back(Queued { append, attempts: 0, maybe_stored: false });
@@ -475,14 +477,16 @@ impl<T> Owner<T> {
             }
         }
         self.published = Some(known.sequencer.durable());
-        self.effects
-            .extend(in_flight.items.into_iter().map(|(q, result)| Effect::Reply(q.append.ticket, result)));
+        self.effects.extend(in_flight.items.into_iter().map(|(queued, result)| {
+            let Append { ticket, sender, .. } = queued.append;
+            Effect::Reply(ticket, result.map_err(|code| known.refusal(&sender, code)))
+        }));
         self.effects.extend(publications.into_iter().map(Effect::Publish));
     }
 
     fn give_up(&mut self, queued: Queued<T>, code: ErrorCode) {
         let code = if queued.maybe_stored { ErrorCode::OutcomeUnknown } else { code };
-        self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code)));
+        self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code.into())));
     }
 
     fn take_waiting_marks(&mut self, known: &Known) {
@@ -526,19 +530,23 @@ impl<T> Owner<T> {
             }
             let Some(mut queued) = self.queue.pop_front() else { break };
             match decide(self.id, now, &mut known, &mut staged, &in_flight.entries, &mut queued.append) {
-                Decision::Refuse(code) if in_flight.entries.is_empty() => self.give_up_refused(queued, code),
+                // What is refused now would also have been found now, had an earlier try stored it.
+                Decision::Refuse(code) if in_flight.entries.is_empty() => {
+                    let refusal = known.refusal(&queued.append.sender, code);
+                    self.effects.push_back(Effect::Reply(queued.append.ticket, Err(refusal)));
+                }
                 // Perhaps because of an entry that is not durable yet, and may never be.
                 Decision::Refuse(code) => in_flight.items.push((queued, Err(code))),
                 Decision::Wait => {
                     self.queue.push_front(queued);
                     break;
                 }
-                Decision::Find(before) => self.effects.push_back(Effect::FindSend {
-                    sender: queued.append.sender,
-                    client_seq: queued.append.client_seq,
-                    before,
-                    ticket: queued.append.ticket,
-                }),
+                Decision::Find(before) => {
+                    let Append { ticket, sender, client_seq, change, .. } = queued.append;
+                    let highest = known.highest(&sender).unwrap_or(client_seq);
+                    let search = Search { sender, client_seq, change, before, highest };
+                    self.effects.push_back(Effect::FindSend(ticket, search));
+                }
                 Decision::Numbered { ok, entry } => {
                     if let Some(entry) = entry {
                         in_flight.entries.push(entry);
@@ -571,11 +579,6 @@ impl<T> Owner<T> {
             entries: staged.entries,
         }));
         Phase::Committing(known, in_flight)
-    }
-
-    fn give_up_refused(&mut self, queued: Queued<T>, code: ErrorCode) {
-        // What is refused now would also have been found now, had an earlier try stored it.
-        self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code)));
     }
 
     fn ask_for_windows(&mut self, known: &Known) {
@@ -644,6 +647,15 @@ struct Staged {
     record: bool,
 }
 
+impl Staged {
+    /// Whether the entry that this batch has at `seq` may have come of what is asked.
+    fn is_outcome<T>(&self, seq: Seq, append: &Append<T>) -> bool {
+        let entry = self.entries.iter().find(|(staged, _)| *staged == seq);
+        let entry = entry.and_then(|(_, bytes)| decode_entry(bytes.clone()).ok());
+        entry.is_none_or(|entry| dedup::is_outcome(&append.change, append.sender.user, &entry.change))
+    }
+}
+
 enum Decision {
     Refuse(ErrorCode),
     /// For the commit of what is numbered before it.
@@ -671,6 +683,9 @@ fn decide<T>(
     match verdict {
         Verdict::New => {}
         Verdict::Duplicate(seq) if seq <= known.sequencer.durable() => return Decision::Find(seq.next()),
+        Verdict::Duplicate(seq) if !staged.is_outcome(seq, append) => {
+            return Decision::Refuse(ErrorCode::ClientSeqUsed);
+        }
         Verdict::Duplicate(seq) => {
             let time = numbered.iter().find(|n| n.seq == seq).map_or(known.sequencer.head().time, |n| n.time);
             let ok = SendOk { conversation: id, seq, time, duplicate: true };

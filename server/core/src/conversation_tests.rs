@@ -183,6 +183,9 @@ fn a_retry_gets_its_first_seq_and_appends_nothing() {
             (1, 5, say(), Dup(3)),
             (2, 1, say(), Dup(2)),
             (1, 6, say(), New(4)),
+            (1, 6, message("another"), No(ClientSeqUsed)),
+            (1, 1, message("another"), No(ClientSeqUsed)),
+            (1, 7, message("another"), New(5)),
         ],
     );
     let group = || World::group(&[2]);
@@ -195,6 +198,12 @@ fn a_retry_gets_its_first_seq_and_appends_nothing() {
             (2, 1, say(), Dup(2)),
             (1, 2, remove(2), Dup(3)),
             (1, 1, create(&[2]), Dup(1)),
+            (1, 1, create(&[1, 2]), Dup(1)),
+            (1, 1, create(&[3]), No(ClientSeqUsed)),
+            (1, 2, remove(3), No(ClientSeqUsed)),
+            (1, 3, add(&[1, 2, 3]), New(4)),
+            (1, 3, add(&[1, 2, 3]), Dup(4)),
+            (1, 3, add(&[1, 2]), No(ClientSeqUsed)),
         ],
     );
     // However many sends ago it was: one more than a window holds, and far more.
@@ -418,6 +427,25 @@ fn what_a_batch_has_pushed_out_of_the_window_waits() {
         assert!(matches!(world.nodes[0].pending[..], [Pending::Commit { .. }]), "nobody looks for it");
         world.run(0);
         assert_eq!([older, newer].map(|ticket| told(&world, ticket)), expected.map(Some), "{outcome:?}");
+    }
+}
+
+/// What is compared may be on its way into the log itself, and not get there.
+#[test]
+fn a_number_that_its_own_batch_has_used() {
+    for (outcome, expected) in [
+        (Outcome::Lands, [New(2), Dup(2), No(ClientSeqUsed)]),
+        (Outcome::Conflict, [New(2), Dup(2), No(ClientSeqUsed)]),
+        (Outcome::UnknownLanded, [Dup(2), Dup(2), No(ClientSeqUsed)]),
+        (Outcome::Unavailable, [No(Unavailable); 3]),
+    ] {
+        let mut world = World::group(&[2]);
+        world.outcomes.push_back(outcome);
+        let changes = [message("a"), message("a"), message("b")];
+        let tickets = changes.map(|change| world.submit(0, by(2, 1), 1, change));
+        world.run(0);
+        assert_eq!(tickets.map(|ticket| told(&world, ticket)), expected.map(Some), "{outcome:?}");
+        assert_eq!(world.store.log.iter().filter(|entry| entry.change == message("b")).count(), 0);
     }
 }
 

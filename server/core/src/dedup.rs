@@ -1,9 +1,86 @@
 //! Has this send been stored before? The window of a device's last sends answers nearly always; what is older is in the
 //! log itself, which carries sender, device and `client_seq`. So there is no time after which a retry doubles.
 
-use tern_protocol::ids::{ClientSeq, Seq};
+//!
+//! The number is not all: a device whose memory went back in time (restored from a backup) numbers new messages as it had
+//! numbered others. So what is found under the number is compared with what is sent, and when it is another, the number
+//! is refused as used. It costs nothing but on the way of a duplicate, which reads the log anyway.
+
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::SendOk;
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
 use tern_protocol::limits::SEND_WINDOW;
-use tern_protocol::model::SendWindow;
+use tern_protocol::model::{Change, Entry, SendWindow, Sender};
+
+/// Why a send is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the device is told.
+    pub code: ErrorCode,
+    /// When its number is at fault: the highest that the server has of this device in this
+    /// conversation.
+    pub highest: Option<ClientSeq>,
+}
+
+impl From<ErrorCode> for Refusal {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, highest: None }
+    }
+}
+
+/// A send that has to be looked up in the log, below `before`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Search {
+    /// Whose.
+    pub sender: Sender,
+    /// Its number.
+    pub client_seq: ClientSeq,
+    /// What it asks for.
+    pub change: Change,
+    /// If it was stored, its seq is below this one.
+    pub before: Seq,
+    /// The highest number that the owner has of this device.
+    pub highest: ClientSeq,
+}
+
+impl Search {
+    /// The answer when this entry has the number.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ClientSeqUsed`] when it is something else.
+    pub fn found(&self, conversation: ConversationId, entry: &Entry) -> Result<SendOk, Refusal> {
+        if is_outcome(&self.change, self.sender.user, &entry.change) {
+            Ok(SendOk { conversation, seq: entry.seq, time: entry.time, duplicate: true })
+        } else {
+            Err(self.refusal(ErrorCode::ClientSeqUsed))
+        }
+    }
+
+    /// The answer when it is not in the log.
+    pub fn absent(&self) -> Refusal {
+        self.refusal(ErrorCode::ClientSeqStale)
+    }
+
+    fn refusal(&self, code: ErrorCode) -> Refusal {
+        Refusal { code, highest: Some(self.highest) }
+    }
+}
+
+/// Whether what is in the log may have come of what is asked. An entry shows what really changed: of those to be added,
+/// the ones who were no members.
+pub fn is_outcome(asked: &Change, sender: UserId, stored: &Change) -> bool {
+    match (asked, stored) {
+        (Change::Create { title, members }, Change::Create { title: stored_title, members: stored }) => {
+            title == stored_title && members.iter().filter(|member| **member != sender).eq(stored)
+        }
+        (Change::Add { members }, Change::Add { members: stored }) => {
+            stored.iter().all(|member| members.contains(member))
+        }
+        // Of a later version: there is nothing to compare.
+        (_, Change::Unknown) => true,
+        (asked, stored) => asked == stored,
+    }
+}
 
 /// What a window says about a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +157,34 @@ mod tests {
         check_(&full, 72, Verdict::BeforeWindow(Seq(111)));
         check_(&full, 75, Verdict::Stale);
         check_(&full, 201, Verdict::New);
+    }
+
+    #[test]
+    fn what_is_asked_is_compared_with_what_was_stored() {
+        let user = |n: u8| UserId::from_bytes([n; 16]);
+        let users = |numbers: &[u8]| numbers.iter().copied().map(user).collect::<Vec<_>>();
+        let create =
+            |title: &str, members: &[u8]| Change::Create { title: title.into(), members: users(members) };
+        let add = |members: &[u8]| Change::Add { members: users(members) };
+        let title = |title: &str| Change::Title { title: title.into() };
+        for (asked, stored, expected) in [
+            (title("a"), title("a"), true),
+            (title("a"), title("b"), false),
+            (title("a"), Change::Leave, false),
+            (Change::Leave, Change::Leave, true),
+            // Whoever creates it is not among those whom the entry names.
+            (create("a", &[1, 2, 3]), create("a", &[2, 3]), true),
+            (create("a", &[2, 3]), create("a", &[2, 3]), true),
+            (create("a", &[2, 3]), create("a", &[2]), false),
+            (create("a", &[2]), create("b", &[2]), false),
+            // Nor are those who were members before.
+            (add(&[2, 3]), add(&[3]), true),
+            (add(&[2, 3]), add(&[3, 4]), false),
+            (Change::Remove { member: user(2) }, Change::Remove { member: user(3) }, false),
+            (Change::Leave, Change::Unknown, true),
+        ] {
+            assert_eq!(is_outcome(&asked, user(1), &stored), expected, "{asked:?}, {stored:?}");
+        }
     }
 
     #[test]

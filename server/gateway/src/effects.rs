@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use tern_core::conversation::{Append, Mark};
+use tern_core::dedup::Refusal;
 use tern_core::home::SessionId;
 use tern_core::session::{Effect, Identity, Query, Text};
 use tern_protocol::error::ErrorCode;
@@ -152,7 +153,7 @@ impl Shard {
             return self.answered(conn, Some(reply::rate_limited(id, wait_ms)));
         }
         let question = Question::Send(id, Stamp::take());
-        let overloaded = Answer::Sent(Err(ErrorCode::Overloaded));
+        let overloaded = Answer::Sent(Err(ErrorCode::Overloaded.into()));
         let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
         };
@@ -238,7 +239,7 @@ impl Shard {
                     return;
                 }
                 let wait = marks.swap_remove(i);
-                let result = wait.refused.map_or(Ok(ServerBody::MarkOk), Err);
+                let result = wait.refused.map_or(Ok(ServerBody::MarkOk), |code| Err(code.into()));
                 (wait.request, wait.since, Asked::Mark, result)
             }
             (Question::Send(..), Answer::Marked(_)) | (Question::Mark(_), Answer::Sent(_)) => {
@@ -250,7 +251,11 @@ impl Shard {
                 metrics.request_micros.of(asked).record(since.micros());
                 reply::frame(id, body)
             }
-            Err(code) => self.refuse(conn.id, id, code, reply::refusal(code)),
+            Err(Refusal { code, highest }) => {
+                let text = reply::refusal(code);
+                self.told(conn.id, id, code, text);
+                reply::refused(id, code, text, highest)
+            }
         };
         self.answered(conn, Some(frame));
     }

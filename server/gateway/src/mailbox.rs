@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tern_core::conversation::{Append, Mark, Publication};
+use tern_core::dedup::Refusal;
 use tern_core::home::SessionId;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
@@ -106,7 +107,7 @@ pub struct Reply {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     /// To a send.
-    Sent(Result<SendOk, ErrorCode>),
+    Sent(Result<SendOk, Refusal>),
     /// To a watermark.
     Marked(Result<(), ErrorCode>),
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tern_core::conversation::{Batch, CommitFault, Effect, LoadFault, Owner, Stored, Version};
+use tern_core::dedup::{Refusal, Search};
 use tern_core::limits::SENDS_WAITING_MIN;
 use tern_core::receipts::Dirty;
 use tern_protocol::error::ErrorCode;
@@ -88,18 +89,19 @@ impl Shard {
             Effect::Load { fence } => self.spawn(self.clone().load(id, fence)),
             Effect::LoadWindows(senders) => self.spawn(self.clone().load_windows(id, senders)),
             Effect::Commit(batch) => self.spawn(self.clone().commit(batch)),
-            Effect::FindSend { ticket, .. } if self.searches.get() >= SEARCHES_MAX => {
-                self.reply(ticket, Answer::Sent(Err(ErrorCode::Overloaded)));
+            Effect::FindSend(ticket, _) if self.searches.get() >= SEARCHES_MAX => {
+                self.reply(ticket, Answer::Sent(Err(ErrorCode::Overloaded.into())));
             }
-            Effect::FindSend { ticket, sender, client_seq, before } => {
+            Effect::FindSend(ticket, search) => {
                 let shard = self.clone();
                 self.searches.set(self.searches.get() + 1);
                 self.spawn(async move {
                     // Reads much, for a retry that hardly ever comes: one at a time.
                     let _turn = shard.searching.acquire().await;
+                    let Search { sender, client_seq, before, .. } = search;
                     let found = append::find_send(&*shard.node.kv, id, sender, client_seq, before).await;
                     shard.searches.set(shard.searches.get() - 1);
-                    shard.reply(ticket, Answer::Sent(found_answer(id, found)));
+                    shard.reply(ticket, Answer::Sent(found_answer(id, &search, found)));
                 });
             }
             Effect::Reply(ticket, result) => self.reply(ticket, Answer::Sent(result)),
@@ -299,12 +301,16 @@ impl Shard {
     }
 }
 
-fn found_answer(id: ConversationId, found: Result<append::Found, StoreError>) -> Result<SendOk, ErrorCode> {
+fn found_answer(
+    id: ConversationId,
+    search: &Search,
+    found: Result<append::Found, StoreError>,
+) -> Result<SendOk, Refusal> {
     match found {
-        Ok(append::Found::Seq(seq, time)) => Ok(SendOk { conversation: id, seq, time, duplicate: true }),
-        Ok(append::Found::Absent) => Err(ErrorCode::ClientSeqStale),
-        Ok(append::Found::Trimmed) => Err(ErrorCode::DuplicateTrimmed),
-        Err(error) => Err(load_fault(id, &error).code()),
+        Ok(append::Found::Entry(entry)) => search.found(id, &entry),
+        Ok(append::Found::Absent) => Err(search.absent()),
+        Ok(append::Found::Trimmed) => Err(ErrorCode::DuplicateTrimmed.into()),
+        Err(error) => Err(load_fault(id, &error).code().into()),
     }
 }
 

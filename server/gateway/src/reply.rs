@@ -5,7 +5,7 @@ use tern_core::receipts::Notice;
 use tern_protocol::convert::encode_server;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{ReceiptsMoved, ServerBody, ServerMessage, WireError};
-use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
 use tern_store::{QueryError, StoreError};
 
 /// After which a client may come back when the server could not serve it now.
@@ -25,6 +25,17 @@ pub fn error(id: RequestId, code: ErrorCode, text: &str) -> Bytes {
     error_after(id, code, text, retry_after_ms)
 }
 
+/// The frame that refuses a send or a mark; `highest`: of the device's numbers, when that of the send is at fault.
+pub fn refused(id: RequestId, code: ErrorCode, text: &str, highest: Option<ClientSeq>) -> Bytes {
+    match highest {
+        Some(client_seq) => frame(
+            id,
+            ServerBody::Error(WireError { code, text: text.to_owned(), retry_after_ms: 0, client_seq }),
+        ),
+        None => error(id, code, text),
+    }
+}
+
 /// The frame that refuses a send of somebody who sends too often.
 pub fn rate_limited(id: RequestId, wait_ms: u64) -> Bytes {
     let retry_after_ms = u32::try_from(wait_ms).unwrap_or(u32::MAX);
@@ -33,7 +44,15 @@ pub fn rate_limited(id: RequestId, wait_ms: u64) -> Bytes {
 }
 
 fn error_after(id: RequestId, code: ErrorCode, text: &str, retry_after_ms: u32) -> Bytes {
-    frame(id, ServerBody::Error(WireError { code, text: text.to_owned(), retry_after_ms }))
+    frame(
+        id,
+        ServerBody::Error(WireError {
+            code,
+            text: text.to_owned(),
+            retry_after_ms,
+            client_seq: ClientSeq(0),
+        }),
+    )
 }
 
 /// What a client reads beside the code when an owner refuses a request.
@@ -47,6 +66,9 @@ pub fn refusal(code: ErrorCode) -> &'static str {
         ErrorCode::NoChange => "the group is already like that",
         ErrorCode::ClientSeqStale => {
             "client_seq is below one already stored for this device and conversation: take the next number"
+        }
+        ErrorCode::ClientSeqUsed => {
+            "this device has sent something else under this client_seq: take a number above the highest"
         }
         ErrorCode::DuplicateTrimmed => {
             "an earlier try may have stored it, and that part of the log has been trimmed away"

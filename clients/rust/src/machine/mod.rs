@@ -461,6 +461,7 @@ impl Machine {
             code: ErrorCode::Unavailable,
             text: "the request's stream broke".into(),
             retry_after_ms: 0,
+            client_seq: ClientSeq(0),
         };
         self.received(now, ServerMessage { id, body: ServerBody::Error(error) });
     }
@@ -652,6 +653,7 @@ impl Machine {
                 code: ErrorCode::Internal,
                 text: "the answer is of a kind that this version does not know".into(),
                 retry_after_ms: 0,
+                client_seq: ClientSeq(0),
             }),
             known => known,
         };

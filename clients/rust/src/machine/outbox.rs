@@ -13,6 +13,11 @@
 //! will. That makes a new number safe: the send goes to the end of the queue under it and loses its place, nothing else.
 //! Both numbers change hands in one record, because a crash between two could send it twice.
 //!
+//! # When the device's memory went back in time
+//! A state that was restored from a backup numbers new messages as the device had numbered others. The server compares
+//! what it has under a number with what is sent, and answers `client_seq_used` to what is another. That too makes a new
+//! number safe. The error names the highest number that the server has, and the device goes on above it.
+//!
 //! # A send that the server cannot digest
 //! `internal` is a fault of the server, and the send may have brought it about. After `INTERNAL_TRIES_MAX` of them the
 //! send is given up: its result is that error, whose effect is not known, and what is behind it goes on. Else one
@@ -40,6 +45,8 @@ use crate::storage::Record;
 const WINDOW: usize = 32;
 /// Answers `internal` after which a send is given up. With the usual waits between, half a minute.
 const INTERNAL_TRIES_MAX: u32 = 8;
+/// No device gets to number so many sends: a server that says so is not believed.
+const NUMBER_MAX: u64 = 1 << 48;
 const _: () = assert!(WINDOW <= SEND_WINDOW, "the server must remember all that may be unanswered");
 
 #[derive(Debug)]
@@ -197,7 +204,9 @@ impl Machine {
         });
         match error.code.retry() {
             _ if hopeless => drop(self.settle(id, client_seq, Err(error))),
-            Retry::Never if error.code == ErrorCode::ClientSeqStale => self.renumber(id, client_seq),
+            Retry::Never if matches!(error.code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed) => {
+                self.renumber(id, client_seq, error.client_seq);
+            }
             Retry::Never => drop(self.settle(id, client_seq, Err(error))),
             Retry::Later => self.hold_back(now, id, client_seq, error.retry_after_ms),
             // The connection is about to be closed; the next one sends it again.
@@ -225,13 +234,18 @@ impl Machine {
         Some(send.change)
     }
 
-    fn renumber(&mut self, id: ConversationId, old: ClientSeq) {
+    /// `highest`: of this device's numbers, as the server knows them; 0: not said.
+    fn renumber(&mut self, id: ConversationId, old: ClientSeq, highest: ClientSeq) {
         let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
         let Some(mut send) = o.position(old).and_then(|at| o.sends.remove(at)) else { return };
         o.under_way -= usize::from(send.under_way);
-        // Stale again and again: the server knows numbers that this device has forgotten. Leap.
-        o.next = ClientSeq(o.next.get() + (1 << o.stales.min(32)) - 1);
-        o.stales += 1;
+        if (1..NUMBER_MAX).contains(&highest.get()) {
+            o.next = o.next.max(ClientSeq(highest.get() + 1));
+        } else {
+            // Again and again: the server knows numbers that this device has forgotten. Leap.
+            o.next = ClientSeq(o.next.get() + (1 << o.stales.min(32)) - 1);
+            o.stales += 1;
+        }
         send.client_seq = o.number();
         send.under_way = false;
         let record = Record::Renumbered { conversation: id, old, new: send.client_seq };

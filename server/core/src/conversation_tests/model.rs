@@ -19,6 +19,7 @@ use tern_protocol::model::{
 use crate::conversation::{
     Append, Batch, CommitFault, Effect, LoadFault, Mark, Owner, Publication, Stored, Version,
 };
+use crate::dedup::{Refusal, Search};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
 use crate::receipts::Dirty;
 use crate::time::Now;
@@ -253,7 +254,7 @@ pub(super) enum Pending {
     GotWindows(Result<(Head, Vec<(Sender, SendWindow)>), LoadFault>),
     Commit { batch: Batch, read: Option<u64> },
     Committed(Result<Version, CommitFault>),
-    Find { ticket: usize, sender: Sender, client_seq: ClientSeq, before: Seq },
+    Find { ticket: usize, search: Search },
 }
 
 /// A server with an owner of the conversation, and what it has said.
@@ -477,14 +478,14 @@ impl World {
                 self.nodes[node].owner.on_committed(self.now, result);
                 return self.drain(node);
             }
-            Pending::Find { ticket, sender, client_seq, before } => {
+            Pending::Find { ticket, search } => {
                 self.nodes[node].finds += 1;
                 let (id, floor) = (self.id, self.store.head.floor);
-                let found = self.store.find(sender, client_seq).filter(|entry| entry.seq < before);
-                let result = match found {
-                    Some(entry) if entry.seq < floor => Err(ErrorCode::DuplicateTrimmed),
-                    Some(e) => Ok(SendOk { conversation: id, seq: e.seq, time: e.time, duplicate: true }),
-                    None => Err(ErrorCode::ClientSeqStale),
+                let found = self.store.find(search.sender, search.client_seq);
+                let result = match found.filter(|entry| entry.seq < search.before) {
+                    Some(entry) if entry.seq < floor => Err(ErrorCode::DuplicateTrimmed.into()),
+                    Some(entry) => search.found(id, entry),
+                    None => Err(search.absent()),
                 };
                 return self.on_reply(ticket, result);
             }
@@ -538,9 +539,9 @@ impl World {
                     let read = self.store.begin(&batch);
                     self.nodes[node].pending.push(Pending::Commit { batch, read });
                 }
-                Effect::FindSend { ticket, sender, client_seq, before } => {
-                    assert!(before <= self.store.head.last.next(), "looks where nothing is durable");
-                    self.nodes[node].pending.push(Pending::Find { ticket, sender, client_seq, before });
+                Effect::FindSend(ticket, search) => {
+                    assert!(search.before <= self.store.head.last.next(), "looks where nothing is durable");
+                    self.nodes[node].pending.push(Pending::Find { ticket, search });
                 }
                 Effect::Reply(ticket, result) => self.on_reply(ticket, result),
                 Effect::Publish(publication) => self.on_publish(node, &publication),
@@ -573,7 +574,14 @@ impl World {
     }
 
     /// An answer has to be the truth at the moment when it goes out.
-    fn on_reply(&mut self, ticket: usize, result: Result<SendOk, ErrorCode>) {
+    fn on_reply(&mut self, ticket: usize, result: Result<SendOk, Refusal>) {
+        let asked = &self.asks[ticket];
+        if let Err(Refusal { code, highest }) = result {
+            let by_number = matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed);
+            assert_eq!(highest.is_some(), by_number, "{code}");
+            assert!(highest.is_none_or(|highest| highest >= asked.client_seq), "{code}: above it is free");
+        }
+        let result = result.map_err(|refusal| refusal.code);
         let order = self.tick();
         let ask = &mut self.asks[ticket];
         assert!(ask.answer.is_none(), "answered twice");

@@ -141,6 +141,7 @@ fn row(code: ErrorCode, files: &Files) -> Row {
         ErrorCode::NoChange => LoggedIn(Well, Body(to(alices, 20, title("Alice's")))),
         ErrorCode::TooLarge => Never(NEVER[0]),
         ErrorCode::ClientSeqStale => LoggedIn(Well, Body(to(alices, 5, message("five")))),
+        ErrorCode::ClientSeqUsed => LoggedIn(Well, Body(to(alices, 30, message("that")))),
         ErrorCode::DuplicateTrimmed => LoggedIn(Well, Body(to(trimmed, 2, message("message 2")))),
         ErrorCode::TooManyInFlight => LoggedIn(DiskHangs, Body(to(alices, 200, message("one more")))),
         ErrorCode::Overloaded => LoggedIn(DiskHangs, Body(to(alices, 300, message("one more")))),
@@ -224,6 +225,7 @@ impl Walk {
         match code {
             ErrorCode::TakenOver => return vec![self.login("alice", DEVICE).await],
             ErrorCode::ClientSeqStale => drop(alice.ask(to_hers(10, "ten")).await.expect("stored")),
+            ErrorCode::ClientSeqUsed => drop(alice.ask(to_hers(30, "this")).await.expect("stored")),
             ErrorCode::TooManyInFlight => {
                 self.faults.set("hold-sync");
                 for n in 0..IN_FLIGHT_MAX as u64 {

@@ -2,18 +2,18 @@
 
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{SendOk, ServerBody};
-use tern_protocol::ids::{ClientSeq, Seq};
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
 use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{Change, Target};
 use tern_protocol::request::{RequestBody, Send};
 
-use crate::support::{Session, group, message, over_each, refused, seqs, user};
+use crate::support::{Session, group, message, over_each, refused, seqs, texts, user};
 
 /// More than the window, several times.
 const LATER: u64 = 300;
 
 async fn resend(session: &mut Session, client_seq: u64) -> SendOk {
-    let answer = session.send_as(Target::User(user("bob")), ClientSeq(client_seq), message("again")).await;
+    let answer = session.send_as(Target::User(user("bob")), ClientSeq(client_seq), message("once")).await;
     answer.expect("answered as stored")
 }
 
@@ -26,7 +26,7 @@ async fn sending_again_stores_nothing() {
         let duplicate = SendOk { duplicate: true, ..first };
         assert_eq!(resend(&mut alice, 1).await, duplicate, "on the same connection");
         let by_id = Target::Conversation(first.conversation);
-        let answer = alice.send_as(by_id, ClientSeq(1), message("again")).await;
+        let answer = alice.send_as(by_id, ClientSeq(1), message("once")).await;
         assert_eq!(answer, Ok(duplicate), "addressed in the other way");
         alice.close().await;
 
@@ -43,7 +43,7 @@ async fn sending_again_stores_nothing() {
             let mut asked = Vec::new();
             for _ in 0..50 {
                 let send =
-                    Send { target: bob, client_seq: alice.next_client_seq(&bob), change: message("more") };
+                    Send { target: bob, client_seq: alice.next_client_seq(&bob), change: message("once") };
                 asked.push(alice.request(RequestBody::Send(send)).await);
             }
             for request in asked {
@@ -79,7 +79,7 @@ async fn the_same_number_twice_at_once_is_stored_once() {
             // 1 1 1 2 2 2 …: they meet in one batch, or in the queue behind it.
             let target = Target::User(user("bob"));
             let send =
-                Send { target, client_seq: ClientSeq(n / 3 + 1), change: message(&format!("try {n}")) };
+                Send { target, client_seq: ClientSeq(n / 3 + 1), change: message(&format!("{}", n / 3)) };
             asked.push((n, alice.request(RequestBody::Send(send)).await));
         }
         let mut answers = Vec::new();
@@ -124,6 +124,54 @@ async fn numbers_that_were_skipped_are_stale() {
         let mut other_device = ternd.login(transport, "alice", 2).await;
         let own = other_device.send_as(bob, ClientSeq(1), message("x")).await.expect("stored");
         assert!(!own.duplicate, "another device has numbers of its own");
+    })
+    .await;
+}
+
+/// What is sent under a number that the device has used for something else is refused, however long ago that was, and
+/// whether or not the other is durable yet; it has no effect, and the error names the number to go on from.
+#[tokio::test]
+async fn a_number_is_not_used_for_two_messages() {
+    over_each(async |ternd, transport| {
+        let bob = Target::User(user("bob"));
+        let mut alice = ternd.login(transport, "alice", 1).await;
+        let send = async |alice: &mut Session, client_seq: u64, text: &str| {
+            let answer = alice.send_as(bob, ClientSeq(client_seq), message(text)).await;
+            answer
+                .map(|ok| (ok.seq.get(), ok.duplicate))
+                .map_err(|error| (error.code, error.client_seq.get()))
+        };
+        assert_eq!(send(&mut alice, 5, "five").await, Ok((1, false)));
+        assert_eq!(send(&mut alice, 5, "other").await, Err((ErrorCode::ClientSeqUsed, 5)));
+        assert_eq!(send(&mut alice, 4, "four").await, Err((ErrorCode::ClientSeqStale, 5)));
+        // All at once, so that some are in one batch.
+        let numbers = [6, 7, 7, 8, 7, 6];
+        let mut requests = Vec::new();
+        for (client_seq, n) in numbers.into_iter().zip(0..) {
+            let change = message(&format!("{client_seq} {}", n / 4));
+            let body = Send { target: bob, client_seq: ClientSeq(client_seq), change };
+            requests.push(alice.request(RequestBody::Send(body)).await);
+        }
+        let mut answers = Vec::new();
+        for request in requests {
+            answers.push(match alice.answer(request).await {
+                Ok(ServerBody::SendOk(ok)) => Ok((ok.seq.get(), ok.duplicate)),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error.code),
+            });
+        }
+        let used = Err(ErrorCode::ClientSeqUsed);
+        assert_eq!(answers, [Ok((2, false)), Ok((3, false)), Ok((3, true)), Ok((4, false)), used, used]);
+        for n in 0..SEND_WINDOW as u64 {
+            assert_eq!(send(&mut alice, 9 + n, "more").await, Ok((5 + n, false)));
+        }
+        let highest = 8 + SEND_WINDOW as u64;
+        assert_eq!(send(&mut alice, 5, "other").await, Err((ErrorCode::ClientSeqUsed, highest)));
+        assert_eq!(send(&mut alice, 5, "five").await, Ok((1, true)), "found in the log");
+        let log =
+            alice.log_from(ConversationId::direct(user("alice"), user("bob")), 1).await.expect("a member");
+        assert_eq!(&texts(&log)[..5], ["five", "6 0", "7 0", "8 0", "more"]);
+        assert_eq!(log.len(), 4 + SEND_WINDOW);
     })
     .await;
 }

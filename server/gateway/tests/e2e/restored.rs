@@ -1,4 +1,4 @@
-//! A server that was restored from a backup, and clients that had seen what came after it.
+//! A server that was restored from a backup, and clients that had seen what came after it; and the other way round.
 
 use std::path::Path;
 use std::process::Command;
@@ -116,4 +116,41 @@ async fn who_has_seen_what_a_restore_lost_begins_anew_once() {
     let kept = local.latest(chat, 99).expect("readable");
     assert_eq!(texts(&kept), expected);
     assert!(alice.close().await);
+}
+
+/// The state of a device as it was some messages ago: it numbers new messages as it had numbered others.
+#[tokio::test]
+async fn who_went_back_in_time_says_nothing_under_another_name() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let storage = |name: &str| SqliteStorage::open(path(name)).expect("a state");
+    let server = Ternd::start(&path("data"), &Start::default());
+    let (bob, mut at_bob) = start(&server, Transport::Tcp, "bob", storage("bob")).await;
+    let (alice, _) = start(&server, Transport::Tcp, "alice", storage("alice")).await;
+    send(&alice, "bob", &["1"]).await;
+    assert!(alice.close().await);
+    std::fs::copy(path("alice"), path("copy")).expect("a copy of a state that nobody has open");
+
+    let (alice, _) = start(&server, Transport::Tcp, "alice", storage("alice")).await;
+    send(&alice, "bob", &["2", "3", "4"]).await;
+    assert!(alice.close().await);
+
+    let (alice, mut at_alice) = start(&server, Transport::Tcp, "alice", storage("copy")).await;
+    assert_eq!(texts(&caught_up(&mut at_alice).await.1), ["1", "2", "3", "4"], "it gets what it has not");
+    let mut pending = Vec::new();
+    for n in 5..=50 {
+        let change = Change::Message(message(&n.to_string()));
+        pending.push(alice.enqueue(Target::User(user("bob")), change).await.expect("enqueued"));
+    }
+    let mut stored = Vec::new();
+    for pending in pending {
+        stored.push(pending.await.expect("stored"));
+    }
+    assert!(stored.iter().all(|ok| !ok.duplicate));
+    let got = entries(&mut at_bob, 50).await;
+    let mut numbers: Vec<u32> = texts(&got).iter().map(|text| text.parse().expect("a number")).collect();
+    assert_eq!(numbers[..4], [1, 2, 3, 4]);
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=50).collect::<Vec<_>>(), "each once");
+    assert!(alice.close().await && bob.close().await);
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures_util::future::{join, join4};
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
 use tern_protocol::limits::ENTRY_BYTES_MAX;
-use tern_protocol::model::{Conversation, Head, Membership, SendWindow, Sender, WallMillis, Watermarks};
+use tern_protocol::model::{Conversation, Entry, Head, Membership, SendWindow, Sender, Watermarks};
 
 use super::{all, bad_key, bounded, entries, missing_record, read_only, watermark};
 use crate::keys::conversation::ConversationKey;
@@ -225,10 +225,10 @@ async fn fence_once(kv: &dyn Kv, id: ConversationId) -> Result<Version, CommitEr
 }
 
 /// What became of a send.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// It is this entry.
-    Seq(Seq, WallMillis),
+    /// This entry has its number.
+    Entry(Entry),
     /// It was never stored.
     Absent,
     /// It is not in the log, whose beginning has been trimmed: it may have been there.
@@ -248,16 +248,17 @@ pub async fn find_send(
     let mut last = before.prev();
     loop {
         let (floor, page) = read_only!(kv, |tx| search_page(tx, id, last))?;
-        for entry in page.iter().rev().filter(|entry| entry.sender == sender) {
+        let first = page.first().map(|entry| entry.seq);
+        for entry in page.into_iter().rev().filter(|entry| entry.sender == sender) {
             match entry.client_seq.cmp(&client_seq) {
-                std::cmp::Ordering::Equal => return Ok(Found::Seq(entry.seq, entry.time)),
+                std::cmp::Ordering::Equal => return Ok(Found::Entry(entry)),
                 std::cmp::Ordering::Less => return Ok(Found::Absent),
                 std::cmp::Ordering::Greater => {}
             }
         }
-        match page.first() {
-            Some(first) if first.seq > floor => {
-                last = first.seq.prev();
+        match first {
+            Some(first) if first > floor => {
+                last = first.prev();
                 super::give_way().await;
             }
             _ => return Ok(if floor > Seq(1) { Found::Trimmed } else { Found::Absent }),
@@ -269,7 +270,7 @@ async fn search_page(
     tx: &dyn Transaction,
     id: ConversationId,
     last: Seq,
-) -> Result<(Seq, Vec<tern_protocol::model::Entry>), StoreError> {
+) -> Result<(Seq, Vec<Entry>), StoreError> {
     let Some(head) = super::head(tx, id).await? else { return Ok((Seq(1), Vec::new())) };
     let range = (head.floor, last.min(head.last));
     let (entries, _) = entries(tx, id, range, SEARCH_ROWS, super::RANGE_BYTES, true).await?;

@@ -143,7 +143,12 @@ fn what_an_earlier_run_left_behind_is_decided_too() {
     for (seq, pending) in (5..).zip(&mut case.model.conversations.get_mut(&with("bob")).unwrap().pending) {
         (pending.client_seq, pending.fate) = (Some(ClientSeq(seq)), Fate::Queued);
     }
-    let error = WireError { code: ErrorCode::Forbidden, text: "no".into(), retry_after_ms: 0 };
+    let error = WireError {
+        code: ErrorCode::Forbidden,
+        text: "no".into(),
+        retry_after_ms: 0,
+        client_seq: ClientSeq(0),
+    };
     let ok = SendOk { conversation: with("bob"), seq: Seq(2), time: WallMillis(NOON_MS), duplicate: false };
     for (client_seq, result) in [(6, Err(error)), (9, Ok(ok))] {
         let client_seq = ClientSeq(client_seq);

@@ -647,8 +647,36 @@ fn stale_gets_a_new_number_in_one_record() {
     assert!(rig.machine.is_settled());
 }
 
+/// A device that numbers as it did before goes on above what the server names, in its order, each message once.
+#[test]
+fn used_numbers_are_left_behind_at_once() {
+    let used = |highest| {
+        let ServerBody::Error(error) = error(ErrorCode::ClientSeqUsed, 0) else { unreachable!() };
+        ServerBody::Error(WireError { client_seq: ClientSeq(highest), ..error })
+    };
+    for (highest, expected) in
+        [(500, [501, 502, 503]), (2, [4, 5, 6]), (0, [4, 6, 10]), (u64::MAX, [4, 6, 10])]
+    {
+        let mut rig = Rig::online(Rig::usual(), State::default());
+        (1..=3).for_each(|n| rig.send(n));
+        let mut disk = State::default();
+        rig.take_all(&mut disk);
+        rig.other.clear();
+        rig.sends().into_iter().for_each(|(id, _)| rig.receive(id, used(highest)));
+        rig.take_all(&mut disk);
+        let texts: Vec<_> =
+            disk.conversations[&group(1)].unacked.values().map(|(_, change)| change).collect();
+        assert_eq!(texts, [&message("1"), &message("2"), &message("3")], "{highest}");
+        let sends = rig.sends();
+        assert_eq!(sends.iter().map(|(_, number)| *number).collect::<Vec<_>>(), expected, "{highest}");
+        sends.into_iter().zip(7..).for_each(|((id, _), seq)| rig.receive(id, stored(seq)));
+        assert!(rig.machine.is_settled());
+    }
+}
+
 #[test]
 fn a_refusal_for_good_ends_a_send() {
+    let by_number = [ErrorCode::ClientSeqStale, ErrorCode::ClientSeqUsed];
     for code in ErrorCode::ALL.iter().filter(|c| !c.closes()) {
         let mut rig = Rig::online(Rig::usual(), State::default());
         rig.send(1);
@@ -656,13 +684,12 @@ fn a_refusal_for_good_ends_a_send() {
         rig.other.clear();
         rig.receive(id, error(*code, 0));
         let told = rig.other.iter().any(|o| matches!(o, Output::Sent { result: Err(_), .. }));
-        let for_good =
-            code.retry() == tern_protocol::error::Retry::Never && *code != ErrorCode::ClientSeqStale;
+        let for_good = code.retry() == tern_protocol::error::Retry::Never && !by_number.contains(code);
         assert_eq!(told, for_good, "{code}");
         rig.advance(seconds(40));
         let expected: &[u64] = match code {
             _ if for_good => &[],
-            ErrorCode::ClientSeqStale => &[2],
+            code if by_number.contains(code) => &[2],
             _ => &[1],
         };
         assert_eq!(rig.numbers(), expected, "{code}");

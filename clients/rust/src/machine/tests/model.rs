@@ -53,7 +53,7 @@ pub(super) fn entry(seq: u64, text: impl Into<String>) -> Entry {
 }
 
 pub(super) fn error(code: ErrorCode, retry_after_ms: u32) -> ServerBody {
-    ServerBody::Error(WireError { code, text: "because".into(), retry_after_ms })
+    ServerBody::Error(WireError { code, text: "because".into(), retry_after_ms, client_seq: ClientSeq(0) })
 }
 
 pub(super) fn login_ok(in_flight_max: u32) -> ServerBody {

@@ -55,8 +55,9 @@ const HISTORY_BYTES_MAX: u64 = 256 << 20;
 /// The schema is the client's own and may change; read through [`LocalHistory`]. Beside the database there are
 /// `<file>.lock`, and `<file>-wal` and `<file>-shm` while it is open.
 ///
-/// Keep the file out of the device's backups. One that comes back from a backup, or a copy, numbers its messages as the
-/// device had before: the server takes them for those that it has, and the app is told that they are sent.
+/// A file that comes back from a backup of the device is brought up to date: what the device has received since is handed
+/// over once more, and messages get new numbers where theirs were used since. Two copies of a file in use at the same time
+/// are one device that is connected twice, and throw each other out.
 #[derive(Debug)]
 pub struct SqliteStorage {
     path: PathBuf,

@@ -115,13 +115,23 @@ async fn late_duplicates_are_found(kv: &dyn Kv) {
     owner.messages(device("ben", 2), 1, 600).await;
     owner.messages(device("anna", 1), 20, 1).await;
     let find = async |client_seq, before| {
-        append::find_send(kv, owner.id, device("anna", 1), ClientSeq(client_seq), Seq(before)).await.unwrap()
+        let sender = device("anna", 1);
+        let found =
+            append::find_send(kv, owner.id, sender, ClientSeq(client_seq), Seq(before)).await.unwrap();
+        if let Found::Entry(entry) = &found {
+            assert_eq!((entry.sender, entry.client_seq), (sender, ClientSeq(client_seq)));
+        }
+        found
     };
     let last = owner.head().await.last.get();
+    let entry = async |seq| {
+        let page = owner.history("ben", HistoryFrom::Forward(Seq(seq)), 1).await.unwrap();
+        Found::Entry(page.entries[0].clone())
+    };
     for (client_seq, before, expected) in [
-        (10, last + 1, Found::Seq(Seq(2), WallMillis(1_002))),
-        (1, last + 1, Found::Seq(Seq(1), WallMillis(1_001))),
-        (20, last + 1, Found::Seq(Seq(603), WallMillis(1_603))),
+        (10, last + 1, entry(2).await),
+        (1, last + 1, entry(1).await),
+        (20, last + 1, entry(603).await),
         (20, last, Found::Absent),
         (15, last + 1, Found::Absent),
         (9, last + 1, Found::Absent),
@@ -130,7 +140,7 @@ async fn late_duplicates_are_found(kv: &dyn Kv) {
     }
     trim::raise_floor(kv, owner.id, Seq(300)).await.unwrap();
     assert_eq!(find(10, last + 1).await, Found::Trimmed);
-    assert_eq!(find(20, last + 1).await, Found::Seq(Seq(603), WallMillis(1_603)));
+    assert_eq!(find(20, last + 1).await, entry(603).await);
     let nowhere = append::find_send(kv, group(9), device("anna", 1), ClientSeq(1), Seq(9)).await;
     assert_eq!(nowhere, Ok(Found::Absent));
 }
