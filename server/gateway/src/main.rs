@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
-use tern_server::config::{ConfigError, EXAMPLE, Loaded};
+use tern_server::config::{ConfigError, EXAMPLE, Loaded, strangers};
 use tern_server::run::{runtime, server_until_signal};
 use tern_server::{dev, offline, serve, top};
 
@@ -54,6 +54,8 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
 }
 
 fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    strangers(names).iter().for_each(|stranger| tracing::warn!("{stranger}"));
     Loaded::read(&sources.config, &sources.overrides)
 }
 

@@ -70,24 +70,30 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let config = &loaded.config;
     let mut reloader = Reloader::default();
 
-    let before = Looks::of([config.tls.certificate.clone(), config.tls.key.clone()]);
-    let identity = loaded.identity()?;
+    // Before the files are read, so that no change is missed.
+    let tokens = &config.tokens;
+    let files = |paths: &mut dyn Iterator<Item = &PathBuf>| Looks::of(paths.cloned().collect::<Vec<_>>());
+    let certificate_before = files(&mut [&config.tls.certificate, &config.tls.key].into_iter());
+    let keys_before = files(&mut tokens.keys.iter().map(|key| &key.file));
+    let jwks_before = files(&mut tokens.jwks.iter().filter_map(|jwks| jwks.file.as_ref()));
+    let revoked_before = files(&mut tokens.revoked.iter());
+
+    let mut mistakes = ConfigError::none();
+    let identity = mistakes.note(loaded.identity());
+    let verifier = mistakes.note(loaded.verifier());
+    let published = mistakes.note(loaded.jwks_fetcher());
+    let ((identity, verifier), published) = mistakes.or_all(identity.zip(verifier).zip(published))?;
+
     tell_expiry(&identity);
     let identity = CurrentIdentity::new(identity);
     let (again, current) = (loaded.clone(), Arc::clone(&identity));
-    reloader.watch(Source::Certificate, before, move || {
+    reloader.watch(Source::Certificate, certificate_before, move || {
         again.identity().map(|identity| {
             tell_expiry(&identity);
             current.replace(identity);
         })
     });
 
-    let tokens = &config.tokens;
-    let files = |paths: &mut dyn Iterator<Item = &PathBuf>| Looks::of(paths.cloned().collect::<Vec<_>>());
-    let keys_before = files(&mut tokens.keys.iter().map(|key| &key.file));
-    let jwks_before = files(&mut tokens.jwks.iter().filter_map(|jwks| jwks.file.as_ref()));
-    let revoked_before = files(&mut tokens.revoked.iter());
-    let verifier = loaded.verifier()?;
     let (again, ring) = (loaded.clone(), Arc::clone(verifier.keys()));
     reloader.watch(Source::TokenKeys, keys_before, move || {
         again.token_keys().map(|keys| ring.set_configured(keys))
@@ -101,7 +107,6 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         again.revoked().map(|revoked| revoked.into_iter().for_each(|revoked| revocations.replace(revoked)))
     });
     let ring = verifier.keys();
-    let published = loaded.jwks_fetcher()?;
     if published.is_some() {
         let ring = Arc::clone(ring);
         reloader.on_hangup(move || ring.fetch_soon());

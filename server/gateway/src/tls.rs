@@ -58,6 +58,14 @@ pub enum TlsError {
 }
 
 impl TlsError {
+    /// The file that it is about.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File { path, .. } | Self::Content { path, .. } => Some(path),
+            Self::Crypto(_) => None,
+        }
+    }
+
     fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::File { path: path.to_owned(), source }
     }

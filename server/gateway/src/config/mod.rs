@@ -3,12 +3,15 @@
 
 mod origin;
 mod overrides;
+mod schema;
 mod show;
 #[cfg(test)]
 mod tests;
 mod tokens;
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,19 +20,14 @@ use thiserror::Error;
 use crate::admin;
 use crate::limits::Limits;
 use crate::tls;
-use crate::transport::ShardCount;
 use crate::transport::proxy::Network;
 
 pub use origin::{Origin, Origins};
-pub use overrides::{Override, Overrides};
+pub use overrides::{Override, Overrides, strangers};
 pub use tokens::{Algorithm, Jwks, Key, Tokens};
 
 /// A complete configuration with its defaults and explanations.
 pub const EXAMPLE: &str = include_str!("example.toml");
-/// Addresses of one transport; each costs a socket on each shard.
-const ADDRESSES_MAX: usize = 16;
-/// Each is looked at for every TCP connection.
-const PROXIES_MAX: usize = 256;
 
 /// What a server needs to know.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -53,6 +51,7 @@ pub struct Config {
     /// The server's certificate.
     pub tls: Tls,
     /// What tokens are accepted.
+    #[serde(default)]
     pub tokens: Tokens,
     /// What one address, user or device may take.
     #[serde(default)]
@@ -94,10 +93,60 @@ pub struct Tls {
     pub key: PathBuf,
 }
 
-/// Why a configuration cannot be used: the file and line, variable or flag, what is wrong with it, what was expected.
+/// Why a configuration cannot be used: of each mistake the file and line, variable or flag, what is wrong with it, what
+/// was expected.
 #[derive(Debug, Error)]
-#[error("{0}")]
-pub struct ConfigError(String);
+pub struct ConfigError(Vec<Mistake>);
+
+#[derive(Debug)]
+struct Mistake {
+    key: String,
+    /// 0: not in the file.
+    line: usize,
+    text: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0[..] {
+            [one] => f.write_str(&one.text),
+            several => {
+                write!(f, "{} mistakes in the configuration:", several.len())?;
+                several.iter().try_for_each(|mistake| write!(f, "\n{}", mistake.text))
+            }
+        }
+    }
+}
+
+impl ConfigError {
+    /// Nothing is wrong so far.
+    pub(crate) fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Keeps the order of the file. What may be wrong only because something else is, is left out.
+    fn add(&mut self, mistake: Mistake) {
+        if !self.0.iter().any(|before| origin::are_related(&before.key, &mistake.key)) {
+            let at = self.0.partition_point(|before| before.line <= mistake.line);
+            self.0.insert(at, mistake);
+        }
+    }
+
+    /// Takes the mistakes, if there are any.
+    pub(crate) fn note<T>(&mut self, result: Result<T, Self>) -> Option<T> {
+        result.map_err(|error| error.0.into_iter().for_each(|mistake| self.add(mistake))).ok()
+    }
+
+    /// The value, if nothing is wrong.
+    fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.0.is_empty() { Ok(value) } else { Err(self) }
+    }
+
+    /// The values, if there are all of them.
+    pub(crate) fn or_all<T>(self, values: Option<T>) -> Result<T, Self> {
+        values.ok_or(self)
+    }
+}
 
 fn default_listen() -> Vec<SocketAddr> {
     vec![SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 0], 7443))]
@@ -116,14 +165,18 @@ impl Config {
 }
 
 impl Loaded {
-    /// Reads a file. Relative paths in it are relative to its directory.
+    /// Reads a file. Relative paths in it are relative to its directory. When something is wrong with it, the files that
+    /// it names are looked at as well, so that everything is told at once.
     ///
     /// # Errors
-    /// With the file, the line, and what was expected.
+    /// Each mistake with the file, the line, and what was expected.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| ConfigError(format!("cannot read {}: {error}", path.display())))?;
-        let (mut config, origins) = origin::read(path, &text, &overrides.0)?;
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let text = format!("cannot read {}: {error}", path.display());
+            ConfigError(vec![Mistake { key: String::new(), line: 0, text }])
+        })?;
+        let mut mistakes = ConfigError::none();
+        let (mut config, origins) = origin::read(path, &text, &overrides.0, &mut mistakes)?;
         let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for file in [&mut config.data, &mut config.tls.certificate, &mut config.tls.key]
             .into_iter()
@@ -132,48 +185,58 @@ impl Loaded {
             *file = base.join(&*file);
         }
         let loaded = Self { config, origins };
-        loaded.check()?;
-        Ok(loaded)
+        mistakes.note(loaded.check());
+        if !mistakes.0.is_empty() {
+            mistakes.note(loaded.identity().map(drop));
+            mistakes.note(loaded.verifier().map(drop));
+            mistakes.note(loaded.jwks_fetcher().map(drop));
+        }
+        mistakes.or(loaded)
     }
 
     /// An error about the value of `key`.
-    pub(crate) fn refuse(&self, key: &str, problem: impl std::fmt::Display) -> ConfigError {
-        ConfigError(format!("{}: {key}: {problem}", self.origins.at(key)))
+    pub(crate) fn refuse(&self, key: &str, problem: impl fmt::Display) -> ConfigError {
+        ConfigError(vec![self.origins.mistake(key, problem)])
     }
 
-    /// What the types cannot say.
+    /// How values have to fit together, and to the machine.
     fn check(&self) -> Result<(), ConfigError> {
         let config = &self.config;
-        if let Some(shards) = config.shards.filter(|shards| ShardCount::new(*shards).is_none()) {
-            return Err(self.refuse("shards", format!("{shards} threads: expected 1 to {}", ShardCount::MAX)));
-        }
+        let mut mistakes = ConfigError::none();
         for (key, addresses) in
             [("listen", Some(&config.listen)), ("listen_quic", config.listen_quic.as_ref())]
         {
-            let Some(addresses) = addresses else { continue };
-            if !(1..=ADDRESSES_MAX).contains(&addresses.len()) {
-                let problem = format!("{} addresses: expected 1 to {ADDRESSES_MAX}", addresses.len());
-                return Err(self.refuse(key, problem));
+            let addresses = addresses.map_or(&[][..], |addresses| addresses);
+            for (i, address) in addresses.iter().enumerate() {
+                if address.port() != 0 && addresses[..i].contains(address) {
+                    mistakes.add(
+                        self.origins.mistake(&format!("{key}[{i}]"), format!("{address} is there twice")),
+                    );
+                }
             }
-            let twice =
-                |i: usize, address: &SocketAddr| address.port() != 0 && addresses[..i].contains(address);
-            if let Some((_, address)) = addresses.iter().enumerate().find(|(i, address)| twice(*i, address)) {
-                return Err(self.refuse(key, format!("{address} is there twice")));
-            }
-        }
-        let proxies = config.proxy_protocol_from.len();
-        if proxies > PROXIES_MAX {
-            let problem = format!("{proxies} networks: expected at most {PROXIES_MAX}");
-            return Err(self.refuse("proxy_protocol_from", problem));
         }
         if !config.data.is_dir() && !config.data.parent().is_some_and(Path::is_dir) {
             let data = config.data.display();
-            return Err(self.refuse("data", format!("there is no directory {data}, nor one to make it in")));
+            mistakes.add(self.origins.mistake(
+                "data",
+                format!("there is no directory {data}, nor one to make it in: make it first"),
+            ));
         }
-        admin::check(config.admin.listen, config.admin.allow_remote)
-            .map_err(|error| self.refuse("admin.listen", error))?;
-        config.limits.check().map_err(|(key, problem)| self.refuse(key, problem))?;
-        self.check_tokens()
+        let admin = config.admin.listen;
+        mistakes.note(
+            admin::check(admin, config.admin.allow_remote)
+                .map_err(|error| self.refuse("admin.listen", error)),
+        );
+        if let Some(taken) = config.listen.iter().find(|address| overlap(**address, admin)) {
+            let problem = format!(
+                "{admin} is taken by {taken} in `listen`: expected a port of its own, such as {}",
+                admin::DEFAULT_ADDRESS
+            );
+            mistakes.add(self.origins.mistake("admin.listen", problem));
+        }
+        mistakes.note(config.limits.check().map_err(|(key, problem)| self.refuse(key, problem)));
+        mistakes.note(self.check_tokens());
+        mistakes.or(())
     }
 
     /// The certificate.
@@ -182,7 +245,36 @@ impl Loaded {
     /// When a file cannot be read or is not what it should be.
     pub fn identity(&self) -> Result<tls::Identity, ConfigError> {
         let files = &self.config.tls;
-        tls::Identity::from_pem_files(&files.certificate, &files.key)
-            .map_err(|error| self.refuse("tls", error))
+        let mut mistakes = ConfigError::none();
+        for (key, path) in [("tls.certificate", &files.certificate), ("tls.key", &files.key)] {
+            mistakes.note(std::fs::File::open(path).map_err(|error| self.cannot_read(key, path, &error)));
+        }
+        mistakes.or(())?;
+        tls::Identity::from_pem_files(&files.certificate, &files.key).map_err(|error| {
+            let key = if error.path() == Some(&files.certificate) { "tls.certificate" } else { "tls.key" };
+            self.refuse(key, error)
+        })
     }
+
+    /// What is named by `key` is not there, or is others'.
+    fn cannot_read(&self, key: &str, path: &Path, error: &io::Error) -> ConfigError {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "this user may not: `ternd` runs as the user of its service, which needs to be let in"
+                    .to_owned()
+            }
+            _ => error.to_string(),
+        };
+        self.refuse(key, format!("{} cannot be read: {why}", path.display()))
+    }
+}
+
+/// Whether both cannot be listened on. `[::]` takes IPv4 too.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let takes = |one: IpAddr, other: IpAddr| {
+        one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4())
+    };
+    let (a, b) = (one.ip(), other.ip());
+    one.port() != 0 && one.port() == other.port() && (takes(a, b) || takes(b, a))
 }

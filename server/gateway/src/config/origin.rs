@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigError, Override};
+use super::{Config, ConfigError, Mistake, Override, schema};
 
 /// Where a value was set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +45,15 @@ impl Origins {
         self.set.get(key)
     }
 
-    /// For a message about `key`: where it was set, else the file in which it is missing.
-    pub fn at(&self, key: &str) -> String {
-        self.get(key).map_or_else(|| self.path.display().to_string(), Origin::to_string)
+    /// A message about `key`: where it was set, else its section, else the file in which it is missing.
+    pub(super) fn mistake(&self, key: &str, problem: impl fmt::Display) -> Mistake {
+        let origin = ancestors(key).find_map(|key| self.get(key));
+        let place = origin.map_or_else(|| self.path.display().to_string(), Origin::to_string);
+        let line = match origin {
+            Some(Origin::File(_, line)) => *line,
+            _ => 0,
+        };
+        Mistake { key: key.to_owned(), line, text: format!("{place}: {key}: {problem}") }
     }
 
     fn note(&mut self, text: &str, prefix: &str, table: &DeTable<'_>) {
@@ -63,8 +69,11 @@ impl Origins {
                 DeValue::Table(inner) => self.note(text, &key, inner),
                 DeValue::Array(elements) => {
                     for (i, element) in elements.iter().enumerate() {
+                        let key = format!("{key}[{i}]");
+                        let line = line_of(text, element.span().start);
+                        self.set.insert(key.clone(), Origin::File(self.path.clone(), line));
                         if let DeValue::Table(inner) = element.get_ref() {
-                            self.note(text, &format!("{key}[{i}]"), inner);
+                            self.note(text, &key, inner);
                         }
                     }
                 }
@@ -74,33 +83,57 @@ impl Origins {
     }
 }
 
-/// Reads a configuration out of the text of a file and what overrides it.
+/// `tokens.keys[0].file`, `tokens.keys[0]`, `tokens.keys`, `tokens`.
+fn ancestors(key: &str) -> impl Iterator<Item = &str> {
+    std::iter::successors(Some(key), |key| key.rfind(['.', '[']).map(|end| &key[..end]))
+}
+
+/// Whether a mistake in `one` may be the reason of one in `other`: the same key, one of them in the other, or both in one
+/// element of a list.
+pub(super) fn are_related(one: &str, other: &str) -> bool {
+    let scope = |key: &str| key.rfind(']').map_or(key.len(), |end| end + 1);
+    let (one, other) = (&one[..scope(one)], &other[..scope(other)]);
+    ancestors(one).any(|key| key == other) || ancestors(other).any(|key| key == one)
+}
+
+/// Reads a configuration out of the text of a file and what overrides it. What could not be used is in `mistakes`, and
+/// something else in its place.
+///
+/// # Errors
+/// When it is not TOML.
 pub(super) fn read(
     path: &Path,
     text: &str,
     overrides: &[Override],
+    mistakes: &mut ConfigError,
 ) -> Result<(Config, Origins), ConfigError> {
-    let refuse = |mut error: toml::de::Error| {
-        error.set_input(None);
-        let place = match error.span() {
-            // Of what is missing, the place has no length; at the very beginning it says nothing.
-            Some(span) if span != (0..0) => format!("{}:{}", path.display(), line_of(text, span.start)),
-            _ => path.display().to_string(),
-        };
-        ConfigError(format!("{place}: {}", error.message()))
+    let refuse = |error: &toml::de::Error| {
+        let line = error.span().map_or(0, |span| line_of(text, span.start));
+        let place = if line == 0 { String::new() } else { format!(":{line}") };
+        let text = format!("{}{place}: {}", path.display(), error.message());
+        Mistake { key: String::new(), line, text }
     };
-    let mut document = DeTable::parse(text).map_err(refuse)?;
+    let (mut document, errors) = DeTable::parse_recoverable(text);
+    let mut lines: Vec<Mistake> = errors.iter().map(refuse).collect();
+    if !lines.is_empty() {
+        // What else is wrong in a line may be so only because the first thing is.
+        lines.dedup_by_key(|mistake| mistake.line);
+        return Err(ConfigError(lines));
+    }
     let mut origins = Origins { path: path.to_owned(), set: BTreeMap::new() };
     origins.note(text, "", document.get_ref());
 
     let mut over = toml::Table::new();
     for Override { key, value, origin } in overrides {
         put(&mut over, key, value.clone());
+        origins.set.retain(|set, _| !ancestors(set).any(|set| set == *key));
         origins.set.insert((*key).to_owned(), origin.clone());
     }
     let over = over.to_string();
-    merge(document.get_mut(), DeTable::parse(&over).map_err(refuse)?.into_inner());
-    let config = Config::deserialize(toml::de::Deserializer::from(document)).map_err(refuse)?;
+    let parse = |error: toml::de::Error| ConfigError(vec![refuse(&error)]);
+    merge(document.get_mut(), DeTable::parse(&over).map_err(parse)?.into_inner());
+    schema::check(document.get_mut(), &origins, mistakes);
+    let config = Config::deserialize(toml::de::Deserializer::from(document)).map_err(parse)?;
     Ok((config, origins))
 }
 

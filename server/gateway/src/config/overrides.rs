@@ -1,89 +1,80 @@
-//! What the environment and the command line may set: one table, from which the flags are made.
+//! What the environment and the command line may set.
 
-use std::net::SocketAddr;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
 
 use super::Origin;
+use super::schema::{Kind, Over, SETTINGS, Setting, nearest};
 
-struct Known {
-    /// The key in the file.
-    key: &'static str,
-    flag: &'static str,
-    variable: &'static str,
-    kind: Kind,
-    help: &'static str,
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    /// Relative to the working directory.
-    Path,
-    Address,
-    Addresses,
-    Number,
-    Text,
-}
+/// Variables of the environment that begin like ours and are others': those of `tern`, and the log's.
+const OTHERS: [&str; 8] = [
+    "TERN_CA",
+    "TERN_CONFIG",
+    "TERN_LOG",
+    "TERN_SERVER",
+    "TERN_SERVER_NAME",
+    "TERN_STATE",
+    "TERN_TOKEN",
+    "TERN_TRANSPORT",
+];
+const PREFIX: &str = "TERN_";
 
 impl Kind {
     fn value_name(self) -> &'static str {
         match self {
-            Self::Path => "PATH",
+            Self::Path(_) => "PATH",
             Self::Address => "ADDR",
-            Self::Addresses => "ADDR,..",
-            Self::Number => "N",
-            Self::Text => "TEXT",
+            Self::Addresses | Self::Networks => "ADDR,..",
+            Self::Number(..) => "N",
+            Self::Text | Self::Flag | Self::Word(_) => "TEXT",
         }
     }
 
-    fn parse(self, text: &str) -> Result<toml::Value, String> {
+    /// As the file would have it; what is none of its kind stays as it is, to be refused with everything else.
+    fn value(self, text: &str) -> toml::Value {
         match self {
-            Self::Path if text.is_empty() => Err("expected a path".to_owned()),
-            Self::Path => {
-                let path = std::path::absolute(PathBuf::from(text)).map_err(|error| error.to_string())?;
-                let path = path.into_os_string().into_string();
-                Ok(path.map_err(|_| "expected a path in UTF-8".to_owned())?.into())
+            Self::Path(_) => {
+                match std::path::absolute(text).map(PathBuf::into_os_string).map(OsString::into_string) {
+                    Ok(Ok(path)) => path.into(),
+                    _ => text.into(),
+                }
             }
-            Self::Address => address(text),
-            Self::Addresses => {
-                text.split(',').map(address).collect::<Result<Vec<_>, String>>().map(toml::Value::Array)
+            Self::Addresses | Self::Networks => {
+                let addresses = text.split(',').map(|address| address.trim().into());
+                toml::Value::Array(addresses.collect())
             }
-            Self::Number => {
-                let number: i64 = text.parse().map_err(|_| format!("{text:?}: expected a whole number"))?;
-                Ok(number.into())
-            }
-            Self::Text => Ok(text.into()),
+            Self::Number(..) => text.trim().parse::<i64>().map_or_else(|_| text.into(), Into::into),
+            Self::Flag => text.parse::<bool>().map_or_else(|_| text.into(), Into::into),
+            Self::Address | Self::Text | Self::Word(_) => text.into(),
         }
     }
 }
 
-fn address(text: &str) -> Result<toml::Value, String> {
-    let parsed: Result<SocketAddr, _> = text.trim().parse();
-    let parsed = parsed
-        .map_err(|_| format!("{text:?} is no address: expected for example [::]:7443 or 192.0.2.1:7443"))?;
-    Ok(parsed.to_string().into())
+fn known() -> impl Iterator<Item = (&'static Setting, &'static Over)> {
+    SETTINGS.iter().filter_map(|setting| Some((setting, setting.over.as_ref()?)))
 }
 
-macro_rules! known {
-    ($($key:literal $flag:literal $variable:literal $kind:ident $help:literal;)*) => {
-        const KNOWN: &[Known] = &[$(
-            Known { key: $key, flag: $flag, variable: $variable, kind: Kind::$kind, help: $help },
-        )*];
-    };
-}
-
-known! {
-    "data" "data" "TERN_DATA" Path "Data directory";
-    "listen" "listen" "TERN_LISTEN" Addresses "Addresses for TCP, with commas between them";
-    "listen_quic" "listen-quic" "TERN_LISTEN_QUIC" Addresses "Addresses for QUIC, with commas between them";
-    "shards" "shards" "TERN_SHARDS" Number "Threads";
-    "admin.listen" "admin-listen" "TERN_ADMIN_LISTEN" Address "Address for metrics, health and readiness";
-    "tls.certificate" "tls-certificate" "TERN_TLS_CERTIFICATE" Path "Certificate chain, PEM";
-    "tls.key" "tls-key" "TERN_TLS_KEY" Path "The certificate's private key, PEM";
-    "tokens.issuer" "tokens-issuer" "TERN_TOKENS_ISSUER" Text "The required `iss` of tokens";
-    "tokens.audience" "tokens-audience" "TERN_TOKENS_AUDIENCE" Text "The required `aud` of tokens";
+/// Says of each variable that looks like one of ours and is none what was probably meant. It is no reason to refuse:
+/// orchestrators make such variables for a service of that name.
+pub fn strangers(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let ours = || known().map(|(_, over)| over.variable);
+    let mut strangers: Vec<String> = names
+        .into_iter()
+        .filter(|name| name.starts_with(PREFIX))
+        .filter(|name| !OTHERS.contains(&name.as_str()) && !ours().any(|known| known == name))
+        .collect();
+    strangers.sort();
+    let told = strangers.into_iter().map(|name| {
+        let meant = ours().map(|known| &known[PREFIX.len()..]);
+        match nearest(&name[PREFIX.len()..], meant) {
+            Some(meant) => format!("{name} has no effect; did you mean {PREFIX}{meant}?"),
+            None => format!("{name} has no effect: ternd knows no such variable"),
+        }
+    });
+    told.collect()
 }
 
 /// A value that goes before the one in the file.
@@ -103,13 +94,13 @@ pub struct Overrides(pub Vec<Override>);
 
 impl Args for Overrides {
     fn augment_args(command: Command) -> Command {
-        command.args(KNOWN.iter().map(|known| {
-            Arg::new(known.flag)
-                .long(known.flag)
-                .env(known.variable)
-                .value_name(known.kind.value_name())
+        command.args(known().map(|(setting, over)| {
+            Arg::new(over.flag)
+                .long(over.flag)
+                .env(over.variable)
+                .value_name(setting.kind.value_name())
                 .action(ArgAction::Set)
-                .help(known.help)
+                .help(over.help)
                 .help_heading("Instead of what the file says")
         }))
     }
@@ -121,19 +112,15 @@ impl Args for Overrides {
 
 impl FromArgMatches for Overrides {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        let mut overrides = Vec::new();
-        for known in KNOWN {
-            let Some(text) = matches.get_one::<String>(known.flag) else { continue };
-            let origin = match matches.value_source(known.flag) {
-                Some(ValueSource::EnvVariable) => Origin::Environment(known.variable),
-                _ => Origin::Flag(known.flag),
+        let set = known().filter_map(|(setting, over)| {
+            let text = matches.get_one::<String>(over.flag)?;
+            let origin = match matches.value_source(over.flag) {
+                Some(ValueSource::EnvVariable) => Origin::Environment(over.variable),
+                _ => Origin::Flag(over.flag),
             };
-            let value = known.kind.parse(text).map_err(|problem| {
-                clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{origin}: {problem}\n"))
-            })?;
-            overrides.push(Override { key: known.key, value, origin });
-        }
-        Ok(Self(overrides))
+            Some(Override { key: setting.key, value: setting.kind.value(text), origin })
+        });
+        Ok(Self(set.collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -12,9 +12,6 @@ use super::{ConfigError, Loaded};
 use crate::auth::revoked::Revoked;
 use crate::auth::{Fetcher, TokenKey, Verifier, jwks};
 
-/// A key set that is fetched more rarely than once a day is not fetched at all.
-const REFRESH_SECONDS_MAX: u64 = 24 * 3600;
-
 /// What tokens are accepted. At least one key, or a key set.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +72,19 @@ pub struct Jwks {
     pub refresh_seconds: u64,
 }
 
+impl Default for Tokens {
+    fn default() -> Self {
+        Self {
+            issuer: None,
+            audience: None,
+            leeway_seconds: default_leeway(),
+            revoked: None,
+            keys: Vec::new(),
+            jwks: None,
+        }
+    }
+}
+
 pub(super) fn default_leeway() -> u64 {
     30
 }
@@ -112,10 +122,6 @@ impl Loaded {
         if jwks.file.is_some() && jwks.ca.is_some() {
             return Err(self.refuse("tokens.jwks.ca", "is for a url: a file needs none"));
         }
-        if !(1..=REFRESH_SECONDS_MAX).contains(&jwks.refresh_seconds) {
-            let problem = format!("{}: expected 1 to {REFRESH_SECONDS_MAX}", jwks.refresh_seconds);
-            return Err(self.refuse("tokens.jwks.refresh_seconds", problem));
-        }
         Ok(())
     }
 
@@ -125,11 +131,17 @@ impl Loaded {
     /// When a file cannot be read or is not what it should be.
     pub fn verifier(&self) -> Result<Verifier, ConfigError> {
         let tokens = &self.config.tokens;
-        let mut verifier = Verifier::new(self.token_keys()?, Duration::from_secs(tokens.leeway_seconds));
-        if let Some(keys) = self.jwks_file()? {
+        let mut mistakes = ConfigError::none();
+        let configured = mistakes.note(self.token_keys());
+        let published = mistakes.note(self.jwks_file());
+        let revoked = mistakes.note(self.revoked());
+        let files = configured.zip(published).zip(revoked);
+        let ((configured, published), revoked) = mistakes.or_all(files)?;
+        let mut verifier = Verifier::new(configured, Duration::from_secs(tokens.leeway_seconds));
+        if let Some(keys) = published {
             verifier.keys().set_published(keys);
         }
-        if let Some(revoked) = self.revoked()? {
+        if let Some(revoked) = revoked {
             verifier.revocations().replace(revoked);
         }
         if let Some(issuer) = &tokens.issuer {
@@ -146,8 +158,10 @@ impl Loaded {
     /// # Errors
     /// When a file cannot be read or is not such a key.
     pub fn token_keys(&self) -> Result<Vec<TokenKey>, ConfigError> {
-        let key = |(i, key)| self.token_key(&format!("tokens.keys[{i}].file"), key);
-        self.config.tokens.keys.iter().enumerate().map(key).collect()
+        let mut mistakes = ConfigError::none();
+        let read = |(i, key)| mistakes.note(self.token_key(&format!("tokens.keys[{i}].file"), key));
+        let keys: Vec<_> = self.config.tokens.keys.iter().enumerate().filter_map(read).collect();
+        mistakes.or(keys)
     }
 
     fn token_key(&self, name: &str, key: &Key) -> Result<TokenKey, ConfigError> {
@@ -227,6 +241,6 @@ impl Loaded {
     }
 
     fn read_file(&self, name: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
-        std::fs::read(path).map_err(|error| self.refuse(name, format!("{}: {error}", path.display())))
+        std::fs::read(path).map_err(|error| self.cannot_read(name, path, &error))
     }
 }

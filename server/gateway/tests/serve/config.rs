@@ -43,15 +43,32 @@ fn what_cannot_be_used_is_refused_with_its_place() {
             assert!(expected.iter().all(|part| errors.contains(part)), "{expected:?}: {errors}");
         }
     };
-    check(("shards", "shrads"), None, &["tern.toml:3: unknown field `shrads`", "`shards`"]);
-    check(("server.key", "none.key"), None, &["tern.toml:5: tls: ", "none.key", "no such file"]);
+    check(("shards", "shrads"), None, &["tern.toml:3: shrads: ", "did you mean \"shards\"?"]);
+    check(("server.key", "none.key"), None, &["tern.toml:7: tls.key: ", "none.key", "no such file"]);
+    check(
+        ("\"server.pem", "\"token.pub"),
+        None,
+        &["tern.toml:6: tls.certificate: ", "has no certificate in it"],
+    );
+    check(("\"server", "\"none"), None, &["tern.toml:6: tls.certificate: ", "tern.toml:7: tls.key: "]);
     check(("token.pub", "server.pem"), None, &["tern.toml:13: tokens.keys[0].file: ", "Ed25519 public key"]);
     check(("", ""), Some(("TERN_LISTEN", "nowhere")), &["TERN_LISTEN: ", "expected", "[::]:7443"]);
-    check(("", ""), Some(("TERN_SHARDS", "0")), &["TERN_SHARDS: shards: 0 threads: expected 1 to 1024"]);
+    for shards in ["0", "abc"] {
+        let expected = ["TERN_SHARDS: shards: ", shards, ": expected a whole number from 1 to 1024"];
+        check(("", ""), Some(("TERN_SHARDS", shards)), &expected);
+    }
     let remote = Some(("TERN_ADMIN_LISTEN", "0.0.0.0:0"));
     check(("", ""), remote, &["TERN_ADMIN_LISTEN: admin.listen: ", "0.0.0.0:0", "allow_remote = true"]);
-    let (status, said, errors) = output(Files::new().command(&["config", "check"]));
+    let files = Files::new();
+    let mut command = files.command(&["config", "check"]);
+    command.env("TERN_SHRADS", "4").env("TERN_SERVER", "localhost");
+    let (status, said, errors) = output(command);
     assert!(status.success() && said.contains("can be used"), "{errors}");
+    let warnings = Vec::from_iter(errors.lines().filter(|line| line.contains("WARN")));
+    assert!(
+        matches!(warnings[..], [one] if one.contains("TERN_SHRADS") && one.contains("TERN_SHARDS")),
+        "{errors}"
+    );
 }
 
 /// IPv6 and IPv4 with one port, and a port for QUIC alone.
