@@ -1,8 +1,8 @@
-//! Key files: whole or absent, never half written, private ones readable by their owner only.
+//! Key files: whole or absent, never half written, private ones readable by the server only.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
@@ -32,10 +32,32 @@ pub(crate) fn read(path: &Path, access: Access) -> io::Result<Option<Vec<u8>>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    if access == Access::Owner && fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        warn!(path = %path.display(), "a private key that others on this machine may read: chmod 600");
+    if access == Access::Owner {
+        let file = fs::metadata(path)?;
+        if is_open_to_others(file.mode(), file.gid(), &own_groups()?) {
+            warn!(
+                path = %path.display(),
+                "a private key that others on this machine may read or replace: chmod 600, or 640 with a group of the \
+                 server's user"
+            );
+        }
     }
     Ok(Some(bytes))
+}
+
+/// Whether anybody may use a private key but its owner and those with whom the server shares a group: what renews
+/// certificates often leaves them as `root:tern 640`.
+fn is_open_to_others(mode: u32, group: u32, own_groups: &[u32]) -> bool {
+    const OTHERS: u32 = 0o007;
+    const GROUP_READS: u32 = 0o040;
+    const GROUP_MORE: u32 = 0o030;
+    mode & (OTHERS | GROUP_MORE) != 0 || mode & GROUP_READS != 0 && !own_groups.contains(&group)
+}
+
+/// The groups of this process.
+fn own_groups() -> io::Result<Vec<u32>> {
+    let further = rustix::process::getgroups()?;
+    Ok(further.into_iter().chain([rustix::process::getegid()]).map(rustix::process::Gid::as_raw).collect())
 }
 
 /// The file's contents after it has been made out of `make`, unless it was there before, perhaps because another
@@ -93,5 +115,27 @@ fn sync_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => File::open(directory)?.sync_all(),
         _ => File::open(".")?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_for_the_server_and_its_group() {
+        for (mode, group, open) in [
+            (0o600, 7, false),
+            (0o400, 1, false),
+            (0o640, 7, false),
+            (0o440, 8, false),
+            (0o640, 1, true),
+            (0o660, 7, true),
+            (0o604, 7, true),
+            (0o644, 7, true),
+            (0o602, 7, true),
+        ] {
+            assert_eq!(is_open_to_others(0o100_000 | mode, group, &[7, 8]), open, "{mode:o} {group}");
+        }
     }
 }

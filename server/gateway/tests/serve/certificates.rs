@@ -1,8 +1,10 @@
 //! Certificates are replaced under live connections.
 
+use std::os::unix::fs::PermissionsExt;
+
 use tern_client::raw::Connector;
 
-use crate::served::{Files, Served, read};
+use crate::served::{Files, Served, output, read};
 use crate::support::{Session, TRANSPORTS};
 
 struct Clients {
@@ -77,4 +79,16 @@ fn a_certificate_that_ends_soon_is_told() {
     served.signal(libc::SIGHUP);
     let line = served.logged("the certificate expires soon");
     assert!(line.contains("WARN") && line.contains("days=2"), "{line}");
+}
+
+#[test]
+fn a_key_that_others_may_read_is_told() {
+    let files = Files::new();
+    let key = files.path("server.key");
+    for (mode, told) in [(0o600, false), (0o640, false), (0o644, true)] {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("possible");
+        let (status, _, errors) = output(files.command(&["config", "check"]));
+        assert!(status.success(), "{errors}");
+        assert_eq!(errors.contains("server.key") && errors.contains("chmod 600"), told, "{mode:o}: {errors}");
+    }
 }
