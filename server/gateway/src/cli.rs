@@ -14,7 +14,6 @@ use crate::config::Overrides;
 #[command(
     name = "ternd",
     version,
-    about,
     after_help = "Logs go to standard error; TERN_LOG sets what is logged, for example TERN_LOG=debug or \
                   TERN_LOG=tern_server=debug,info.\n\nTry it:\n  ternd dev"
 )]
