@@ -64,10 +64,11 @@ pub enum StoreCommand {
         after_help = "The file holds everybody's messages. It is of one moment, and is read back before it gets its \
                             name. To be run as the server's user, on its machine; no configuration is needed. While it \
                             works on the directory of a server that is stopped, that server cannot start.\n\n\
-                            Exit status: 0, there is a good backup; 1, there is none, or records in it are damaged.\n\n\
+                            Exit status: 0, there is a good backup; 1, there is none, or records in it are damaged or left \
+                            out.\n\n\
                             Example:\n  ternd backup --data /var/lib/tern /backup/tern-$(date +%F)"
     )]
-    Backup(BackupFile),
+    Backup(Backup),
     /// Make the store of a data directory, which has none, from a backup, and verify it
     #[command(
         after_help = "What was stored after the backup is gone. Stop the server and move its `store` away first; it may \
@@ -79,7 +80,18 @@ pub enum StoreCommand {
     Restore(BackupFile),
 }
 
-/// `ternd backup` and `ternd restore`.
+/// `ternd backup`.
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Where from, where to.
+    #[command(flatten)]
+    pub file: BackupFile,
+    /// Of a damaged store, whose server is stopped: leave out what cannot be read, and say what that is
+    #[arg(long)]
+    pub skip_damaged: bool,
+}
+
+/// A data directory and a backup of it.
 #[derive(Debug, Args)]
 pub struct BackupFile {
     /// The server's data directory

@@ -29,6 +29,7 @@ pub mod effects;
 pub mod epoch;
 pub mod fanout;
 pub mod http;
+pub mod interrupt;
 pub mod limits;
 pub mod mailbox;
 pub mod metrics;

@@ -12,9 +12,10 @@ use tern_store::verify::{self, Totals};
 use tern_store::{Corrupt, Kv, StoreError};
 use thiserror::Error;
 
-use crate::cli::{BackupFile, StoreCommand};
+use crate::cli::{Backup, BackupFile, StoreCommand};
 use crate::control::{self, AskError};
 use crate::epoch;
+use crate::interrupt::Interrupt;
 
 /// Findings that are printed; the rest is counted.
 const FINDINGS_MAX: u64 = 1_000;
@@ -80,8 +81,45 @@ pub enum OfflineError {
         error: AskError,
     },
     /// The server ended the stream before its end.
-    #[error("the server has broken off the backup, so there is none; its log says why")]
+    #[error(
+        "the server has broken off the backup, so there is none; its log says why. If it is that something cannot be \
+         read: keep the backups from before, stop the server, and let `ternd verify` say what it is and `ternd backup \
+         --skip-damaged` save the rest"
+    )]
     BrokenOff,
+    /// A part of the store cannot be read.
+    #[error(
+        "{store} has a part that cannot be read ({corrupt}), so there is no backup. Keep the backups from before; \
+         `ternd verify` says what is damaged, and --skip-damaged saves the rest"
+    )]
+    Unreadable {
+        /// The store.
+        store: PathBuf,
+        /// Which part.
+        corrupt: Corrupt,
+    },
+    /// The same, and a backup of the rest.
+    #[error(
+        "{path} was written without {lost} parts of the store that cannot be read. Keep the backups from before, and the \
+         store: what is left out is in neither this backup nor in what it will be restored to"
+    )]
+    LeftOut {
+        /// The backup.
+        path: PathBuf,
+        /// How many.
+        lost: u64,
+    },
+    /// Ctrl-C.
+    #[error("stopped by a signal; nothing was made, and nothing is left of it")]
+    Stopped,
+    /// There is no room, for example.
+    #[error("{path} could not be written, and nothing is left of it: {why}")]
+    NotWritten {
+        /// The new store.
+        path: PathBuf,
+        /// What the store says.
+        why: String,
+    },
     /// Something is wrong with what is stored.
     #[error("{}; a backup from before that is the way back", counted(*.0, "thing is wrong", "things are wrong"))]
     Wrong(u64),
@@ -134,16 +172,31 @@ fn claim_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
 pub fn run(command: StoreCommand, say: &mut dyn FnMut(&str)) -> Result<(), OfflineError> {
     match command {
         StoreCommand::Verify { data } => verify(&data, say),
-        StoreCommand::Backup(BackupFile { data, file }) => {
-            let totals = backup(&data, &file, say)?;
+        StoreCommand::Backup(Backup { file: BackupFile { data, file }, skip_damaged }) => {
+            let interrupt = Interrupt::listen().map_err(io_error(&file))?;
+            let made = backup(&data, &file, skip_damaged, &interrupt, say);
+            let totals = made.map_err(|error| error_or_stopped(error, &interrupt))?;
             say(&format!("{}: {} records, {} bytes", file.display(), totals.rows, totals.bytes));
             Ok(())
         }
         StoreCommand::Restore(BackupFile { data, file }) => {
-            restore(&file, &data, say)?;
+            let interrupt = Interrupt::listen().map_err(io_error(&file))?;
+            restore(&file, &data, &interrupt, say).map_err(|error| error_or_stopped(error, &interrupt))?;
             say(&format!("{} has what is in {}", data.display(), file.display()));
             Ok(())
         }
+    }
+}
+
+/// What went wrong because of a signal did not go wrong.
+fn error_or_stopped(error: OfflineError, interrupt: &Interrupt) -> OfflineError {
+    match error {
+        OfflineError::Io { .. } | OfflineError::Backup { .. } | OfflineError::BrokenOff
+            if interrupt.has_come() =>
+        {
+            OfflineError::Stopped
+        }
+        error => error,
     }
 }
 
@@ -157,8 +210,8 @@ fn block_on<T>(store: &Path, future: impl Future<Output = T>) -> Result<T, Offli
 /// Opens a store as it is: what is wrong with its records is no reason to refuse.
 fn open(store: &Path) -> Result<Embedded, OfflineError> {
     let options = Options { check_records: false, ..Options::default() };
-    let failed = |error: &tern_store::embedded::FatalError| eprintln!("ternd: {error}");
-    Ok(Embedded::open(store, options, Box::new(failed))?)
+    // Whoever writes is told of a failure.
+    Ok(Embedded::open(store, options, Box::new(|_| {}))?)
 }
 
 /// The store of a data directory, which has to be there.
@@ -224,11 +277,19 @@ fn counted(count: u64, one: &str, several: &str) -> String {
 }
 
 /// Writes a backup of this data directory's store to a new file, of one moment, whether a server runs on it or not, and
-/// reads it back. `say` gets a line for each damaged record in it.
+/// reads it back. `say` gets a line for each damaged record in it. With `skip_damaged`, which no server may run for, what
+/// cannot be read is left out, and `say` gets a line for that.
 ///
 /// # Errors
-/// [`OfflineError::Rotten`] when there are such; else [`OfflineError`], and there is no backup.
-pub fn backup(data: &Path, file: &Path, say: &mut dyn FnMut(&str)) -> Result<backup::Totals, OfflineError> {
+/// [`OfflineError::Rotten`] and [`OfflineError::LeftOut`] when there are such; else [`OfflineError`], and there is no
+/// backup.
+pub fn backup(
+    data: &Path,
+    file: &Path,
+    skip_damaged: bool,
+    interrupt: &Interrupt,
+    say: &mut dyn FnMut(&str),
+) -> Result<backup::Totals, OfflineError> {
     let store = store_of(data)?;
     if exists(file) {
         return Err(OfflineError::Exists(file.to_owned()));
@@ -237,8 +298,9 @@ pub fn backup(data: &Path, file: &Path, say: &mut dyn FnMut(&str)) -> Result<bac
     name.push(".part");
     let part = PathBuf::from(name);
     let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part);
-    let mut out = out.map_err(claim_error(&part))?;
-    let made = write_backup(data, &store, &mut out, &part, say).and_then(|made| {
+    let out = out.map_err(claim_error(&part))?;
+    let source = Source { data, store: &store, skip_damaged };
+    let made = write_backup(&source, &out, &part, interrupt, say).and_then(|made| {
         // Unlike a rename, this fails when somebody has made such a file meanwhile.
         std::fs::hard_link(&part, file).map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => OfflineError::Exists(file.to_owned()),
@@ -247,39 +309,66 @@ pub fn backup(data: &Path, file: &Path, say: &mut dyn FnMut(&str)) -> Result<bac
         Ok(made)
     });
     let _ = std::fs::remove_file(&part);
-    let (totals, wrong) = made?;
+    let (totals, wrong, lost) = made?;
     sync_parent(file)?;
-    if wrong == 0 { Ok(totals) } else { Err(OfflineError::Rotten { path: file.to_owned(), wrong }) }
+    let path = file.to_owned();
+    match (wrong, lost) {
+        (0, 0) => Ok(totals),
+        (_, 0) => Err(OfflineError::Rotten { path, wrong }),
+        _ => Err(OfflineError::LeftOut { path, lost }),
+    }
 }
 
-/// Returns what is in it, and how many of the records are damaged.
+/// What is backed up.
+struct Source<'a> {
+    data: &'a Path,
+    store: &'a Path,
+    skip_damaged: bool,
+}
+
+/// Returns what is in it, how many of the records are damaged, and how many parts are left out.
 fn write_backup(
-    data: &Path,
-    store: &Path,
-    out: &mut File,
+    &Source { data, store, skip_damaged }: &Source<'_>,
+    file: &File,
     part: &Path,
+    interrupt: &Interrupt,
     say: &mut dyn FnMut(&str),
-) -> Result<(backup::Totals, u64), OfflineError> {
+) -> Result<(backup::Totals, u64, u64), OfflineError> {
+    let mut out = interrupt.until(file);
+    let mut lost = Findings { count: 0, say: &mut *say };
     // A server first: whoever has the store open keeps one from starting.
-    let is_streamed = match control::ask_for_backup(data) {
-        Ok(mut stream) => {
-            copy(&mut stream, out, part)?;
+    let asked = if skip_damaged { None } else { Some(control::ask_for_backup(data)) };
+    let is_streamed = match asked {
+        Some(Ok(mut stream)) => {
+            copy(&mut stream, &mut out, part)?;
             true
         }
-        Err(asked) => {
-            let _lock = embedded::lock_directory(data).map_err(|error| match error {
-                OpenError::InUse { .. } => OfflineError::Refused { holder: error.to_string(), error: asked },
-                other => other.into(),
+        not_asked => {
+            let _lock = embedded::lock_directory(data).map_err(|error| match (error, not_asked) {
+                (error @ OpenError::InUse { .. }, Some(Err(asked))) => {
+                    OfflineError::Refused { holder: error.to_string(), error: asked }
+                }
+                (error, _) => error.into(),
             })?;
             let kv = open(store)?;
             let tx = kv.begin();
-            block_on(store, backup::write(&*tx, &mut *out))?
-                .map_err(|error| OfflineError::Backup { path: part.to_owned(), error })?;
+            let written = if skip_damaged {
+                block_on(store, backup::write_readable(&*tx, &mut out, &mut |corrupt| lost.add(&corrupt)))?
+            } else {
+                block_on(store, backup::write(&*tx, &mut out))?
+            };
+            written.map_err(|error| match error {
+                BackupError::Store(StoreError::Corrupt(corrupt)) => {
+                    OfflineError::Unreadable { store: store.to_owned(), corrupt }
+                }
+                error => OfflineError::Backup { path: part.to_owned(), error },
+            })?;
             false
         }
     };
-    out.sync_all().map_err(io_error(part))?;
-    let input = File::open(part).map_err(io_error(part))?;
+    let lost = lost.count;
+    file.sync_all().map_err(io_error(part))?;
+    let input = interrupt.until(File::open(part).map_err(io_error(part))?);
     let mut findings = Findings { count: 0, say };
     let read = backup::read(buffered(input), async |rows| {
         let damaged = rows.iter().filter_map(|(key, value)| verify::record(key, value).err());
@@ -287,13 +376,13 @@ fn write_backup(
         Ok(())
     });
     match block_on(part, read)? {
-        Ok(totals) => Ok((totals, findings.count)),
+        Ok(totals) => Ok((totals, findings.count, lost)),
         Err(BackupError::Damaged(_) | BackupError::Unknown) if is_streamed => Err(OfflineError::BrokenOff),
         Err(error) => Err(OfflineError::Backup { path: part.to_owned(), error }),
     }
 }
 
-fn copy(stream: &mut impl Read, out: &mut File, part: &Path) -> Result<(), OfflineError> {
+fn copy(stream: &mut impl Read, out: &mut impl Write, part: &Path) -> Result<(), OfflineError> {
     let mut buffer = vec![0; COPY_BYTES];
     loop {
         match stream.read(&mut buffer) {
@@ -311,8 +400,13 @@ fn copy(stream: &mut impl Read, out: &mut File, part: &Path) -> Result<(), Offli
 /// # Errors
 /// [`OfflineError::Restored`] when something is wrong with what is in the backup; else [`OfflineError`], and nothing is
 /// left of it.
-pub fn restore(file: &Path, data: &Path, say: &mut dyn FnMut(&str)) -> Result<backup::Totals, OfflineError> {
-    let input = File::open(file).map_err(io_error(file))?;
+pub fn restore(
+    file: &Path,
+    data: &Path,
+    interrupt: &Interrupt,
+    say: &mut dyn FnMut(&str),
+) -> Result<backup::Totals, OfflineError> {
+    let input = interrupt.until(File::open(file).map_err(io_error(file))?);
     let place = data.join("store");
     let building = data.join("store.restoring");
     if data.join("engine").exists() {
@@ -328,8 +422,16 @@ pub fn restore(file: &Path, data: &Path, say: &mut dyn FnMut(&str)) -> Result<ba
         let store = open(&building)?;
         let epoch = epoch::fresh().map_err(io_error(&building))?;
         let totals = block_on(&building, backup::restore(buffered(input), &store, epoch))?;
-        let totals = totals.map_err(|error| OfflineError::Backup { path: file.to_owned(), error })?;
-        Ok((totals, verify_store(&building, &store, say)?.wrong))
+        let totals = totals.map_err(|error| match error {
+            BackupError::Commit(error) => {
+                // Of what has stopped the store, a commit under way learns only that its outcome is unknown.
+                let why = store.health().err().map_or_else(|| error.to_string(), |fatal| fatal.what);
+                OfflineError::NotWritten { path: building.clone(), why }
+            }
+            error => OfflineError::Backup { path: file.to_owned(), error },
+        })?;
+        let wrong = verify_store(&building, &store, say)?.wrong;
+        if interrupt.has_come() { Err(OfflineError::Stopped) } else { Ok((totals, wrong)) }
     };
     let (totals, wrong) = restored().inspect_err(|_: &OfflineError| {
         let _ = std::fs::remove_dir_all(&building);

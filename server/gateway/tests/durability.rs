@@ -11,7 +11,9 @@ mod load;
 mod random;
 mod support;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use faults::{Faults, Tree};
@@ -25,7 +27,7 @@ use tern_core::limits::SENDS_WAITING_MIN;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{SendOk, ServerBody};
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
-use tern_protocol::limits::IN_FLIGHT_MAX;
+use tern_protocol::limits::{IN_FLIGHT_MAX, PAYLOAD_BYTES_MAX};
 use tern_protocol::model::{Entry, Target};
 use tern_protocol::request::{Mark, RequestBody, Send};
 use tern_server::server::EXIT_STORE_FAILED;
@@ -551,4 +553,43 @@ async fn a_second_server_on_the_same_data_is_refused() {
     let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;
     send_all(&mut alice, "bob", &["1"]).await;
     ternd.kill();
+}
+
+#[tokio::test]
+async fn a_restore_without_room_says_so_once_and_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let (data, file, pipe, copy) = (path("data"), path("backup"), path("pipe"), path("copy"));
+    let server = Ternd::start(&data, &Start::default());
+    let mut session = server.login(Transport::Tcp, "anna", 1).await;
+    for _ in 0..3 {
+        let big = message(&"x".repeat(PAYLOAD_BYTES_MAX));
+        session.send(Target::User(user("ben")), big).await.expect("stored");
+    }
+    let ternd = |command: &str, data: &Path, file: &Path| {
+        let mut ternd = Command::new(env!("CARGO_BIN_EXE_ternd"));
+        ternd.arg(command).arg("--data").args([data, file]).stderr(Stdio::piped());
+        ternd
+    };
+    assert!(ternd("backup", &data, &file).status().expect("ternd starts").success());
+    session.close().await;
+    assert!(server.terminate().success());
+
+    std::fs::create_dir(&copy).expect("made");
+    let faults = Faults::new(&copy);
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo starts").success());
+    let mut restore = ternd("restore", &copy, &pipe);
+    let child = restore.envs(faults.start().env.iter().cloned()).spawn().expect("ternd starts");
+    let made = std::fs::read(&file).expect("a backup");
+    let mut to = std::fs::File::options().write(true).open(&pipe).expect("it reads");
+    // More than a pipe holds: the new store is there, and is written to when all of the block has come.
+    to.write_all(&made[..made.len() / 2]).expect("written");
+    faults.set("full");
+    to.write_all(&made[made.len() / 2..]).expect("written");
+    drop(to);
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.lines().count()), (Some(1), 1), "{said}");
+    assert!(said.contains("nothing is left of it") && said.contains("No space left"), "{said}");
+    assert!(!copy.join("store.restoring").exists() && !copy.join("store").exists());
 }

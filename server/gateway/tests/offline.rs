@@ -10,9 +10,10 @@ mod support;
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use history::Stage;
@@ -217,6 +218,120 @@ async fn a_damaged_record_is_found_and_named_and_not_put_into_a_place() {
     refuses(&restored, "was restored to");
     assert!(String::from_utf8_lossy(&restored.stdout).contains(finding), "{restored:?}");
     assert!(!copy.join("store").exists() && copy.join("store.restoring").exists());
+}
+
+/// Makes a store out of a backup, small enough in memory that it is in tables, and flips a bit in a message there that is not the first.
+fn damaged_table(backup: &Path, data: &Path) {
+    std::fs::create_dir(data).expect("made");
+    let options = Options { memtable_bytes: 1 << 20, ..Options::default() };
+    let store = Embedded::open(&data.join("store"), options, Box::new(|_| ())).expect("a new store");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let input = std::fs::File::open(backup).expect("a backup");
+    runtime.block_on(tern_store::backup::restore(input, &store)).expect("restored");
+    drop(store);
+    let mut files = Vec::new();
+    let mut directories = vec![data.join("store/engine")];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).expect("readable") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() { directories.push(path) } else { files.push(path) }
+        }
+    }
+    // Journals have a name with an end, tables have none.
+    for table in files.into_iter().filter(|path| path.extension().is_none()) {
+        let mut bytes = std::fs::read(&table).expect("readable");
+        let text =
+            |bytes: &[u8]| bytes.windows(1_000).position(|window| window.iter().all(|byte| *byte == b'x'));
+        let second = text(&bytes).map(|at| at + PAYLOAD_BYTES_MAX);
+        if let Some(at) = second.and_then(|begin| Some(begin + text(&bytes[begin..])?)) {
+            bytes[at] ^= 1;
+            std::fs::write(table, bytes).expect("written");
+            return;
+        }
+    }
+    panic!("no table has a message");
+}
+
+#[tokio::test]
+async fn what_can_be_read_of_a_damaged_store_is_saved() {
+    const ENTRIES: usize = 60;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let (data, file, copy) = (path("data"), path("backup"), path("copy"));
+    let (other, before, third) = (path("other"), path("before"), path("third"));
+    let server = filled(&other, ENTRIES).await;
+    succeeds(&ternd(&["backup", "--data"], &[&other, &before]), "records");
+    refuses(&ternd(&["backup", "--skip-damaged", "--data"], &[&other, &third]), "in use by process");
+    assert!(server.terminate().success());
+    let to = data.clone();
+    tokio::task::spawn_blocking(move || damaged_table(&before, &to)).await.expect("no panic");
+
+    let chat = ConversationId::direct(user("anna"), user("ben")).to_string();
+    let verified = ternd(&["verify"], &[&data]);
+    refuses(&verified, "things are wrong");
+    let said = String::from_utf8_lossy(&verified.stdout).into_owned();
+    assert!(said.contains(&format!("conversation {chat}, entry ")), "{said}");
+    refuses(&ternd(&["backup", "--data"], &[&data, &file]), "--skip-damaged saves the rest");
+    assert!(!file.exists());
+    let saved = ternd(&["backup", "--skip-damaged", "--data"], &[&data, &file]);
+    refuses(&saved, "was written without 1 parts");
+    let said = String::from_utf8_lossy(&saved.stdout).into_owned();
+    assert!(said.contains(&chat) && said.contains("cannot be read, and are left out"), "{said}");
+    let restored = ternd(&["restore", "--data"], &[&copy, &file]);
+    refuses(&restored, "was restored to");
+    let said = String::from_utf8_lossy(&restored.stdout).into_owned();
+    let entries = format!("{} entries", ENTRIES - 1);
+    assert!(said.contains(&entries) && said.contains(&chat), "{said}");
+}
+
+/// Sends a signal, and then byte after byte until nobody takes any more.
+#[allow(unsafe_code)]
+fn interrupt(child: &Child, signal: i32, mut to: impl Write) {
+    // SAFETY: kill(2) takes plain numbers, and the child has not been waited for, so the id is still its own.
+    assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0, "it runs");
+    while to.write_all(b"x").is_ok() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[tokio::test]
+async fn an_interrupted_command_leaves_nothing() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let (data, file, copy) = (path("data"), path("backup"), path("copy"));
+    assert!(filled(&data, 3).await.terminate().success());
+    succeeds(&ternd(&["backup", "--data"], &[&data, &file]), "records");
+    let made = std::fs::read(&file).expect("a backup");
+    let start = |arguments: &[&str], paths: &[&Path]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ternd"));
+        command.args(arguments).args(paths).stderr(Stdio::piped()).spawn().expect("ternd starts")
+    };
+    let stopped = |child: Child| refuses(&child.wait_with_output().expect("it ends"), "stopped by a signal");
+
+    let pipe = path("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo starts").success());
+    let child = start(&["restore", "--data"], &[&copy, &pipe]);
+    let mut to = std::fs::File::options().write(true).open(&pipe).expect("it reads");
+    to.write_all(&made[..made.len() / 2]).expect("written");
+    while !copy.join("store.restoring/engine").exists() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    interrupt(&child, libc::SIGINT, to);
+    stopped(child);
+    assert!(!copy.join("store.restoring").exists() && !copy.join("store").exists());
+
+    // A server that is slow.
+    let listener = UnixListener::bind(tern_server::control::path(&data)).expect("a socket");
+    let second = path("second");
+    let child = start(&["backup", "--data"], &[&data, &second]);
+    let (mut to, _) = listener.accept().expect("it asks");
+    to.read_exact(&mut [0; 9]).expect("a request");
+    to.write_all(b"ok\n").expect("written");
+    interrupt(&child, libc::SIGTERM, to);
+    stopped(child);
+    let left =
+        std::fs::read_dir(directory.path()).expect("readable").map(|entry| entry.expect("one").file_name());
+    assert!(left.into_iter().all(|name| !name.to_string_lossy().starts_with("second")));
 }
 
 /// Whoever takes a backup and stops reading does not hold up the end of the server.

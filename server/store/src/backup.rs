@@ -17,8 +17,9 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tern_protocol::ids::StoreEpoch;
 
 use crate::keys::after_key;
+use crate::salvage::Readable;
 use crate::writes::Row;
-use crate::{CommitError, Kv, RangeQuery, SYSTEM_SPACE, StoreError, Transaction, ops};
+use crate::{CommitError, Corrupt, Kv, RangeQuery, SYSTEM_SPACE, StoreError, Transaction, ops};
 
 const MAGIC: &[u8; 14] = b"tern-backup 1\n";
 /// Of one block, and so of one transaction of a restore; a single row may be larger.
@@ -65,13 +66,47 @@ pub enum BackupError {
 ///
 /// # Errors
 /// [`BackupError::Io`], [`BackupError::Store`]. What was written until then is no backup: it has no last block.
-pub async fn write(tx: &dyn Transaction, mut out: impl Write) -> Result<Totals, BackupError> {
+pub async fn write(tx: &dyn Transaction, out: impl Write) -> Result<Totals, BackupError> {
+    let mut query = everything();
+    let pages = async || {
+        let rows = tx.range(query.clone()).await?;
+        if let Some((last, _)) = rows.last() {
+            query.begin = after_key(last).into();
+        }
+        Ok(rows)
+    };
+    write_pages(pages, out).await
+}
+
+/// Writes what this transaction can read of a damaged store. `lost` gets what it cannot: of logs the numbers.
+///
+/// # Errors
+/// [`BackupError::Io`], [`BackupError::Store`] when nothing can be read for another reason.
+pub async fn write_readable(
+    tx: &dyn Transaction,
+    out: impl Write,
+    lost: &mut dyn FnMut(Corrupt),
+) -> Result<Totals, BackupError> {
+    let mut readable = Readable::new(tx, everything());
+    let totals = write_pages(async || readable.page().await, out).await?;
+    readable.lost(lost).await?;
+    Ok(totals)
+}
+
+fn everything() -> RangeQuery {
+    RangeQuery::new([0], SYSTEM_SPACE, BLOCK_ROWS).bytes_max(BLOCK_BYTES).snapshot()
+}
+
+/// `next` gives pages in the order of their keys, and an empty one at the end.
+async fn write_pages(
+    mut next: impl AsyncFnMut() -> Result<Vec<Row>, StoreError>,
+    mut out: impl Write,
+) -> Result<Totals, BackupError> {
     out.write_all(MAGIC)?;
     let mut totals = Totals { rows: 0, bytes: MAGIC.len() as u64 };
     let mut sum = crc32c::crc32c(MAGIC);
-    let mut query = RangeQuery::new([0], SYSTEM_SPACE, BLOCK_ROWS).bytes_max(BLOCK_BYTES).snapshot();
     loop {
-        let rows = tx.range(query.clone()).await?;
+        let rows = next().await?;
         let mut body = BytesMut::with_capacity(BLOCK_BYTES);
         for (key, value) in &rows {
             body.put_u16(u16::try_from(key.len()).map_err(|_| io::Error::other("a key is too long"))?);
@@ -91,9 +126,8 @@ pub async fn write(tx: &dyn Transaction, mut out: impl Write) -> Result<Totals, 
         out.write_all(&header)?;
         out.write_all(&body)?;
         totals.bytes += (HEADER_BYTES + body.len()) as u64;
-        match rows.last() {
-            Some((last, _)) => query.begin = after_key(last).into(),
-            None => break,
+        if rows.is_empty() {
+            break;
         }
     }
     out.flush()?;

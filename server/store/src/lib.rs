@@ -37,6 +37,7 @@ pub mod memory;
 pub mod ops;
 pub mod records;
 pub mod resolver;
+mod salvage;
 pub mod verify;
 mod writes;
 

@@ -32,7 +32,8 @@ use crate::keys::member::MemberKey;
 use crate::keys::mine::MineKey;
 use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
-use crate::keys::{BadKey, after_key, after_prefix, hex};
+use crate::keys::{BadKey, KINDS, after_key, after_prefix, hex};
+use crate::salvage::place;
 use crate::{RangeQuery, StoreError, Transaction, records};
 
 #[cfg(test)]
@@ -41,18 +42,6 @@ mod tests;
 /// Rows and bytes of one read.
 const PAGE_ROWS: usize = 1_000;
 const PAGE_BYTES: usize = 4 << 20;
-/// The kinds, in the order of their keys.
-const PREFIXES: [u8; 9] = [
-    ConversationKey::PREFIX,
-    EpochKey::PREFIX,
-    EntryKey::PREFIX,
-    HeadKey::PREFIX,
-    WindowKey::PREFIX,
-    MemberKey::PREFIX,
-    MineKey::PREFIX,
-    ReadKey::PREFIX,
-    DeliveredKey::PREFIX,
-];
 /// Those whose keys go on with the conversation, besides the head.
 const OF_A_CONVERSATION: [(u8, &str); 6] = [
     (ConversationKey::PREFIX, ConversationKey::KIND),
@@ -149,6 +138,12 @@ fn stranger(key: &[u8]) -> Corrupt {
     Corrupt::new("unknown", hex(key), "no kind of key begins like this")
 }
 
+/// What follows cannot be read.
+fn cannot_be_read(kind: &'static str, begin: &[u8], corrupt: &Corrupt) -> Corrupt {
+    let place = place(begin).unwrap_or_else(|| hex(begin));
+    Corrupt::new(kind, place, format!("cannot be read from here on: {}", corrupt.what))
+}
+
 /// A range, read in pages.
 struct Rows<'a> {
     tx: &'a dyn Transaction,
@@ -170,7 +165,15 @@ impl Rows<'_> {
         if let Some(row) = self.page.next() {
             return Ok(Some(row));
         }
-        let page = self.tx.range(self.query.clone()).await?;
+        let page = loop {
+            match self.tx.range(self.query.clone()).await {
+                // Up to the row before it.
+                Err(StoreError::Corrupt(_)) if self.query.rows_max > 1 => {
+                    self.query.rows_max = (self.query.rows_max / 8).max(1);
+                }
+                page => break page?,
+            }
+        };
         if let Some((last, _)) = page.last() {
             self.query.begin = after_key(last).into();
         }
@@ -258,8 +261,7 @@ impl<'a> Verifier<'a> {
                 Ok(Some((key, value))) => row(self, &key, &value).await?,
                 Ok(None) => return Ok(true),
                 Err(StoreError::Corrupt(corrupt)) => {
-                    let what = format!("cannot be read from here on: {}", corrupt.what);
-                    self.unreadable(Corrupt::new(kind, hex(&rows.query.begin), what));
+                    self.unreadable(cannot_be_read(kind, &rows.query.begin, &corrupt));
                     return Ok(false);
                 }
                 Err(error) => return Err(error),
@@ -270,7 +272,7 @@ impl<'a> Verifier<'a> {
     /// Keys of no kind.
     async fn strangers(&mut self) -> Result<(), StoreError> {
         let mut begin = vec![0];
-        for prefix in PREFIXES.iter().copied().chain([0xFF]) {
+        for prefix in KINDS.map(|(prefix, _)| prefix).into_iter().chain([0xFF]) {
             let rows = rows(self.tx, &begin, [prefix]);
             let each = async |verifier: &mut Self, key: &Bytes, _: &Bytes| {
                 verifier.report(stranger(key));
@@ -291,8 +293,7 @@ impl<'a> Verifier<'a> {
                 let page = match self.tx.range(query).await {
                     Ok(page) => page,
                     Err(StoreError::Corrupt(corrupt)) => {
-                        let what = format!("cannot be read from here on: {}", corrupt.what);
-                        self.unreadable(Corrupt::new(kind, hex(&begin), what));
+                        self.unreadable(cannot_be_read(kind, &begin, &corrupt));
                         break;
                     }
                     Err(error) => return Err(error),

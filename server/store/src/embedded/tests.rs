@@ -44,11 +44,16 @@ fn options() -> Options {
     Options { cache_bytes: 1 << 20, memtable_bytes: 4 << 20, engine_threads: 1, ..Options::default() }
 }
 
+/// So small that a few megabytes are in tables.
+pub(crate) fn small() -> Options {
+    Options { memtable_bytes: 1 << 20, ..options() }
+}
+
 pub(super) fn open(dir: &TempDir) -> Result<Embedded, OpenError> {
     open_with(dir, options())
 }
 
-fn open_with(dir: &TempDir, options: Options) -> Result<Embedded, OpenError> {
+pub(crate) fn open_with(dir: &TempDir, options: Options) -> Result<Embedded, OpenError> {
     Embedded::open(dir.path(), options, Box::new(|_| {}))
 }
 
@@ -481,7 +486,7 @@ fn a_head_that_does_not_fit_its_log_is_refused() {
 #[test]
 fn flipped_bytes_never_pass_for_data() {
     let dir = tempfile::tempdir().unwrap();
-    let store = open_with(&dir, Options { memtable_bytes: 1 << 20, ..options() }).unwrap();
+    let store = open_with(&dir, small()).unwrap();
     let key = |n: u32| [&b"k"[..], &n.to_be_bytes()].concat();
     let value = |n: u32| Bytes::from(n.to_le_bytes().repeat(250));
     for round in 0..40 {
@@ -524,7 +529,7 @@ fn flipped_bytes_never_pass_for_data() {
     assert!(refused > harmless, "{refused} refused, {harmless} harmless");
 }
 
-fn list_files(at: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
+pub(crate) fn list_files(at: &std::path::Path, files: &mut Vec<std::path::PathBuf>) {
     for item in std::fs::read_dir(at).unwrap() {
         let path = item.unwrap().path();
         if path.is_dir() { list_files(&path, files) } else { files.push(path) }

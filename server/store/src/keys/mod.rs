@@ -28,6 +28,19 @@ pub mod window;
 
 use crate::Corrupt;
 
+/// The prefixes and names of all kinds, in the order of their keys.
+pub(crate) const KINDS: [(u8, &str); 9] = [
+    (conversation::ConversationKey::PREFIX, conversation::ConversationKey::KIND),
+    (epoch::EpochKey::PREFIX, epoch::EpochKey::KIND),
+    (entry::EntryKey::PREFIX, entry::EntryKey::KIND),
+    (head::HeadKey::PREFIX, head::HeadKey::KIND),
+    (window::WindowKey::PREFIX, window::WindowKey::KIND),
+    (member::MemberKey::PREFIX, member::MemberKey::KIND),
+    (mine::MineKey::PREFIX, mine::MineKey::KIND),
+    (read::ReadKey::PREFIX, read::ReadKey::KIND),
+    (delivered::DeliveredKey::PREFIX, delivered::DeliveredKey::KIND),
+];
+
 /// The bytes are not a key of this kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a key of kind {kind}")]

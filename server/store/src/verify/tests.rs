@@ -9,6 +9,7 @@ use crate::Kv;
 use crate::memory::Memory;
 use crate::ops::receipts;
 use crate::ops::tests::{Owner, block_on, device, direct, group, message, user};
+use crate::salvage::tests::BadBlocks;
 
 /// A group whose members have come and gone, with twelve entries, and a direct chat.
 async fn filled() -> Memory {
@@ -298,73 +299,6 @@ fn each_record_can_be_looked_at_alone() {
     assert!(record(b"z", &Bytes::new()).is_err());
 }
 
-/// A transaction of a store with a bad block.
-struct BadBlock<'a> {
-    tx: Box<dyn Transaction>,
-    key: &'a [u8],
-}
-
-impl BadBlock<'_> {
-    fn corrupt<T>(&self) -> crate::BoxFuture<'_, Result<T, StoreError>>
-    where
-        T: Send + 'static,
-    {
-        let corrupt = Corrupt::new("engine", hex(self.key), "a bad block");
-        Box::pin(std::future::ready(Err(corrupt.into())))
-    }
-}
-
-impl Transaction for BadBlock<'_> {
-    fn read_version(&self) -> crate::BoxFuture<'_, Result<crate::Version, StoreError>> {
-        self.tx.read_version()
-    }
-
-    fn get<'a>(&'a self, key: &'a [u8]) -> crate::BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        if key == self.key { self.corrupt() } else { self.tx.get(key) }
-    }
-
-    fn get_snapshot<'a>(&'a self, key: &'a [u8]) -> crate::BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
-        if key == self.key { self.corrupt() } else { self.tx.get_snapshot(key) }
-    }
-
-    fn range(&self, query: RangeQuery) -> crate::BoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
-        let meets = query.begin[..] <= *self.key && *self.key < query.end[..];
-        if meets { self.corrupt() } else { self.tx.range(query) }
-    }
-
-    fn set(&mut self, key: &[u8], value: Bytes) {
-        self.tx.set(key, value);
-    }
-
-    fn clear(&mut self, key: &[u8]) {
-        self.tx.clear(key);
-    }
-
-    fn clear_range(&mut self, begin: &[u8], end: &[u8]) {
-        self.tx.clear_range(begin, end);
-    }
-
-    fn atomic_max(&mut self, key: &[u8], value: u64) {
-        self.tx.atomic_max(key, value);
-    }
-
-    fn atomic_add(&mut self, key: &[u8], value: u64) {
-        self.tx.atomic_add(key, value);
-    }
-
-    fn add_read_conflict(&mut self, key: &[u8]) {
-        self.tx.add_read_conflict(key);
-    }
-
-    fn set_read_version(&mut self, version: crate::Version) {
-        self.tx.set_read_version(version);
-    }
-
-    fn commit(self: Box<Self>) -> crate::BoxFuture<'static, Result<crate::Version, crate::CommitError>> {
-        self.tx.commit()
-    }
-}
-
 #[test]
 fn what_cannot_be_read_is_found_and_does_not_hide_the_rest() {
     let chat = ConversationId::direct(user("anna"), user("ben"));
@@ -382,7 +316,7 @@ fn what_cannot_be_read_is_found_and_does_not_hide_the_rest() {
         tx.atomic_max(&read.encode(), 9);
         block_on(tx.commit()).unwrap();
         let mut found = Vec::new();
-        let tx = BadBlock { tx: kv.begin(), key };
+        let tx = BadBlocks { tx: kv.begin(), is_bad: |other: &[u8]| other == key };
         let totals = block_on(verify(&tx, &mut |corrupt| found.push(corrupt.to_string()))).unwrap();
         assert_eq!(totals.conversations, conversations, "{found:#?}");
         assert!(totals.unreadable > 0, "{found:#?}");
