@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use history::Stage;
@@ -289,7 +289,9 @@ async fn what_can_be_read_of_a_damaged_store_is_saved() {
 fn interrupt(child: &Child, signal: i32, mut to: impl Write) {
     // SAFETY: kill(2) takes plain numbers, and the child has not been waited for, so the id is still its own.
     assert_eq!(unsafe { libc::kill(child.id() as libc::pid_t, signal) }, 0, "it runs");
+    let begin = Instant::now();
     while to.write_all(b"x").is_ok() {
+        assert!(begin.elapsed() < PATIENCE, "it goes on");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
