@@ -100,8 +100,9 @@ pub enum OfflineError {
     },
     /// The same, and a backup of the rest.
     #[error(
-        "{path} was written without {lost} parts of the store that cannot be read. Keep the backups from before, and the \
-         store: what is left out is in neither this backup nor in what it will be restored to"
+        "{path} was written without {} of the store that cannot be read. Keep the backups from before, and the store: \
+         what is left out is in neither this backup nor in what it will be restored to",
+        counted(*.lost, "part", "parts")
     )]
     LeftOut {
         /// The backup.
@@ -258,7 +259,10 @@ fn verify_store(path: &Path, store: &Embedded, say: &mut dyn FnMut(&str)) -> Res
     let Totals { conversations, entries, members, windows, watermarks, wrong, unreadable } = totals;
     let incomplete = match unreadable {
         0 => String::new(),
-        _ => format!("; {unreadable} parts could not be read, so there may be more"),
+        _ => format!(
+            "; {} not be read, so there may be more",
+            counted(unreadable, "part could", "parts could")
+        ),
     };
     let looked_at = [
         counted(conversations, "conversation", "conversations"),

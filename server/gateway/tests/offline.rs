@@ -268,13 +268,13 @@ async fn what_can_be_read_of_a_damaged_store_is_saved() {
 
     let chat = ConversationId::direct(user("anna"), user("ben")).to_string();
     let verified = ternd(&["verify"], &[&data]);
-    refuses(&verified, "things are wrong");
+    refuses(&verified, "wrong; a backup from before");
     let said = String::from_utf8_lossy(&verified.stdout).into_owned();
     assert!(said.contains(&format!("conversation {chat}, entry ")), "{said}");
     refuses(&ternd(&["backup", "--data"], &[&data, &file]), "--skip-damaged saves the rest");
     assert!(!file.exists());
     let saved = ternd(&["backup", "--skip-damaged", "--data"], &[&data, &file]);
-    refuses(&saved, "was written without 1 parts");
+    refuses(&saved, "was written without 1 part of the store");
     let said = String::from_utf8_lossy(&saved.stdout).into_owned();
     assert!(said.contains(&chat) && said.contains("cannot be read, and are left out"), "{said}");
     let restored = ternd(&["restore", "--data"], &[&copy, &file]);
