@@ -21,7 +21,7 @@ use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{PATIENCE, Start, Ternd, message, user};
 use tern_client::Transport;
-use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::ids::{ConversationId, Seq, StoreEpoch};
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;
 use tern_protocol::model::Target;
 use tern_store::Kv;
@@ -227,7 +227,9 @@ fn damaged_table(backup: &Path, data: &Path) {
     let store = Embedded::open(&data.join("store"), options, Box::new(|_| ())).expect("a new store");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
     let input = std::fs::File::open(backup).expect("a backup");
-    runtime.block_on(tern_store::backup::restore(input, &store)).expect("restored");
+    runtime
+        .block_on(tern_store::backup::restore(input, &store, StoreEpoch::from_bytes([1; 16])))
+        .expect("restored");
     drop(store);
     let mut files = Vec::new();
     let mut directories = vec![data.join("store/engine")];
