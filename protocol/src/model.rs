@@ -161,7 +161,7 @@ impl Change {
 }
 
 /// Who sends, from which device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Sender {
     /// The user of the token.
     pub user: UserId,

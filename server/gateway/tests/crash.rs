@@ -2,8 +2,6 @@
 //!
 //! `TERN_CRASH_ROUNDS` sets the number of kills, `TERN_SEED` when they come and who sends what.
 
-#[path = "support/history.rs"]
-mod history;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/random.rs"]
@@ -12,11 +10,11 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use history::Stage;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{Start, Ternd};
 use tempfile::TempDir;
+use tern_check::Stage;
 use tern_protocol::ids::ConversationId;
 
 const ROUNDS: u64 = 20;

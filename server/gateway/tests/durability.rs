@@ -3,8 +3,6 @@
 
 #[path = "support/faults.rs"]
 mod faults;
-#[path = "support/history.rs"]
-mod history;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/random.rs"]
@@ -17,11 +15,11 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use faults::{Faults, Tree};
-use history::Stage;
 use hyper::StatusCode;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{Session, Start, TRANSPORTS, Ternd, message, text, texts, user};
+use tern_check::Stage;
 use tern_client::Transport;
 use tern_core::limits::SENDS_WAITING_MIN;
 use tern_protocol::error::ErrorCode;

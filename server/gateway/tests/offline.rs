@@ -1,7 +1,5 @@
 //! Verifying, backing up and restoring a data directory with the real program.
 
-#[path = "support/history.rs"]
-mod history;
 #[path = "support/load.rs"]
 mod load;
 #[path = "support/random.rs"]
@@ -16,10 +14,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use history::Stage;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
 use random::Random;
 use support::{PATIENCE, Start, Ternd, message, user};
+use tern_check::Stage;
 use tern_client::Transport;
 use tern_protocol::ids::{ConversationId, Seq, StoreEpoch};
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;

@@ -19,9 +19,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::history::{History, Key, Listener, Stage, assert_none, same_log};
 use crate::random::Random;
 use crate::support::{PATIENCE, Session, TRANSPORTS, Ternd, user};
+use tern_check::{History, Key, Listener, Stage, assert_none, same_log};
 
 const USERS: usize = 6;
 /// Sends of one device that are unanswered at once.

@@ -1,0 +1,377 @@
+//! What was sent and what was answered, and how that compares with a log.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+
+use tern_protocol::error::{Effect, ErrorCode};
+use tern_protocol::event::SendOk;
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
+use tern_protocol::model::{Change, Entry, Sender, WallMillis};
+
+use crate::membership::spans;
+use crate::receipts::Receipts;
+use crate::violation::{Promise, Violation};
+
+/// One intended send: what exactly-once speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// Where.
+    pub conversation: ConversationId,
+    /// Whose.
+    pub sender: Sender,
+    /// Their number for it.
+    pub client_seq: ClientSeq,
+}
+
+/// A place on the logical clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Tick(u64);
+
+#[derive(Debug)]
+struct Operation {
+    change: Change,
+    issued: Tick,
+    /// How often it was sent.
+    attempts: u32,
+    acked: Option<(Tick, Seq, WallMillis)>,
+    /// Said to have had no effect, when it was sent only once.
+    refused: Option<(Tick, ErrorCode)>,
+    /// The last try was refused.
+    decided: bool,
+}
+
+/// How far the clients have got when a log is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Unanswered sends have not been sent again: each is there once or not at all.
+    Open,
+    /// Everything that was sent has been answered: what was acknowledged is there once, what was refused is not.
+    Settled,
+}
+
+/// Everything that was sent, answered and seen.
+#[derive(Debug, Default)]
+pub struct History {
+    clock: u64,
+    operations: BTreeMap<Key, Operation>,
+    /// What was seen by anybody.
+    seen: HashMap<ConversationId, BTreeMap<Seq, Entry>>,
+    /// Who has seen which seqs.
+    pub(crate) seen_by: BTreeMap<(ConversationId, UserId), BTreeSet<Seq>>,
+    pub(crate) receipts: Receipts,
+    violations: Vec<Violation>,
+    pub(crate) totals: Totals,
+}
+
+/// How much there was.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Different sends.
+    pub sends: u64,
+    /// Of them, sent more than once.
+    pub resent: u64,
+    /// Different sends that were acknowledged.
+    pub acked: u64,
+    /// Different sends that were refused.
+    pub refused: u64,
+    /// Answers that said "an earlier try has stored it".
+    pub duplicates: u64,
+    /// Pushes.
+    pub pushes: u64,
+}
+
+impl History {
+    fn tick(&mut self) -> Tick {
+        self.clock += 1;
+        Tick(self.clock)
+    }
+
+    pub(crate) fn violate(&mut self, promise: Promise, rule: &'static str, what: String) {
+        self.violations.push(Violation { promise, rule, what, excerpt: Vec::new() });
+    }
+
+    fn violate_at(&mut self, promise: Promise, rule: &'static str, what: String, key: &Key) {
+        let excerpt = self.told(key);
+        self.violations.push(Violation { promise, rule, what, excerpt });
+    }
+
+    /// What is known of an operation, in lines.
+    fn told(&self, key: &Key) -> Vec<String> {
+        let Some(operation) = self.operations.get(key) else { return Vec::new() };
+        let mut lines =
+            vec![format!("#{} {key}: sent, {} times in all", operation.issued.0, operation.attempts)];
+        if let Some((tick, seq, _)) = operation.acked {
+            lines.push(format!("#{} {key}: acknowledged with {seq}", tick.0));
+        }
+        if let Some((tick, code)) = operation.refused {
+            lines.push(format!("#{} {key}: refused, {code}", tick.0));
+        }
+        lines
+    }
+
+    /// How much there was.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// A send is about to leave, for the first time or again. Call it before a byte of it is written.
+    pub fn issue(&mut self, key: Key, change: &Change) {
+        let tick = self.tick();
+        if let Some(operation) = self.operations.get_mut(&key) {
+            operation.attempts += 1;
+            (operation.refused, operation.decided) = (None, false);
+            self.totals.resent += u64::from(operation.attempts == 2);
+            return;
+        }
+        self.totals.sends += 1;
+        let operation = Operation {
+            change: change.clone(),
+            issued: tick,
+            attempts: 1,
+            acked: None,
+            refused: None,
+            decided: false,
+        };
+        self.operations.insert(key, operation);
+    }
+
+    /// A send was acknowledged.
+    pub fn ack(&mut self, key: Key, ok: &SendOk) {
+        let tick = self.tick();
+        self.totals.duplicates += u64::from(ok.duplicate);
+        let Some(operation) = self.operations.get_mut(&key) else {
+            let what = format!("{key} was never sent and answered with {ok:?}");
+            return self.violate(Promise::ExactlyOnce, "answer", what);
+        };
+        let attempts = operation.attempts;
+        operation.refused = None;
+        let before = *operation.acked.get_or_insert((tick, ok.seq, ok.time));
+        self.totals.acked += u64::from(before.0 == tick);
+        if ok.conversation != key.conversation {
+            let what = format!("{key} was answered for conversation {}", ok.conversation);
+            self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
+        }
+        if (before.1, before.2) != (ok.seq, ok.time) {
+            let what = format!(
+                "{key} was answered with {} at {:?}, and before with {} at {:?}",
+                ok.seq, ok.time, before.1, before.2
+            );
+            self.violate_at(Promise::ExactlyOnce, "answers differ", what, &key);
+        }
+        if ok.duplicate && attempts == 1 {
+            let what = format!("{key} was sent once and answered as a duplicate of {}", ok.seq);
+            self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
+        }
+        if !ok.duplicate && before.0 != tick {
+            let what = format!("{key} was answered as new for the second time, at {}", ok.seq);
+            self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
+        }
+    }
+
+    /// A send was refused. When the code says that it had no effect, it is not in the log, unless it is sent again.
+    pub fn refuse(&mut self, key: Key, code: ErrorCode) {
+        let tick = self.tick();
+        let Some(operation) = self.operations.get_mut(&key) else {
+            let what = format!("{key} was never sent and answered with {code}");
+            return self.violate(Promise::ExactlyOnce, "answer", what);
+        };
+        self.totals.refused += 1;
+        operation.decided = true;
+        // An earlier try may have been stored, and the later one refused: for the device's rate, say.
+        if code.effect() == Effect::None && operation.attempts == 1 {
+            operation.refused = Some((tick, code));
+        }
+        if let Some((_, seq, _)) = operation.acked.filter(|_| code == ErrorCode::ClientSeqStale) {
+            let what = format!("{key} was acknowledged with {seq}, and is called stale now");
+            self.violate_at(Promise::ExactlyOnce, "answers differ", what, &key);
+        }
+    }
+
+    /// Something that has to stay below a bound, in units of the caller's.
+    pub fn measured(&mut self, what: &str, value: u64, bound: u64) {
+        if value > bound {
+            self.violate(Promise::BoundedCost, "bound", format!("{what}: {value}, and {bound} is allowed"));
+        }
+    }
+
+    pub(crate) fn saw(&mut self, conversation: ConversationId, entry: Entry) {
+        let seen = self.seen.entry(conversation).or_default();
+        if let Some(other) = seen.get(&entry.seq).filter(|other| **other != entry) {
+            let what = format!("{conversation}: {} was seen, and {}", shown(other), shown(&entry));
+            return self.violate(Promise::DenseOrder, "entries differ", what);
+        }
+        seen.insert(entry.seq, entry);
+    }
+
+    /// What was wrong in answers, pushes and receipts by themselves.
+    pub fn broken(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    /// Compares a conversation's whole log with what was sent, answered and seen.
+    pub fn check(&self, conversation: ConversationId, log: &[Entry], stage: Stage) -> Vec<Violation> {
+        let mut found = Found { history: self, log, violations: Vec::new() };
+        let mut at: HashMap<Key, Seq> = HashMap::with_capacity(log.len());
+        let mut newest: HashMap<Sender, (ClientSeq, Seq)> = HashMap::new();
+        // Among the entries so far, the one that was sent last: none of those after it may have been answered before.
+        let mut latest: Option<(Tick, Key, Seq)> = None;
+        for (i, entry) in log.iter().enumerate() {
+            let expected = Seq(i as u64 + 1);
+            if entry.seq != expected {
+                let what = format!("{conversation} has {} where {expected} belongs", entry.seq);
+                found.add(Promise::DenseOrder, "gap", what, &[], &[i.saturating_sub(1), i]);
+            }
+            let key = Key { conversation, sender: entry.sender, client_seq: entry.client_seq };
+            if let Some(first) = at.insert(key, entry.seq) {
+                let what = format!("{key} is at {first} and at {}", entry.seq);
+                found.add(Promise::ExactlyOnce, "doubled", what, &[key], &[first.get() as usize - 1, i]);
+            }
+            let before = newest.insert(entry.sender, (entry.client_seq, entry.seq));
+            if let Some((number, seq)) = before.filter(|(number, _)| *number >= entry.client_seq) {
+                let what =
+                    format!("{key} is at {}, behind number {number} of the same device at {seq}", entry.seq);
+                found.add(Promise::RealTimeOrder, "order of a device", what, &[key], &[]);
+            }
+            let Some(operation) = self.operations.get(&key) else {
+                let what = format!("{key} at {} was never sent", entry.seq);
+                found.add(Promise::DenseOrder, "invented", what, &[], &[i]);
+                continue;
+            };
+            if !is_same(&operation.change, &entry.change) {
+                let what = format!("{key} at {} is not what was sent", entry.seq);
+                found.add(Promise::DenseOrder, "changed", what, &[key], &[]);
+            }
+            if let Some((_, code)) = operation.refused {
+                let what =
+                    format!("{key} was refused with {code}, which has no effect, and is at {}", entry.seq);
+                found.add(Promise::UnknownIsNotFailed, "refused and stored", what, &[key], &[i]);
+            }
+            if let Some((tick, seq, time)) = operation.acked {
+                if (seq, time) != (entry.seq, entry.time) {
+                    let what = format!(
+                        "{key} was answered with {seq} at {time:?} and is at {}, {:?}",
+                        entry.seq, entry.time
+                    );
+                    found.add(Promise::DenseOrder, "moved", what, &[key], &[i]);
+                }
+                if let Some((_, other, other_seq)) = latest.filter(|(issued, ..)| *issued > tick) {
+                    let what = format!(
+                        "{key} was answered with {seq} before {other} was sent, which is at {other_seq}"
+                    );
+                    found.add(Promise::RealTimeOrder, "real time order", what, &[key, other], &[]);
+                }
+            }
+            if latest.is_none_or(|(issued, ..)| issued < operation.issued) {
+                latest = Some((operation.issued, key, entry.seq));
+            }
+        }
+        self.check_operations(conversation, &at, stage, &mut found);
+        self.check_seen(conversation, &mut found);
+        self.check_membership(conversation, &mut found);
+        found.violations
+    }
+
+    fn check_operations(
+        &self,
+        conversation: ConversationId,
+        at: &HashMap<Key, Seq>,
+        stage: Stage,
+        found: &mut Found<'_>,
+    ) {
+        for (key, operation) in self.operations.iter().filter(|(key, _)| key.conversation == conversation) {
+            let absent = !at.contains_key(key);
+            if let Some((_, seq, _)) = operation.acked.filter(|_| absent) {
+                let what = format!("{key} was answered with {seq} and is not in the log");
+                let near = (seq.get() as usize).saturating_sub(1);
+                found.add(Promise::SentMeansSafe, "lost", what, &[*key], &[near]);
+            }
+        }
+        if stage == Stage::Settled {
+            for (key, operation) in self.operations.iter().filter(|(key, _)| key.conversation == conversation)
+            {
+                if operation.acked.is_none() && !operation.decided {
+                    let what = format!("{key} has no answer");
+                    found.add(Promise::UnknownIsNotFailed, "unanswered", what, &[*key], &[]);
+                }
+            }
+        }
+    }
+
+    fn check_seen(&self, conversation: ConversationId, found: &mut Found<'_>) {
+        for (seq, seen) in self.seen.get(&conversation).into_iter().flatten() {
+            let logged = usize::try_from(seq.0).ok().and_then(|n| found.log.get(n.checked_sub(1)?));
+            if logged != Some(seen) {
+                let logged = logged.map_or("nothing".to_owned(), shown);
+                let what = format!("{conversation}: {} was seen, and the log has {logged}", shown(seen));
+                found.add(Promise::DenseOrder, "seen", what, &[], &[]);
+            }
+        }
+    }
+
+    fn check_membership(&self, conversation: ConversationId, found: &mut Found<'_>) {
+        let Some(spans) = spans(found.log) else { return };
+        for ((_, user), seqs) in self.seen_by.iter().filter(|((id, _), _)| *id == conversation) {
+            let spans = spans.get(user).map_or(&[][..], Vec::as_slice);
+            let outside = |seq: &&Seq| !spans.iter().any(|span| span.covers(**seq));
+            if let Some(seq) = seqs.iter().find(outside) {
+                let what = format!("{user} has seen {seq} of {conversation}, and was a member in {spans:?}");
+                found.add(Promise::MembershipCuts, "outsider", what, &[], &[seq.get() as usize - 1]);
+            }
+        }
+        for (i, entry) in found.log.iter().enumerate().skip(1) {
+            let spans = spans.get(&entry.sender.user).map_or(&[][..], Vec::as_slice);
+            // The entry that makes somebody a member is another's.
+            if !spans.iter().any(|span| span.joined < entry.seq && span.covers(entry.seq)) {
+                let what = format!("{} of {conversation} is by somebody who was no member", shown(entry));
+                found.add(Promise::MembershipCuts, "sent by an outsider", what, &[], &[i]);
+            }
+        }
+    }
+}
+
+struct Found<'a> {
+    history: &'a History,
+    log: &'a [Entry],
+    violations: Vec<Violation>,
+}
+
+impl Found<'_> {
+    /// With what is known of these operations, and these entries of the log by index.
+    fn add(&mut self, promise: Promise, rule: &'static str, what: String, keys: &[Key], entries: &[usize]) {
+        let mut excerpt: Vec<String> = keys.iter().flat_map(|key| self.history.told(key)).collect();
+        let entries = entries.iter().filter_map(|i| self.log.get(*i));
+        excerpt.extend(entries.map(|entry| format!("log: {}", shown(entry))));
+        self.violations.push(Violation { promise, rule, what, excerpt });
+    }
+}
+
+/// Whether an entry is what a request asked for: of users to be added, those who were members already are left out.
+fn is_same(asked: &Change, stored: &Change) -> bool {
+    match (asked, stored) {
+        (Change::Add { members: asked }, Change::Add { members: stored }) => {
+            stored.iter().all(|user| asked.contains(user))
+        }
+        (
+            Change::Create { title, members: asked },
+            Change::Create { title: stored_title, members: stored },
+        ) => {
+            let (asked, stored): (BTreeSet<_>, BTreeSet<_>) =
+                (asked.iter().collect(), stored.iter().collect());
+            title == stored_title && asked == stored
+        }
+        (asked, stored) => asked == stored,
+    }
+}
+
+/// An entry without its contents.
+pub(crate) fn shown(entry: &Entry) -> String {
+    let Entry { seq, sender, client_seq, .. } = entry;
+    format!("{seq} (number {client_seq} of device {} of {})", sender.device, sender.user)
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { conversation, sender, client_seq } = self;
+        write!(f, "send {client_seq} of device {} of {} to {conversation}", sender.device, sender.user)
+    }
+}

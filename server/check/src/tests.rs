@@ -1,0 +1,305 @@
+//! Each promise, broken in each way that the checker knows.
+
+use std::collections::BTreeSet;
+
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::SendOk;
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
+use tern_protocol::model::{Change, Entry, Message, Sender, WallMillis};
+
+use crate::*;
+
+fn sender(n: u64) -> Sender {
+    Sender { user: UserId::from_sub("anna"), device: DeviceId::new(n).expect("not 0") }
+}
+
+fn conversation() -> ConversationId {
+    ConversationId::from_bytes([7; 16])
+}
+
+fn key(device: u64, number: u64) -> Key {
+    Key { conversation: conversation(), sender: sender(device), client_seq: ClientSeq(number) }
+}
+
+fn change(device: u64, number: u64) -> Change {
+    let payload = format!("{device}/{number}").into();
+    Change::Message(Message { content_type: String::new(), payload, reply_to: None })
+}
+
+fn entry(seq: u64, device: u64, number: u64) -> Entry {
+    Entry {
+        seq: Seq(seq),
+        time: WallMillis(seq),
+        sender: sender(device),
+        client_seq: ClientSeq(number),
+        change: change(device, number),
+    }
+}
+
+fn ok(seq: u64, duplicate: bool) -> SendOk {
+    SendOk { conversation: conversation(), seq: Seq(seq), time: WallMillis(seq), duplicate }
+}
+
+enum Did {
+    Issue(u64, u64),
+    Ack(u64, u64, SendOk),
+    Refuse(u64, u64, ErrorCode),
+    Push(Entry),
+    /// An app is handed an entry.
+    Hand(Entry),
+    /// Its device has everything.
+    CaughtUp,
+    /// (delivered, read), said by anna's devices.
+    Mark(u64, u64),
+    /// (delivered, read), shown of anna.
+    Show(u64, u64),
+    /// (seq, delivered, read), counted.
+    Count(u64, u32, u32),
+    /// A read mark was answered.
+    MarkAck(u64),
+    /// (delivered, read), stored for anna in the end.
+    Stored(u64, u64),
+    Measure(u64),
+}
+use Did::*;
+
+/// Runs it, and says which rules of which promises were broken.
+fn run(did: Vec<Did>, log: &[Entry], stage: Stage) -> Vec<Violation> {
+    let user = UserId::from_sub("bert");
+    let bert = Sender { user, device: DeviceId::new(9).expect("not 0") };
+    let anna = sender(1).user;
+    let (mut history, mut listener, mut view) = (History::default(), Listener::of(user), View::new(bert));
+    let mut found = Vec::new();
+    for did in did {
+        match did {
+            Issue(device, number) => history.issue(key(device, number), &change(device, number)),
+            Ack(device, number, ok) => history.ack(key(device, number), &ok),
+            Refuse(device, number, code) => history.refuse(key(device, number), code),
+            Push(entry) => listener.push(&mut history, conversation(), entry),
+            Hand(entry) => view.handed(&mut history, conversation(), entry),
+            CaughtUp => found.append(&mut view.check(conversation(), log)),
+            Mark(delivered, read) => history.marked(conversation(), anna, Seq(delivered), Seq(read)),
+            Show(delivered, read) => {
+                let shown = Shown { user: anna, delivered: Seq(delivered), read: Seq(read) };
+                history.shown(conversation(), bert, shown);
+            }
+            Count(seq, delivered, read) => history.counted(conversation(), user, Seq(seq), (delivered, read)),
+            MarkAck(read) => history.mark_acked(conversation(), anna, Seq(read)),
+            Stored(delivered, read) => {
+                let shown = Shown { user: anna, delivered: Seq(delivered), read: Seq(read) };
+                history.check_receipts(conversation(), Seq(log.len() as u64), &[shown]);
+            }
+            Measure(value) => history.measured("queue", value, 10),
+        }
+    }
+    found.splice(..0, history.broken().to_vec());
+    found.append(&mut history.check(conversation(), log, stage));
+    found
+}
+
+#[track_caller]
+fn check(did: Vec<Did>, log: &[Entry], stage: Stage, expected: &[&str]) -> BTreeSet<Promise> {
+    let found = run(did, log, stage);
+    let rules: Vec<&str> = found.iter().map(|violation| violation.rule).collect();
+    assert_eq!(rules, expected, "{found:?}");
+    found.iter().map(|violation| violation.promise).collect()
+}
+
+/// A group's log: anna creates it, adds bert, writes, removes bert, writes.
+fn group() -> Vec<Entry> {
+    let bert = UserId::from_sub("bert");
+    let with = |seq, change| Entry { change, ..entry(seq, 1, seq) };
+    vec![
+        with(1, Change::Create { title: String::new(), members: Vec::new() }),
+        with(2, Change::Add { members: vec![bert] }),
+        entry(3, 1, 3),
+        with(4, Change::Remove { member: bert }),
+        entry(5, 1, 5),
+    ]
+}
+
+fn sent(log: &[Entry]) -> History {
+    let mut history = History::default();
+    for entry in log {
+        let key = Key { conversation: conversation(), sender: entry.sender, client_seq: entry.client_seq };
+        history.issue(key, &entry.change);
+    }
+    history
+}
+
+#[test]
+fn what_is_promised_passes() {
+    let both = [entry(1, 1, 1), entry(2, 2, 1)];
+    check(vec![], &[], Stage::Settled, &[]);
+    check(vec![Issue(1, 1)], &[], Stage::Open, &[]);
+    check(vec![Issue(1, 1)], &both[..1], Stage::Open, &[]);
+    let retried = vec![Issue(1, 1), Push(entry(1, 1, 1)), Issue(1, 1), Ack(1, 1, ok(1, true))];
+    check(retried, &both[..1], Stage::Settled, &[]);
+    // Sent at the same time: either order will do.
+    let at_once = vec![Issue(2, 1), Issue(1, 1), Ack(2, 1, ok(2, false)), Ack(1, 1, ok(1, false))];
+    check(at_once, &both, Stage::Settled, &[]);
+    check(vec![Issue(1, 1), Refuse(1, 1, ErrorCode::Overloaded)], &[], Stage::Settled, &[]);
+    // The first try was stored, and nobody heard of it.
+    let twice = vec![Issue(1, 1), Issue(1, 1), Refuse(1, 1, ErrorCode::RateLimited)];
+    check(twice, &both[..1], Stage::Settled, &[]);
+    check(vec![Issue(1, 1), Refuse(1, 1, ErrorCode::OutcomeUnknown)], &both[..1], Stage::Settled, &[]);
+    let receipts =
+        vec![Issue(1, 1), Mark(1, 0), Show(1, 0), Mark(0, 1), MarkAck(1), Show(1, 1), Stored(1, 1)];
+    check(receipts, &both[..1], Stage::Open, &[]);
+    check(vec![Issue(1, 1), Hand(entry(1, 1, 1)), CaughtUp], &both[..1], Stage::Open, &[]);
+    check(vec![Measure(10)], &[], Stage::Settled, &[]);
+}
+
+#[test]
+fn each_broken_promise_is_found() {
+    let acked = || vec![Issue(1, 1), Ack(1, 1, ok(1, false))];
+    let both = [entry(1, 1, 1), entry(2, 1, 2)];
+    let sent = || vec![Issue(1, 1), Issue(1, 2)];
+    let with = |mut did: Vec<Did>, more: Vec<Did>| {
+        did.extend(more);
+        did
+    };
+    let mut promises = BTreeSet::new();
+    for (did, log, stage, expected) in [
+        (acked(), &[][..], Stage::Open, &["lost"][..]),
+        (vec![Issue(1, 1)], &[], Stage::Settled, &["unanswered"]),
+        (vec![Issue(1, 1)], &both[..1], Stage::Settled, &["unanswered"]),
+        (acked(), &[entry(1, 1, 1), entry(2, 1, 1)], Stage::Open, &["doubled", "order of a device", "moved"]),
+        (vec![Issue(1, 1)], &[entry(2, 1, 1)], Stage::Open, &["gap"]),
+        (vec![], &both[..1], Stage::Open, &["invented"]),
+        (acked(), &[Entry { change: change(9, 9), ..entry(1, 1, 1) }], Stage::Open, &["changed"]),
+        (sent(), &[entry(1, 1, 2), entry(2, 1, 1)], Stage::Open, &["order of a device"]),
+        (
+            vec![Issue(1, 1), Ack(1, 1, ok(2, false)), Issue(2, 1), Ack(2, 1, ok(1, false))],
+            &[entry(1, 2, 1), entry(2, 1, 1)],
+            Stage::Open,
+            &["real time order"],
+        ),
+        (
+            with(acked(), vec![Issue(1, 1), Ack(1, 1, ok(2, true))]),
+            &both[..1],
+            Stage::Open,
+            &["answers differ"],
+        ),
+        (vec![Issue(1, 1), Ack(1, 1, ok(1, true))], &both[..1], Stage::Open, &["answer"]),
+        (vec![Ack(1, 1, ok(1, false))], &[], Stage::Open, &["answer"]),
+        (with(acked(), vec![Issue(1, 1), Ack(1, 1, ok(1, false))]), &both[..1], Stage::Open, &["answer"]),
+        (
+            with(acked(), vec![Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqStale)]),
+            &both[..1],
+            Stage::Open,
+            &["answers differ"],
+        ),
+        (
+            vec![Issue(1, 1), Refuse(1, 1, ErrorCode::Overloaded)],
+            &both[..1],
+            Stage::Open,
+            &["refused and stored"],
+        ),
+        (vec![Issue(1, 1), Push(entry(1, 1, 1))], &[], Stage::Open, &["seen"]),
+        (
+            with(sent(), vec![Push(entry(2, 1, 2)), Push(entry(1, 1, 1))]),
+            &both,
+            Stage::Open,
+            &["order of pushes"],
+        ),
+        (
+            vec![Issue(1, 1), Push(entry(1, 1, 1)), Hand(Entry { change: change(9, 9), ..entry(1, 1, 1) })],
+            &both[..1],
+            Stage::Open,
+            &["entries differ"],
+        ),
+        (with(sent(), vec![Hand(entry(1, 1, 1)), CaughtUp]), &both, Stage::Open, &["not handed"]),
+        (with(sent(), vec![Hand(entry(2, 1, 2)), CaughtUp]), &both, Stage::Open, &["not handed"]),
+        (
+            vec![Issue(1, 1), Hand(entry(1, 1, 1)), Hand(entry(1, 1, 1)), CaughtUp],
+            &both[..1],
+            Stage::Open,
+            &["handed twice"],
+        ),
+        (vec![Issue(1, 1), Show(1, 0)], &both[..1], Stage::Open, &["false receipt"]),
+        (vec![Issue(1, 1), Mark(1, 0), Show(1, 1)], &both[..1], Stage::Open, &["false receipt"]),
+        (with(sent(), vec![Mark(2, 2), Show(2, 2), Show(2, 1)]), &both, Stage::Open, &["receipt fell"]),
+        (with(sent(), vec![Mark(2, 2), Show(1, 2)]), &both, Stage::Open, &["read above delivered"]),
+        (with(sent(), vec![Mark(1, 0), Count(1, 2, 0)]), &both, Stage::Open, &["false count"]),
+        (with(sent(), vec![Mark(1, 0), Count(1, 1, 1)]), &both, Stage::Open, &["false count"]),
+        (with(sent(), vec![Mark(3, 3), Stored(3, 3)]), &both, Stage::Open, &["watermarks out of order"]),
+        (with(sent(), vec![Mark(1, 0), Stored(2, 0)]), &both, Stage::Open, &["false receipt"]),
+        (with(sent(), vec![Mark(2, 2), MarkAck(2), Stored(2, 1)]), &both, Stage::Open, &["read mark lost"]),
+        (vec![Measure(11)], &[], Stage::Settled, &["bound"]),
+    ] {
+        promises.extend(check(did, log, stage, expected));
+    }
+    // The one that is left needs a group.
+    let all: BTreeSet<_> =
+        Promise::ALL.into_iter().filter(|promise| *promise != Promise::MembershipCuts).collect();
+    assert_eq!(promises, all);
+}
+
+#[test]
+fn members_see_their_span_and_nothing_else() {
+    let (log, bert) = (group(), UserId::from_sub("bert"));
+    for (seqs, expected) in [
+        (&[2, 3, 4][..], &[][..]),
+        (&[1, 2, 3, 4], &["outsider"]),
+        (&[2, 3, 4, 5], &["outsider"]),
+        (&[2, 4], &[]),
+    ] {
+        let mut history = sent(&log);
+        let mut listener = Listener::of(bert);
+        for seq in seqs {
+            listener.push(&mut history, conversation(), log[*seq - 1].clone());
+        }
+        let found = history.check(conversation(), &log, Stage::Open);
+        let rules: Vec<&str> = found.iter().map(|violation| violation.rule).collect();
+        assert_eq!(rules, expected, "{found:?}");
+        assert!(found.iter().all(|violation| violation.promise == Promise::MembershipCuts));
+    }
+    // Bert writes after he was removed.
+    let mut late = group();
+    late[4].sender = Sender { user: bert, device: DeviceId::new(9).expect("not 0") };
+    let found = sent(&late).check(conversation(), &late, Stage::Open);
+    assert_eq!(found.iter().map(|violation| violation.rule).collect::<Vec<_>>(), ["sent by an outsider"]);
+}
+
+#[test]
+fn a_former_member_needs_no_more_than_their_span() {
+    let log = group();
+    let bert = Sender { user: UserId::from_sub("bert"), device: DeviceId::new(9).expect("not 0") };
+    for (handed, complete) in [(&[2, 3, 4][..], true), (&[2, 3], false), (&[], false)] {
+        let (mut history, mut view) = (sent(&log), View::new(bert));
+        handed.iter().for_each(|seq| view.handed(&mut history, conversation(), log[*seq - 1].clone()));
+        assert_eq!(view.check(conversation(), &log).is_empty(), complete, "{handed:?}");
+    }
+}
+
+#[test]
+fn an_app_that_begins_again_may_be_handed_again() {
+    let bert = Sender { user: UserId::from_sub("bert"), device: DeviceId::new(9).expect("not 0") };
+    let (mut history, mut view) = (History::default(), View::new(bert));
+    history.issue(key(1, 1), &change(1, 1));
+    view.handed(&mut history, conversation(), entry(1, 1, 1));
+    view.restarted(conversation(), Seq(0));
+    view.handed(&mut history, conversation(), entry(1, 1, 1));
+    assert_eq!(history.broken(), []);
+    view.handed(&mut history, conversation(), entry(1, 1, 1));
+    assert_eq!(history.broken().len(), 1);
+}
+
+#[test]
+fn a_violation_shows_what_it_is_about() {
+    let found = run(vec![Issue(1, 1), Ack(1, 1, ok(2, false))], &[entry(1, 1, 1)], Stage::Open);
+    let text = found[0].to_string();
+    assert!(text.starts_with("promise 2 (one order without holes): moved: send 1 of device "), "{text}");
+    assert!(text.contains("\n    #1 send 1 "), "{text}");
+    assert!(text.contains("acknowledged with 2\n    log: 1 (number 1 of device "), "{text}");
+}
+
+#[test]
+fn readers_agree() {
+    let other = Entry { change: change(9, 9), ..entry(1, 1, 1) };
+    let found = same_log(conversation(), &[entry(1, 1, 1)], &[other]).expect("they differ");
+    assert_eq!(found.rule, "readers differ");
+    assert!(same_log(conversation(), &[entry(1, 1, 1)], &[]).is_some());
+    assert!(same_log(conversation(), &[entry(1, 1, 1)], &[entry(1, 1, 1)]).is_none());
+}
