@@ -5,6 +5,9 @@ use alloc::vec::Vec;
 use hashbrown::HashMap;
 use tern_protocol::ids::UserId;
 
+/// Sorting those who are here has to cost less than looking for everybody in the audience.
+const FAR_FEWER: usize = 4;
+
 /// The logged-in connections of one shard by user. `K` is the shard's own handle of a connection.
 #[derive(Debug)]
 pub struct Local<K> {
@@ -43,17 +46,16 @@ impl<K: PartialEq> Local<K> {
         self.users.get(&user).map_or(&[], Vec::as_slice)
     }
 
-    /// Calls `each` for every connection here of everybody in `audience`, which is sorted: walks whichever of the two is
-    /// smaller, so that a large group costs a shard with few users little.
-    pub fn each(&self, audience: &[UserId], mut each: impl FnMut(&K)) {
-        if audience.len() <= self.users.len() {
-            audience.iter().filter_map(|user| self.users.get(user)).flatten().for_each(each);
+    /// Calls `each` for every connection here of everybody in `audience`, which is sorted, and in that order. Walks
+    /// the users instead when they are far fewer, so that a large group costs a shard with few users little.
+    pub fn each(&self, audience: &[UserId], each: impl FnMut(&K)) {
+        if self.users.len() * FAR_FEWER < audience.len() {
+            let mut here: Vec<_> =
+                self.users.iter().filter(|(user, _)| audience.binary_search(user).is_ok()).collect();
+            here.sort_unstable_by_key(|(user, _)| **user);
+            here.into_iter().flat_map(|(_, keys)| keys).for_each(each);
         } else {
-            for (user, keys) in &self.users {
-                if audience.binary_search(user).is_ok() {
-                    keys.iter().for_each(&mut each);
-                }
-            }
+            audience.iter().filter_map(|user| self.users.get(user)).flatten().for_each(each);
         }
     }
 }
@@ -72,7 +74,6 @@ mod tests {
         let reached = |local: &Local<u32>, audience: &[UserId]| {
             let mut keys = Vec::new();
             local.each(audience, |k| keys.push(*k));
-            keys.sort_unstable();
             keys
         };
         let few: Vec<_> = [1, 2, 3].map(user).to_vec();

@@ -164,7 +164,9 @@ impl Outbound {
         if !self.queue.is_empty() {
             return Vec::new();
         }
-        self.lagging.drain().collect()
+        let mut heads: Vec<_> = self.lagging.drain().collect();
+        heads.sort_unstable();
+        heads
     }
 
     /// Whether nothing waits, neither frames nor heads to tell.

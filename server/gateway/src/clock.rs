@@ -1,14 +1,18 @@
 //! The one place where clocks are read.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tern_core::time::{MonoMillis, Now};
 use tern_protocol::model::WallMillis;
+// The system's, unless a simulation has stopped the runtime's time and moves it on.
+use tokio::time::Instant;
 
 /// Both clocks; copies agree.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
     start: Instant,
+    /// What the wall clock said at `start`, if it is not the system's.
+    wall: Option<WallMillis>,
 }
 
 impl Clock {
@@ -18,12 +22,19 @@ impl Clock {
         reason = "a clock reads the time when it is made; a default should not"
     )]
     pub fn new() -> Self {
-        Self { start: Instant::now() }
+        Self { start: Instant::now(), wall: None }
+    }
+
+    /// A clock that begins now and whose wall clock says this now, and goes on with the runtime's time: for a simulation.
+    pub fn at(wall: WallMillis) -> Self {
+        Self { start: Instant::now(), wall: Some(wall) }
     }
 
     /// The time.
     pub fn now(&self) -> Now {
-        Now { mono: MonoMillis(self.start.elapsed().as_millis() as u64), wall: wall() }
+        let mono = self.start.elapsed().as_millis() as u64;
+        let wall = self.wall.map_or_else(wall, |start| WallMillis(start.0 + mono));
+        Now { mono: MonoMillis(mono), wall }
     }
 }
 

@@ -80,7 +80,7 @@ impl Shard {
 
     /// Tells again what did not fit before.
     pub fn catch_up(&self) {
-        let behind: Vec<_> = self.behind.borrow_mut().drain().collect();
+        let behind = std::mem::take(&mut *self.behind.borrow_mut());
         for ((shard, conversation), heads) in behind {
             for (head, audience) in heads {
                 self.tell(shard, Event::HeadMoved { conversation, head, audience });

@@ -18,6 +18,7 @@ use tracing::{info, warn};
 use crate::accept;
 use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
+use crate::clock::Clock;
 use crate::control::{self, Control};
 use crate::epoch::{self, EpochError};
 use crate::limits::{AddressLimit, Limits};
@@ -153,7 +154,7 @@ impl Server {
                 warn!(%error, path = %path.display(), "no control socket: backups need the server to be stopped");
             })
             .ok();
-        let node = Arc::new(Node::new(kv, epoch, setup.verifier, &setup.limits, mailboxes));
+        let node = Arc::new(Node::new(kv, epoch, setup.verifier, &setup.limits, Clock::new(), mailboxes));
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
         let mut sources = Vec::with_capacity(shards);

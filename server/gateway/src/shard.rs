@@ -2,7 +2,7 @@
 //! talk through mailboxes only.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -79,6 +79,7 @@ impl Node {
         epoch: StoreEpoch,
         verifier: Verifier,
         limits: &Limits,
+        clock: Clock,
         mailboxes: Vec<Mailbox>,
     ) -> Self {
         let shards = u16::try_from(mailboxes.len()).expect("the number of shards was checked at start");
@@ -89,7 +90,7 @@ impl Node {
             sends: SendLimits::new(limits),
             connections_per_shard_max: limits.connections_per_shard_max(),
             slots: SlotMap::new(shards),
-            clock: Clock::new(),
+            clock,
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
             mailboxes,
@@ -157,8 +158,8 @@ pub struct Shard {
     pub id: ShardId,
     /// What it shares.
     pub node: Arc<Node>,
-    /// Its connections by number.
-    pub conns: RefCell<HashMap<u64, Rc<Conn>>>,
+    /// Its connections by number. What is walked is ordered, here and below, so that a run can be repeated exactly.
+    pub conns: RefCell<BTreeMap<u64, Rc<Conn>>>,
     /// Its logged-in connections by user.
     pub local: RefCell<Local<Handle>>,
     /// Its conversations.
@@ -166,11 +167,11 @@ pub struct Shard {
     /// Whether it takes up sends.
     pub admission: RefCell<Admission>,
     /// Conversations with watermarks to persist.
-    pub dirty: RefCell<HashSet<ConversationId>>,
+    pub dirty: RefCell<BTreeSet<ConversationId>>,
     /// Conversations that may have watermarks to tell.
-    pub moved: RefCell<HashSet<ConversationId>>,
+    pub moved: RefCell<BTreeSet<ConversationId>>,
     /// Those that have, at a later tick.
-    pub moved_later: RefCell<HashSet<ConversationId>>,
+    pub moved_later: RefCell<BTreeSet<ConversationId>>,
     /// Connections with receipts that wait for company; each at most once.
     pub receipts_wait: RefCell<Vec<Rc<Conn>>>,
     /// `Mark`s to be answered when their watermarks are persisted.
@@ -178,7 +179,7 @@ pub struct Shard {
     /// Wakes whoever persists.
     pub persist_soon: Notify,
     /// Heads that did not fit into a shard's mailbox.
-    pub behind: RefCell<HashMap<(ShardId, ConversationId), Behind>>,
+    pub behind: RefCell<BTreeMap<(ShardId, ConversationId), Behind>>,
     /// What all connections read into.
     pub read_buffer: RefCell<Box<[u8]>>,
     /// What all connections gather their writes in.
@@ -274,15 +275,8 @@ impl Shard {
         let mut phase = self.phase.clone();
         loop {
             tokio::select! {
-                Some(reply) = inbox.replies.recv() => self.on_reply(reply),
-                Some(request) = inbox.requests.recv() => self.on_owner_request(request),
-                Some(event) = inbox.events.recv() => self.on_event(event),
-                Some(request) = inbox.homes.recv() => self.on_home(request),
-                () = self.settle.notified() => self.tell_receipts(),
-                _ = tick.tick() => {
-                    ticks = ticks.wrapping_add(1);
-                    self.on_tick(ticks);
-                }
+                // What is rare comes first, and after each turn every lane gets its share: nothing starves.
+                biased;
                 changed = phase.changed() => {
                     let now = *phase.borrow_and_update();
                     match now {
@@ -298,6 +292,15 @@ impl Shard {
                         break;
                     }
                 }
+                _ = tick.tick() => {
+                    ticks = ticks.wrapping_add(1);
+                    self.on_tick(ticks);
+                }
+                () = self.settle.notified() => self.tell_receipts(),
+                Some(reply) = inbox.replies.recv() => self.on_reply(reply),
+                Some(request) = inbox.requests.recv() => self.on_owner_request(request),
+                Some(event) = inbox.events.recv() => self.on_event(event),
+                Some(request) = inbox.homes.recv() => self.on_home(request),
             }
             self.empty(&mut inbox);
         }
@@ -442,6 +445,7 @@ impl Shard {
         self.conns.borrow_mut().insert(number, conn.clone());
         debug!(session = %conn.id, %from, "connected");
         let stream = tokio::select! {
+            biased;
             stream = serve(self, &conn, stream) => Some(stream),
             () = meanwhile(conn.clone()) => None,
         };
