@@ -60,6 +60,7 @@ pub struct History {
     pub(crate) seen_by: BTreeMap<(ConversationId, UserId), BTreeSet<Seq>>,
     pub(crate) receipts: Receipts,
     violations: Vec<Violation>,
+    server_tries_again: bool,
     pub(crate) totals: Totals,
 }
 
@@ -107,6 +108,12 @@ impl History {
             lines.push(format!("#{} {key}: refused, {code}", tick.0));
         }
         lines
+    }
+
+    /// The store does not always know what became of a commit: then the server itself tries again, and may answer a send
+    /// that came once as one that was stored by an earlier try.
+    pub fn server_tries_again(&mut self) {
+        self.server_tries_again = true;
     }
 
     /// How much there was.
@@ -158,7 +165,7 @@ impl History {
             );
             self.violate_at(Promise::ExactlyOnce, "answers differ", what, &key);
         }
-        if ok.duplicate && attempts == 1 {
+        if ok.duplicate && attempts == 1 && !self.server_tries_again {
             let what = format!("{key} was sent once and answered as a duplicate of {}", ok.seq);
             self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
         }
@@ -187,6 +194,13 @@ impl History {
         }
     }
 
+    /// Nobody waits for the answer of this send any more, or sends it again.
+    pub fn abandon(&mut self, key: Key) {
+        if let Some(operation) = self.operations.get_mut(&key) {
+            operation.decided = true;
+        }
+    }
+
     /// Something that has to stay below a bound, in units of the caller's.
     pub fn measured(&mut self, what: &str, value: u64, bound: u64) {
         if value > bound {
@@ -201,6 +215,23 @@ impl History {
             return self.violate(Promise::DenseOrder, "entries differ", what);
         }
         seen.insert(entry.seq, entry);
+    }
+
+    /// A user has got these entries of a page.
+    pub fn pulled(&mut self, user: UserId, conversation: ConversationId, entries: &[Entry]) {
+        let seen = self.seen_by.entry((conversation, user)).or_default();
+        seen.extend(entries.iter().map(|entry| entry.seq));
+        entries.iter().for_each(|entry| self.saw(conversation, entry.clone()));
+    }
+
+    /// An app was told that a log has lost its beginning, or is another one, and no such thing was done to it.
+    pub fn torn(&mut self, what: &str) {
+        self.violate(Promise::GapFreeSync, "torn", what.to_owned());
+    }
+
+    /// The conversations that something was sent to, in the order of their ids.
+    pub fn conversations(&self) -> BTreeSet<ConversationId> {
+        self.operations.keys().map(|key| key.conversation).collect()
     }
 
     /// What was wrong in answers, pushes and receipts by themselves.

@@ -235,6 +235,11 @@ impl Conn {
         }
     }
 
+    /// The bytes that wait for the client.
+    pub fn outbound_bytes(&self) -> usize {
+        self.outbound.borrow().bytes()
+    }
+
     /// Echoes a heartbeat; several that have not been written yet are echoed once.
     pub fn echo(&self) {
         self.outbound.borrow_mut().echo(Bytes::from_static(frame::HEARTBEAT));

@@ -1,0 +1,122 @@
+//! `tern-sim`: runs seeds, and says how to run a failing one again.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use tern_sim::plan::Plan;
+use tern_sim::world::{self, Outcome};
+use tern_sim::{shrink, wrong};
+
+/// Simulates Tern: real clients and servers over a simulated network, clock and store. One seed, one run.
+///
+/// Without options it runs 100 seeds that nobody has run before. The last line is `COUNT seeds, F failed`; the exit status is
+/// 1 when one failed.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about)]
+struct Args {
+    /// Run this seed alone, and say what happened
+    #[arg(long, conflicts_with_all = ["from", "seeds"])]
+    seed: Option<u64>,
+    /// Run the seeds from this one on [default: the time of day]
+    #[arg(long)]
+    from: Option<u64>,
+    /// Run this many seeds
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// Print everything that happens in the run of --seed
+    #[arg(long, requires = "seed")]
+    trace: bool,
+    /// Make the server wrong on purpose, to see that it is found
+    #[arg(long)]
+    wrong: Option<wrong::Wrong>,
+    /// Runs to spend on leaving steps out of a failing one
+    #[arg(long, default_value_t = 200)]
+    shrink: usize,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let (from, count) = match args.seed {
+        Some(seed) => (seed, 1),
+        None => (args.from.unwrap_or_else(|| tern_server::clock::wall().0), args.seeds),
+    };
+    let begin = Instant::now();
+    let mut time = Duration::ZERO;
+    let (mut failed, mut sends, mut entries) = (0u64, 0, 0);
+    for seed in (0..count).map(|n| from.wrapping_add(n)) {
+        let plan = Plan::new(seed);
+        let result = world::try_run(&plan, args.wrong, args.trace);
+        match &result {
+            Ok(outcome) => {
+                print!("{}", outcome.trace);
+                time += outcome.time;
+                sends += outcome.totals.sends;
+                entries += outcome.entries;
+                if args.seed.is_some() {
+                    print_outcome(&plan, outcome);
+                }
+                if let Some(violation) = outcome.violations.first() {
+                    failed += 1;
+                    println!("seed {seed}: {} violations, the first:\n{violation}", outcome.violations.len());
+                    report(&plan, &args, violation.rule);
+                }
+            }
+            Err(panic) => {
+                failed += 1;
+                println!("seed {seed}: panic: {panic}");
+                report(&plan, &args, world::PANIC);
+            }
+        }
+    }
+    let took = begin.elapsed().as_secs_f64();
+    let hours = time.as_secs_f64() / 3_600.0;
+    println!(
+        "{hours:.1} simulated hours, {sends} sends, {entries} entries; {:.1} seeds and {:.1} hours a second",
+        count as f64 / took,
+        hours / took
+    );
+    println!("{count} seeds, {failed} failed");
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn print_outcome(plan: &Plan, outcome: &Outcome) {
+    println!(
+        "seed {}: {} users, {} devices, {} shards, {} steps, {:.1} s, {} sends, {} acknowledged, {} refused, {} sent again, {} \
+         duplicates answered, {} pushes, {} entries, digest {:016x}",
+        plan.seed,
+        plan.users,
+        plan.devices,
+        plan.shards,
+        plan.steps.len(),
+        outcome.time.as_secs_f64(),
+        outcome.totals.sends,
+        outcome.totals.acked,
+        outcome.totals.refused,
+        outcome.totals.resent,
+        outcome.totals.duplicates,
+        outcome.totals.pushes,
+        outcome.entries,
+        outcome.digest
+    );
+}
+
+fn report(plan: &Plan, args: &Args, rule: &str) {
+    let wrong = args.wrong.map(|wrong| {
+        format!(
+            " --wrong {}",
+            clap::ValueEnum::to_possible_value(&wrong).map(|v| v.get_name().to_owned()).unwrap_or_default()
+        )
+    });
+    println!(
+        "again: cargo run --release -p tern-sim -- --seed {} --trace{}",
+        plan.seed,
+        wrong.unwrap_or_default()
+    );
+    let small = shrink::shrink(plan, args.wrong, rule, args.shrink);
+    println!("{} of {} steps are enough:", small.steps.len(), plan.steps.len());
+    for step in &small.steps {
+        println!("  after {} ms: {:?}", step.after_ms, step.action);
+    }
+}

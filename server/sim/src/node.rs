@@ -1,0 +1,104 @@
+//! A server: the real shards, on one thread and in the simulation's time.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tern_core::routing::ShardId;
+use tern_protocol::model::WallMillis;
+use tern_server::auth::{TokenKey, Verifier};
+use tern_server::clock::Clock;
+use tern_server::limits::{AddressLimit, Limits};
+use tern_server::mailbox::mailbox;
+use tern_server::metrics::shard::Transport;
+use tern_server::shard::{Node, Shard};
+use tern_server::shutdown::{self, Phase};
+use tern_store::Kv;
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, LocalSet, spawn_local};
+
+use crate::net::End;
+use crate::random::Random;
+
+/// What signs the tokens of the simulation.
+pub const TOKEN_SECRET: &[u8] = b"the simulation's tokens are signed with these bytes";
+
+/// A running server.
+pub struct SimNode {
+    set: Rc<LocalSet>,
+    shards: Vec<Rc<Shard>>,
+    node: Arc<Node>,
+    phase: watch::Sender<Phase>,
+    running: JoinHandle<()>,
+}
+
+impl SimNode {
+    /// With so many shards, on this store, and by a wall clock that says this now.
+    pub fn start(kv: Arc<dyn Kv>, shards: u16, wall: WallMillis) -> Self {
+        let key = TokenKey::hs256(TOKEN_SECRET).expect("the secret is long enough");
+        let verifier = Verifier::new(vec![key], Duration::from_secs(60));
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
+        let node = Arc::new(Node::new(kv, verifier, &Limits::OFF, Clock::at(wall), mailboxes));
+        let (phase, _) = watch::channel(Phase::Running);
+        let new = |n| Shard::new(ShardId(n), node.clone(), phase.subscribe());
+        let shards: Vec<_> = (0..shards).map(new).collect();
+        let set = Rc::new(LocalSet::new());
+        let running: Vec<_> = shards
+            .iter()
+            .zip(inboxes)
+            .map(|(shard, inbox)| set.spawn_local(shard.clone().run(inbox)))
+            .collect();
+        let all = set.clone();
+        let running = spawn_local(async move {
+            all.run_until(async move {
+                for shard in running {
+                    if let Err(error) = shard.await {
+                        std::panic::resume_unwind(error.into_panic());
+                    }
+                }
+            })
+            .await;
+        });
+        Self { set, shards, node, phase, running }
+    }
+
+    /// Whether it takes connections.
+    pub fn is_open(&self) -> bool {
+        *self.phase.borrow() == Phase::Running
+    }
+
+    /// Whether one of its threads has panicked, or ended by itself.
+    pub fn has_ended(&self) -> bool {
+        self.running.is_finished()
+    }
+
+    /// Takes a connection on one of its shards.
+    pub fn accept(&self, stream: End, random: &mut Random) {
+        let shard = self.shards[random.below(self.shards.len() as u64) as usize].clone();
+        let from = ([127, 0, 0, 1], 1).into();
+        let place = AddressLimit::new(&Limits::OFF).enter([127, 0, 0, 1].into()).expect("there is no limit");
+        self.set.spawn_local(async move {
+            let _counted = shard.count_connection(Transport::Tcp);
+            shard.serve(stream, from, place, |_| std::future::pending()).await;
+        });
+    }
+
+    /// The most bytes that wait for one client, and the bytes of all requests that wait.
+    pub fn waiting(&self) -> (u64, u64) {
+        let outbound =
+            |shard: &Rc<Shard>| shard.conns.borrow().values().map(|conn| conn.outbound_bytes()).max();
+        let most = self.shards.iter().filter_map(outbound).max().unwrap_or(0);
+        (most as u64, self.node.waiting_bytes() as u64)
+    }
+
+    /// Ends it in the middle of whatever it does.
+    pub fn kill(&self) {
+        self.running.abort();
+    }
+
+    /// Ends it well.
+    pub async fn stop(self: Rc<Self>) {
+        shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
+    }
+}

@@ -1,0 +1,140 @@
+//! What happens in a run, made from its seed before it begins; so a step can be left out, to see whether it matters.
+
+use crate::random::Random;
+
+/// A step: so long after the one before it, in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Step {
+    /// Milliseconds after the step before.
+    pub after_ms: u64,
+    /// What.
+    pub action: Action,
+}
+
+/// Devices, users and groups are numbers, taken modulo how many there are.
+#[expect(missing_docs, reason = "the variants say what their fields are")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// A device sends so many messages of so many bytes to a user (even) or a group (odd).
+    Send { device: u64, to: u64, count: u64, bytes: u64 },
+    /// A device makes a group of the users whose bit is set.
+    Create { device: u64, users: u64 },
+    /// A device changes a group: adds, removes or makes an admin of a user, hands it over, names it, or leaves it.
+    Change { device: u64, group: u64, user: u64, what: u64 },
+    /// The user has seen everything that the device has of one conversation.
+    Read { device: u64, conversation: u64 },
+    /// A client of its own kind sends new messages, and old ones again under their old numbers.
+    Repeat { user: u64, to: u64, count: u64, old: u64 },
+    /// The app ends without a word, and comes back.
+    CrashApp { device: u64, away_ms: u64 },
+    /// The device has no network for a while; the connection dies in silence.
+    Offline { device: u64, away_ms: u64 },
+    /// The device moves to another network and says so.
+    Move { device: u64 },
+    /// The connection dies in silence, and the device could make another.
+    Forget { device: u64 },
+    /// The connection is reset.
+    Reset { device: u64 },
+    /// Nothing arrives for a while, then everything.
+    Stall { device: u64, ms: u64 },
+    /// The app takes no events for a while.
+    Busy { device: u64, ms: u64 },
+    /// The server is killed, and starts again.
+    Kill { down_ms: u64 },
+    /// The server is stopped well, and starts again.
+    Stop { down_ms: u64 },
+    /// A second server runs beside the first on the same store, and then takes its place.
+    Second { beside_ms: u64 },
+    /// The store fails now and then.
+    Fail { commits_per_mille: u16, reads_per_mille: u16, ms: u64 },
+    /// The store is slow.
+    Slow { commit_ms: u64, ms: u64 },
+    /// Nothing happens for minutes, or for a day.
+    Rest { minutes: u64 },
+}
+
+/// A run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// What everything else is drawn from.
+    pub seed: u64,
+    /// People.
+    pub users: u64,
+    /// Devices; the first ones are one for each user.
+    pub devices: u64,
+    /// Threads of the server.
+    pub shards: u16,
+    /// Bytes take so long, in milliseconds, at least and at most.
+    pub latency_ms: (u64, u64),
+    /// What happens.
+    pub steps: Vec<Step>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let users = random.within(2..7);
+        let devices = users + random.below(users);
+        let latency = random.within(0..40);
+        let steps = random.within(20..150);
+        Self {
+            seed,
+            users,
+            devices,
+            shards: random.within(1..4) as u16,
+            latency_ms: (latency, latency + random.below(100)),
+            steps: (0..steps).map(|_| step(&mut random)).collect(),
+        }
+    }
+}
+
+fn step(random: &mut Random) -> Step {
+    // Most things happen close together; that is when they meet.
+    let after_ms = match random.below(10) {
+        0..4 => random.below(5),
+        4..8 => random.below(300),
+        _ => random.below(8_000),
+    };
+    Step { after_ms, action: action(random) }
+}
+
+fn action(random: &mut Random) -> Action {
+    let (device, user) = (random.below(1_000), random.below(1_000));
+    let short = |random: &mut Random| random.within(1..3_000);
+    let long = |random: &mut Random| {
+        if random.chance(100) { random.within(1..600_000) } else { random.within(1..20_000) }
+    };
+    match random.below(100) {
+        0..38 => {
+            let count = if random.chance(80) { random.within(2..90) } else { 1 };
+            let bytes = if random.chance(30) { random.within(1_000..60_000) } else { random.below(100) };
+            Action::Send { device, to: user, count, bytes }
+        }
+        38..42 => Action::Create { device, users: random.next() },
+        42..52 => Action::Change { device, group: random.below(1_000), user, what: random.below(100) },
+        52..58 => Action::Read { device, conversation: random.below(1_000) },
+        58..63 => {
+            Action::Repeat { user, to: random.below(1_000), count: random.below(80), old: random.below(20) }
+        }
+        63..67 => Action::CrashApp { device, away_ms: long(random) },
+        67..72 => Action::Offline { device, away_ms: long(random) },
+        72..75 => Action::Move { device },
+        75..77 => Action::Forget { device },
+        77..81 => Action::Reset { device },
+        81..84 => Action::Stall { device, ms: long(random) },
+        84..86 => Action::Busy { device, ms: long(random) },
+        86..89 => Action::Kill { down_ms: short(random) },
+        89..91 => Action::Stop { down_ms: short(random) },
+        91..93 => Action::Second { beside_ms: long(random) },
+        93..96 => Action::Fail {
+            commits_per_mille: random.within(10..600) as u16,
+            reads_per_mille: random.below(200) as u16,
+            ms: long(random),
+        },
+        96..99 => Action::Slow { commit_ms: random.within(20..3_000), ms: long(random) },
+        _ => Action::Rest {
+            minutes: if random.chance(50) { random.within(60..2_000) } else { random.within(1..30) },
+        },
+    }
+}

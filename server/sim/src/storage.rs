@@ -1,0 +1,41 @@
+//! What a device keeps: what is vital survives its app, the rest perhaps.
+
+use tern_client::storage::{Record, State};
+use tern_protocol::ids::{ConversationId, Seq};
+
+use crate::random::Random;
+
+/// A device's storage.
+#[derive(Debug, Default)]
+pub struct SimStorage {
+    durable: State,
+    /// Written since, and not forced to the disk.
+    rest: Vec<Record>,
+}
+
+impl SimStorage {
+    /// What the app finds when it begins.
+    pub fn load(&self) -> State {
+        self.durable.clone()
+    }
+
+    /// Adds a record.
+    pub fn append(&mut self, record: Record) {
+        let vital = record.is_vital();
+        self.rest.push(record);
+        if vital {
+            self.rest.drain(..).for_each(|record| self.durable.apply(&record));
+        }
+    }
+
+    /// The app is gone: some of what was not forced is lost.
+    pub fn crash(&mut self, random: &mut Random) {
+        let kept = random.below(self.rest.len() as u64 + 1) as usize;
+        self.rest.drain(..).take(kept).for_each(|record| self.durable.apply(&record));
+    }
+
+    /// Up to where it has each conversation.
+    pub fn cursors(&self) -> impl Iterator<Item = (ConversationId, Seq)> {
+        self.durable.conversations.iter().map(|(id, stored)| (*id, stored.cursor))
+    }
+}

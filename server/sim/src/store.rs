@@ -1,0 +1,188 @@
+//! The memory model of the store, with time: reads and commits take some, and a process that ends meanwhile never learns
+//! what became of its commit.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tern_store::keys::window::WindowKey;
+use tern_store::memory::{FaultPlan, Memory};
+use tern_store::{BoxFuture, CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
+use tokio::time::{Instant, sleep};
+
+use crate::random::Random;
+use crate::wrong::Wrong;
+
+/// The store of a run: it outlives the nodes.
+#[derive(Clone)]
+pub struct SimStore {
+    memory: Memory,
+    start: Instant,
+    state: Arc<Mutex<State>>,
+    wrong: Option<Wrong>,
+}
+
+struct State {
+    random: Random,
+    /// The longest that a commit takes.
+    commit_ms: u64,
+}
+
+/// On a good day.
+const COMMIT_MS: u64 = 8;
+
+impl SimStore {
+    /// An empty one.
+    pub fn new(random: Random, wrong: Option<Wrong>) -> Self {
+        let state = State { random, commit_ms: COMMIT_MS };
+        Self { memory: Memory::new(), start: Instant::now(), state: Arc::new(Mutex::new(state)), wrong }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From now on so many commits and reads in a thousand fail.
+    pub fn fail(&self, commits_per_mille: u16, reads_per_mille: u16) {
+        let seed = self.lock().random.next();
+        self.memory.set_faults(FaultPlan::Seeded { seed, commits_per_mille, reads_per_mille });
+    }
+
+    /// From now on a commit takes this long at most.
+    pub fn slow(&self, commit_ms: u64) {
+        self.lock().commit_ms = commit_ms;
+    }
+
+    /// Everything works from now on. Commits that may still land try it.
+    pub fn heal(&self) {
+        self.memory.set_faults(FaultPlan::None);
+        self.keep_time();
+        self.memory.land();
+        self.lock().commit_ms = COMMIT_MS;
+    }
+
+    fn keep_time(&self) {
+        let now_ms = self.start.elapsed().as_millis() as u64;
+        let clock = self.memory.clock();
+        clock.advance_ms(now_ms - clock.now_ms());
+    }
+
+    /// A read, or a part of a commit, takes this long.
+    fn delay(&self, max_ms: u64) -> Duration {
+        Duration::from_millis(self.lock().random.below(max_ms + 1))
+    }
+
+    fn read_delay(&self) -> Option<Duration> {
+        let mut state = self.lock();
+        let max = state.commit_ms;
+        state.random.chance(100).then(|| Duration::from_millis(state.random.below(max + 1)))
+    }
+}
+
+impl Kv for SimStore {
+    fn begin(&self) -> Box<dyn Transaction> {
+        self.keep_time();
+        Box::new(SimTransaction { inner: self.memory.begin(), store: self.clone() })
+    }
+}
+
+struct SimTransaction {
+    inner: Box<dyn Transaction>,
+    store: SimStore,
+}
+
+impl SimTransaction {
+    async fn wait(&self) {
+        if let Some(delay) = self.store.read_delay() {
+            sleep(delay).await;
+            self.store.keep_time();
+        }
+    }
+}
+
+impl Transaction for SimTransaction {
+    fn read_version(&self) -> BoxFuture<'_, Result<Version, StoreError>> {
+        self.inner.read_version()
+    }
+
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            self.wait().await;
+            self.inner.get(key).await
+        })
+    }
+
+    fn get_snapshot<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        Box::pin(async move {
+            self.wait().await;
+            self.inner.get_snapshot(key).await
+        })
+    }
+
+    fn range(&self, query: RangeQuery) -> BoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
+        Box::pin(async move {
+            self.wait().await;
+            self.inner.range(query).await
+        })
+    }
+
+    fn set(&mut self, key: &[u8], value: Bytes) {
+        if self.store.wrong == Some(Wrong::ForgetsWindows) && key.first() == Some(&WindowKey::PREFIX) {
+            return;
+        }
+        self.inner.set(key, value);
+    }
+
+    fn clear(&mut self, key: &[u8]) {
+        self.inner.clear(key);
+    }
+
+    fn clear_range(&mut self, begin: &[u8], end: &[u8]) {
+        self.inner.clear_range(begin, end);
+    }
+
+    fn atomic_max(&mut self, key: &[u8], value: u64) {
+        self.inner.atomic_max(key, value);
+    }
+
+    fn atomic_add(&mut self, key: &[u8], value: u64) {
+        self.inner.atomic_add(key, value);
+    }
+
+    fn add_read_conflict(&mut self, key: &[u8]) {
+        self.inner.add_read_conflict(key);
+    }
+
+    fn set_read_version(&mut self, version: Version) {
+        self.inner.set_read_version(version);
+    }
+
+    fn commit(self: Box<Self>) -> BoxFuture<'static, Result<Version, CommitError>> {
+        let Self { inner, store } = *self;
+        Box::pin(async move {
+            let commit_ms = store.lock().commit_ms;
+            let (before, after) = (store.delay(commit_ms), store.delay(commit_ms / 2));
+            if store.wrong == Some(Wrong::AcksBeforeItIsDurable) {
+                let version = inner.read_version().await.map_err(|_| CommitError::Unavailable)?;
+                // Whoever ends the process meanwhile takes it along.
+                let late = store.clone();
+                tokio::task::spawn_local(async move {
+                    sleep(before * 100).await;
+                    late.keep_time();
+                    let _ = inner.commit().await;
+                });
+                return Ok(version);
+            }
+            sleep(before).await;
+            store.keep_time();
+            let result = inner.commit().await;
+            sleep(after).await;
+            match result {
+                Err(CommitError::Unknown { .. }) if store.wrong == Some(Wrong::CallsUnknownFailed) => {
+                    Err(CommitError::Unavailable)
+                }
+                result => result,
+            }
+        })
+    }
+}

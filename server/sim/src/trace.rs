@@ -1,0 +1,36 @@
+//! Everything that happened, in order: the same seed gives the same, byte for byte.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+/// A digest of the lines, and the lines if they are kept.
+pub struct Trace {
+    digest: u64,
+    line: String,
+    lines: Option<String>,
+}
+
+impl Trace {
+    /// Without a line.
+    pub fn new(keep: bool) -> Self {
+        Self { digest: 0xCBF2_9CE4_8422_2325, line: String::new(), lines: keep.then(String::new) }
+    }
+
+    /// Something happened.
+    pub fn add(&mut self, at: Duration, who: &str, what: &str) {
+        self.line.clear();
+        let _ = writeln!(self.line, "{:>12.3} {who}: {what}", at.as_secs_f64());
+        for byte in self.line.bytes() {
+            // FNV-1a.
+            self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
+        }
+        if let Some(lines) = &mut self.lines {
+            lines.push_str(&self.line);
+        }
+    }
+
+    /// The digest and what was kept.
+    pub fn take(&mut self) -> (u64, String) {
+        (self.digest, self.lines.take().unwrap_or_default())
+    }
+}

@@ -1,0 +1,505 @@
+//! One run: the plan's steps against servers, devices and a store, and at the end everything is compared.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write as _;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jsonwebtoken::{EncodingKey, Header};
+use tern_check::{History, Promise, Shown, Stage, Totals, Violation};
+use tern_protocol::convert::decode_entry;
+use tern_protocol::event::{ServerBody, ServerMessage};
+use tern_protocol::ids::{ConversationId, RequestId, UserId};
+use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
+use tern_server::mailbox::WAITING_BYTES_MAX;
+use tern_store::keys::after_prefix;
+use tern_store::keys::entry::EntryKey;
+use tern_store::ops::append;
+use tern_store::{Kv, RangeQuery, records, verify};
+use tokio::task::{LocalSet, spawn_local};
+use tokio::time::{Instant, sleep};
+
+use crate::device::{Command, Device};
+use crate::net::{self, Trouble};
+use crate::node::{SimNode, TOKEN_SECRET};
+use crate::plan::{Action, Plan};
+use crate::random::Random;
+use crate::repeat;
+use crate::store::SimStore;
+use crate::trace::Trace;
+use crate::wrong::Wrong;
+
+/// When the simulation begins, by the wall clock: any moment would do.
+const EPOCH: WallMillis = WallMillis(1_800_000_000_000);
+/// After the last step, everybody has this long to get what is there: far longer than any wait in the client.
+const SETTLE: Duration = Duration::from_secs(30 * 60);
+/// Between looks at whether everybody has.
+const LOOK: Duration = Duration::from_millis(500);
+/// What one client may keep waiting in a server: answers, of which a page may be large, and pushes.
+const OUTBOUND_BYTES_MAX: u64 = 8 << 20;
+/// Apps end and begin, connections break: so many devices of one user may be logged in at once, and no more.
+const GROUPS_MAX: usize = 12;
+
+/// What everybody in a run shares.
+pub struct World {
+    /// What was done and told.
+    pub history: RefCell<History>,
+    /// What network and devices draw from.
+    pub random: RefCell<Random>,
+    trace: RefCell<Trace>,
+    start: Instant,
+    latency_ms: (u64, u64),
+    shards: u16,
+    store: SimStore,
+    nodes: RefCell<Vec<Rc<SimNode>>>,
+    groups: RefCell<Vec<ConversationId>>,
+    wrong: Option<Wrong>,
+    last_push: RefCell<Option<ServerMessage>>,
+    /// What the clients that repeat themselves have sent.
+    pub repeated: RefCell<repeat::Sent>,
+    over: Cell<bool>,
+    /// Clients that repeat themselves, and have not ended.
+    pub repeating: Cell<u64>,
+}
+
+/// What a wrong server makes of a frame.
+#[derive(Default)]
+pub struct Mangled {
+    /// The client does not get it.
+    pub hidden: bool,
+    /// It gets this one first.
+    pub before: Option<ServerMessage>,
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The promises that it broke.
+    pub violations: Vec<Violation>,
+    /// How much there was.
+    pub totals: Totals,
+    /// Entries of all logs.
+    pub entries: u64,
+    /// How long it was for those in it.
+    pub time: Duration,
+    /// A digest of everything that happened, in order.
+    pub digest: u64,
+    /// All of it, if it was asked for.
+    pub trace: String,
+}
+
+impl World {
+    /// Writes down that something happened.
+    pub fn note(&self, who: &str, what: &str) {
+        self.trace.borrow_mut().add(self.start.elapsed(), who, what);
+    }
+
+    /// Whether nothing new is to be begun.
+    pub fn is_over(&self) -> bool {
+        self.over.get()
+    }
+
+    /// Up to so many milliseconds.
+    pub fn delay(&self, max_ms: u64) -> Duration {
+        Duration::from_millis(self.random.borrow_mut().below(max_ms + 1))
+    }
+
+    /// A connection to one of the servers that listen.
+    pub fn connect(&self) -> Option<(net::End, Trouble)> {
+        let nodes = self.nodes.borrow();
+        let open: Vec<_> = nodes.iter().filter(|node| node.is_open()).collect();
+        let mut random = self.random.borrow_mut();
+        let node = open.get(random.below(open.len().max(1) as u64) as usize)?;
+        let (client, server, trouble) = net::connection(self.latency_ms, random.fork());
+        node.accept(server, &mut random);
+        Some((client, trouble))
+    }
+
+    /// What the server that is wrong on purpose makes of a frame.
+    pub fn mangle(&self, message: &mut ServerMessage) -> Mangled {
+        let Some(wrong) = self.wrong else { return Mangled::default() };
+        let mut random = self.random.borrow_mut();
+        wrong.mangle(&mut random, message);
+        wrong.cut(message);
+        let mut before = None;
+        if wrong == Wrong::TellsOutsiders {
+            before = self.last_push.borrow_mut().take().filter(|_| random.chance(50));
+            if matches!(message.body, ServerBody::Push { .. }) {
+                *self.last_push.borrow_mut() =
+                    Some(ServerMessage { id: RequestId(0), body: message.body.clone() });
+            }
+        }
+        Mangled { hidden: wrong.hides(message), before }
+    }
+
+    fn start_node(&self) {
+        // Their clocks differ, and one is put back now and then.
+        let skew = self.random.borrow_mut().below(4_000);
+        let wall = WallMillis(EPOCH.0 + self.start.elapsed().as_millis() as u64 + skew);
+        self.note("server", "begins");
+        let node = SimNode::start(Arc::new(self.store.clone()), self.shards, wall);
+        self.nodes.borrow_mut().push(Rc::new(node));
+    }
+
+    fn take_first_node(&self) -> Option<Rc<SimNode>> {
+        let mut nodes = self.nodes.borrow_mut();
+        if nodes.is_empty() { None } else { Some(nodes.remove(0)) }
+    }
+
+    fn kill_first_node(&self) {
+        if let Some(node) = self.take_first_node() {
+            self.note("server", "is killed");
+            SimNode::kill(&node);
+        }
+    }
+
+    async fn stop_first_node(&self) {
+        if let Some(node) = self.take_first_node() {
+            self.note("server", "stops");
+            node.stop().await;
+            self.note("server", "has stopped");
+        }
+    }
+
+    /// After a while, unless the run is over.
+    fn later(self: &Rc<Self>, ms: u64, what: impl AsyncFnOnce(Rc<Self>) + 'static) {
+        let world = self.clone();
+        spawn_local(async move {
+            sleep(Duration::from_millis(ms)).await;
+            if !world.over.get() {
+                what(world).await;
+            }
+        });
+    }
+
+    fn group(&self, number: u64) -> Option<ConversationId> {
+        let groups = self.groups.borrow();
+        (!groups.is_empty()).then(|| groups[number as usize % groups.len()])
+    }
+
+    fn target(&self, plan: &Plan, to: u64) -> Target {
+        match self.group(to / 2).filter(|_| to % 2 == 1) {
+            Some(group) => Target::Conversation(group),
+            None => Target::User(user(to / 2 % plan.users)),
+        }
+    }
+
+    fn act(self: &Rc<Self>, plan: &Plan, devices: &[Rc<Device>], action: &Action) {
+        let device = |number: u64| &devices[number as usize % devices.len()];
+        match *action {
+            Action::Send { device: number, to, count, bytes } => {
+                for i in 0..count {
+                    let text = text(&mut self.random.borrow_mut(), bytes);
+                    device(number).command(Command::Send(self.target(plan, to), text));
+                    // A user who types fast reads in between.
+                    if i % 16 == 15 {
+                        self.note("app", "goes on");
+                    }
+                }
+            }
+            Action::Create { device: number, users } => {
+                if self.groups.borrow().len() < GROUPS_MAX {
+                    let mut random = self.random.borrow_mut();
+                    let id = u128::from(random.next()) << 64 | u128::from(random.next());
+                    let group = ConversationId::group_from_random(id.to_be_bytes());
+                    self.groups.borrow_mut().push(group);
+                    let own = device(number).who.user;
+                    let all = (0..plan.users).filter(|n| users >> n & 1 == 1).map(user);
+                    let mut members: Vec<_> = all.filter(|user| *user != own).collect();
+                    members.sort_unstable();
+                    let change = Change::Create { title: format!("group {}", random.below(100)), members };
+                    device(number).command(Command::Send(Target::Conversation(group), change));
+                }
+            }
+            Action::Change { device: number, group, user: member, what } => {
+                let Some(group) = self.group(group) else { return };
+                let member = user(member % plan.users);
+                let change = match what {
+                    0..40 => Change::Add { members: vec![member] },
+                    40..65 => Change::Remove { member },
+                    65..75 => Change::Leave,
+                    75..85 => Change::Title { title: format!("title {what}") },
+                    85..95 => Change::Role { member, role: Role::Admin },
+                    _ => Change::Role { member, role: Role::Owner },
+                };
+                device(number).command(Command::Send(Target::Conversation(group), change));
+            }
+            Action::Read { device: number, conversation } => {
+                let all = device(number).conversations();
+                if !all.is_empty() {
+                    let id = all[conversation as usize % all.len()];
+                    device(number).command(Command::Read(id));
+                }
+            }
+            Action::Repeat { user: number, to, count, old } => {
+                let number = number % plan.users;
+                let target = self.target(plan, to);
+                self.repeating.set(self.repeating.get() + 1);
+                let world = self.clone();
+                spawn_local(async move {
+                    repeat::run(&world, number, target, count, old).await;
+                    world.repeating.set(world.repeating.get() - 1);
+                });
+            }
+            Action::CrashApp { device: number, away_ms } => {
+                let device = device(number).clone();
+                device.crash(self);
+                self.later(away_ms, async move |world| device.start(&world));
+            }
+            Action::Offline { device: number, away_ms } => {
+                device(number).offline(Duration::from_millis(away_ms));
+            }
+            Action::Move { device: number } => {
+                device(number).trouble(Trouble::die);
+                device(number).command(Command::NetworkChanged);
+            }
+            Action::Forget { device: number } => device(number).trouble(Trouble::die),
+            Action::Reset { device: number } => device(number).trouble(Trouble::reset),
+            Action::Stall { device: number, ms } => {
+                device(number).trouble(|trouble| trouble.stall(Duration::from_millis(ms)));
+            }
+            Action::Busy { device: number, ms } => device(number).busy(Duration::from_millis(ms)),
+            Action::Kill { down_ms } => {
+                self.kill_first_node();
+                self.later(down_ms, async |world| world.start_node());
+            }
+            Action::Stop { down_ms } => {
+                let world = self.clone();
+                spawn_local(async move {
+                    world.stop_first_node().await;
+                    world.later(down_ms, async |world| world.start_node());
+                });
+            }
+            Action::Second { beside_ms } => {
+                if self.nodes.borrow().len() == 1 {
+                    self.start_node();
+                    self.later(beside_ms, async |world| {
+                        if world.nodes.borrow().len() > 1 {
+                            world.stop_first_node().await;
+                        }
+                    });
+                }
+            }
+            Action::Fail { commits_per_mille, reads_per_mille, ms } => {
+                self.store.fail(commits_per_mille, reads_per_mille);
+                self.later(ms, async |world| world.store.heal());
+            }
+            Action::Slow { commit_ms, ms } => {
+                self.store.slow(commit_ms);
+                self.later(ms, async |world| world.store.heal());
+            }
+            // Slept through by the caller.
+            Action::Rest { .. } => {}
+        }
+    }
+
+    /// Queues stay within their bounds.
+    fn measure(&self) {
+        let mut history = self.history.borrow_mut();
+        for node in self.nodes.borrow().iter() {
+            let (outbound, requests) = node.waiting();
+            history.measured("bytes that wait for one client", outbound, OUTBOUND_BYTES_MAX);
+            history.measured("bytes of requests that wait", requests, WAITING_BYTES_MAX as u64);
+            assert!(!node.has_ended(), "a server has ended by itself");
+        }
+    }
+
+    /// Everything works from now on, and everybody gets what is there. One server is left, a new one, so that nobody goes on
+    /// with what only a process has known.
+    async fn settle(self: &Rc<Self>, devices: &[Rc<Device>]) -> Vec<(ConversationId, Vec<Entry>)> {
+        self.note("world", "heals");
+        self.over.set(true);
+        self.store.heal();
+        devices.iter().for_each(|device| device.heal());
+        while !self.nodes.borrow().is_empty() {
+            self.kill_first_node();
+        }
+        self.start_node();
+        devices.iter().for_each(|device| device.start(self));
+        let end = Instant::now() + SETTLE;
+        loop {
+            sleep(LOOK).await;
+            self.measure();
+            let logs = self.logs().await;
+            let complete = |device: &Rc<Device>| {
+                device.is_well()
+                    && mine(&logs, device.who.user)
+                        .all(|(id, log)| device.view.borrow().check(*id, log).is_empty())
+            };
+            if self.repeating.get() == 0 && devices.iter().all(complete) || Instant::now() >= end {
+                // What is delivered is written within a second.
+                sleep(Duration::from_secs(3)).await;
+                return self.logs().await;
+            }
+        }
+    }
+
+    async fn logs(&self) -> Vec<(ConversationId, Vec<Entry>)> {
+        let ids = self.history.borrow().conversations();
+        let mut logs = Vec::new();
+        for id in ids {
+            let prefix = EntryKey::of_conversation(id);
+            let query = RangeQuery::new(prefix, after_prefix(&prefix), usize::MAX);
+            let rows = self.store.begin().range(query).await.expect("the store is well");
+            let log = rows.iter().map(|(key, value)| {
+                let key = EntryKey::decode(key).expect("an entry's key");
+                let bytes = records::entry::decode(&key, value).expect("an entry's record");
+                decode_entry(bytes).expect("an entry")
+            });
+            logs.push((id, log.collect()));
+        }
+        logs
+    }
+
+    async fn compare(
+        &self,
+        devices: &[Rc<Device>],
+        mut logs: Vec<(ConversationId, Vec<Entry>)>,
+    ) -> Vec<Violation> {
+        let mut violations = Vec::new();
+        for (id, log) in &mut logs {
+            if let Some(wrong) = self.wrong {
+                wrong.disorder(log);
+            }
+            let loaded = append::load(&self.store, *id).await.expect("the store is well").1;
+            let watermarks = loaded.into_iter().flat_map(|loaded| loaded.watermarks);
+            let stored: Vec<_> = watermarks
+                .map(|(user, marks)| Shown { user, delivered: marks.delivered, read: marks.read })
+                .collect();
+            let mut history = self.history.borrow_mut();
+            history.check_receipts(*id, log.last().map(|entry| entry.seq).unwrap_or_default(), &stored);
+            violations.append(&mut history.check(*id, log, Stage::Settled));
+        }
+        for device in devices {
+            for (id, log) in mine(&logs, device.who.user) {
+                violations.append(&mut device.view.borrow().check(*id, log));
+            }
+            if !device.is_well() {
+                let what = format!("{} is not online, or has something left to send", device.who.user);
+                let (promise, rule) = (Promise::GapFreeSync, "not settled");
+                violations.push(Violation { promise, rule, what, excerpt: Vec::new() });
+            }
+        }
+        let mut damage = Vec::new();
+        let tx = self.store.begin();
+        verify::verify(&*tx, &mut |corrupt| damage.push(corrupt.to_string()))
+            .await
+            .expect("the store is well");
+        violations.extend(damage.into_iter().map(|what| Violation {
+            promise: Promise::DenseOrder,
+            rule: "store",
+            what,
+            excerpt: Vec::new(),
+        }));
+        violations.splice(..0, self.history.borrow().broken().to_vec());
+        violations
+    }
+}
+
+/// The logs that a user may be in: all but other people's direct chats.
+fn mine(
+    logs: &[(ConversationId, Vec<Entry>)],
+    user: UserId,
+) -> impl Iterator<Item = &(ConversationId, Vec<Entry>)> {
+    logs.iter().filter(move |(id, log)| {
+        let is_group = log.first().is_some_and(|entry| matches!(entry.change, Change::Create { .. }));
+        is_group || (0..USERS_MAX).any(|n| ConversationId::direct(user, self::user(n)) == *id)
+    })
+}
+
+/// No plan has more.
+const USERS_MAX: u64 = 8;
+
+fn name(number: u64) -> String {
+    format!("user{number}")
+}
+
+fn user(number: u64) -> UserId {
+    UserId::from_sub(&name(number))
+}
+
+/// A device of a user: its name, and a token.
+pub fn identity(number: u64) -> (String, String) {
+    let name = name(number);
+    let claims = serde_json::json!({ "sub": name, "exp": EPOCH.0 / 1_000 + 10 * 365 * 86_400 });
+    let token = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(TOKEN_SECRET));
+    (name, token.expect("the claims can be signed"))
+}
+
+/// A message.
+pub fn text(random: &mut Random, bytes: u64) -> Change {
+    let mut payload = String::new();
+    let _ = write!(payload, "{:016x}", random.next());
+    let payload: Vec<u8> = payload.bytes().cycle().take(bytes.max(16) as usize).collect();
+    Change::Message(Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None })
+}
+
+/// Runs a plan. `keep`: the whole trace, not only its digest.
+pub fn run(plan: &Plan, wrong: Option<Wrong>, keep: bool) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime without sockets");
+    LocalSet::new().block_on(&runtime, simulate(plan.clone(), wrong, keep))
+}
+
+/// The rule that a run breaks when the code that is simulated panics.
+pub const PANIC: &str = "panic";
+
+/// Runs a plan.
+///
+/// # Errors
+/// With the text of a panic.
+pub fn try_run(plan: &Plan, wrong: Option<Wrong>, keep: bool) -> Result<Outcome, String> {
+    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(plan, wrong, keep)));
+    run.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
+    })
+}
+
+async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: bool) -> Outcome {
+    let mut random = Random::new(plan.seed);
+    let store = SimStore::new(random.fork(), wrong);
+    let world = Rc::new(World {
+        history: RefCell::default(),
+        trace: RefCell::new(Trace::new(keep)),
+        start: Instant::now(),
+        latency_ms: plan.latency_ms,
+        shards: plan.shards,
+        store,
+        nodes: RefCell::default(),
+        groups: RefCell::default(),
+        wrong,
+        last_push: RefCell::default(),
+        repeated: RefCell::default(),
+        over: Cell::new(false),
+        repeating: Cell::new(0),
+        random: RefCell::new(random),
+    });
+    if plan.steps.iter().any(|step| matches!(step.action, Action::Fail { .. })) {
+        world.history.borrow_mut().server_tries_again();
+    }
+    world.start_node();
+    let devices: Vec<_> = (0..plan.devices)
+        .map(|number| {
+            let (name, token) = identity(number % plan.users);
+            Device::new(&name, number + 1, token)
+        })
+        .collect();
+    devices.iter().for_each(|device| device.start(&world));
+    for step in &plan.steps {
+        sleep(Duration::from_millis(step.after_ms)).await;
+        world.note("plan", &format!("{:?}", step.action));
+        world.act(&plan, &devices, &step.action);
+        if let Action::Rest { minutes } = step.action {
+            sleep(Duration::from_secs(minutes * 60)).await;
+        }
+        world.measure();
+    }
+    let logs = world.settle(&devices).await;
+    let entries = logs.iter().map(|(_, log)| log.len() as u64).sum();
+    let violations = world.compare(&devices, logs).await;
+    let totals = world.history.borrow().totals();
+    let (digest, trace) = world.trace.borrow_mut().take();
+    Outcome { violations, totals, entries, time: world.start.elapsed(), digest, trace }
+}

@@ -1,0 +1,105 @@
+//! Servers that are wrong on purpose, one for each promise that can be broken from outside of the code: what is checked
+//! has to find them.
+
+use bytes::Bytes;
+use tern_check::Promise;
+use tern_protocol::event::{ServerBody, ServerMessage};
+use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::model::{Change, Entry};
+
+use crate::random::Random;
+
+/// What is wrong with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Wrong {
+    /// Answers sends before they are stored.
+    AcksBeforeItIsDurable,
+    /// Shows one of many pushed messages with other contents.
+    AltersPushes,
+    /// Does not remember which sends it has stored.
+    ForgetsWindows,
+    /// Exchanges two entries of a log, at the end.
+    ExchangesEntries,
+    /// Says of one of many logs that it ends sooner.
+    HidesHeads,
+    /// Says of somebody that they have received and read more than they have.
+    RaisesReceipts,
+    /// Pushes entries to people who are no members.
+    TellsOutsiders,
+    /// Says that a commit of unknown outcome had no effect.
+    CallsUnknownFailed,
+}
+
+impl Wrong {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::AcksBeforeItIsDurable,
+        Self::AltersPushes,
+        Self::ForgetsWindows,
+        Self::ExchangesEntries,
+        Self::HidesHeads,
+        Self::RaisesReceipts,
+        Self::TellsOutsiders,
+        Self::CallsUnknownFailed,
+    ];
+
+    /// The promise that it breaks, perhaps among others.
+    pub fn breaks(self) -> Promise {
+        match self {
+            Self::AcksBeforeItIsDurable => Promise::SentMeansSafe,
+            Self::AltersPushes => Promise::DenseOrder,
+            Self::ForgetsWindows => Promise::ExactlyOnce,
+            Self::ExchangesEntries => Promise::RealTimeOrder,
+            Self::HidesHeads => Promise::GapFreeSync,
+            Self::RaisesReceipts => Promise::ReceiptsOnlyRise,
+            Self::TellsOutsiders => Promise::MembershipCuts,
+            Self::CallsUnknownFailed => Promise::UnknownIsNotFailed,
+        }
+    }
+
+    /// What it makes of a frame on its way to a client.
+    pub fn mangle(self, random: &mut Random, message: &mut ServerMessage) {
+        match (self, &mut message.body) {
+            (Self::AltersPushes, ServerBody::Push { entry, .. }) if random.chance(50) => {
+                if let Change::Message(message) = &mut entry.change {
+                    message.payload = Bytes::from_static(b"something else");
+                }
+            }
+            (Self::RaisesReceipts, ServerBody::ReceiptsMoved(moved)) if random.chance(200) => {
+                for receipt in &mut moved.users {
+                    (receipt.delivered, receipt.read) = (receipt.delivered.next(), receipt.delivered.next());
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether it keeps a frame from a client: always the same logs.
+    pub fn hides(self, message: &ServerMessage) -> bool {
+        let hidden = |id: &ConversationId| id.as_bytes()[15].is_multiple_of(4);
+        match &message.body {
+            ServerBody::Push { conversation, .. } | ServerBody::HeadMoved { conversation, .. } => {
+                self == Self::HidesHeads && hidden(conversation)
+            }
+            _ => false,
+        }
+    }
+
+    /// Sync pages without what it hides.
+    pub fn cut(self, message: &mut ServerMessage) {
+        let hidden = |id: &ConversationId| id.as_bytes()[15].is_multiple_of(4);
+        if let (Self::HidesHeads, ServerBody::SyncPage(page)) = (self, &mut message.body) {
+            page.conversations.retain(|state| !hidden(&state.conversation));
+        }
+    }
+
+    /// What it makes of a log.
+    pub fn disorder(self, log: &mut [Entry]) {
+        if self != Self::ExchangesEntries {
+            return;
+        }
+        let Some(at) = log.len().checked_sub(2) else { return };
+        log.swap(at, at + 1);
+        (log[at].seq, log[at + 1].seq) = (Seq(at as u64 + 1), Seq(at as u64 + 2));
+    }
+}

@@ -1,0 +1,84 @@
+//! Seeds that run every day, that one seed is one run, and that a server which is wrong on purpose is found.
+//!
+//! `TERN_SIM_SEEDS` sets how many fresh seeds are run.
+
+use tern_sim::plan::Plan;
+use tern_sim::shrink::{breaks, shrink};
+use tern_sim::world::{self, Outcome};
+use tern_sim::wrong::Wrong;
+
+/// Seeds that have found something once, and the first few.
+const SEEDS: std::ops::Range<u64> = 1..16;
+/// Fresh ones.
+const FRESH: u64 = 5;
+/// A wrong server is found within so many seeds.
+const SEEDS_PER_WRONG: u64 = 60;
+
+fn run(seed: u64) -> Outcome {
+    let result = world::try_run(&Plan::new(seed), None, true);
+    let replay = format!("cargo run --release -p tern-sim -- --seed {seed} --trace");
+    let outcome = result.unwrap_or_else(|panic| panic!("seed {seed} panicked: {panic}\n{replay}"));
+    tern_check::assert_none(&outcome.violations, &format!("seed {seed}, again with {replay}"));
+    outcome
+}
+
+#[test]
+fn seeds_keep_every_promise() {
+    let (mut acked, mut resent, mut pushes) = (0, 0, 0);
+    for seed in SEEDS {
+        let totals = run(seed).totals;
+        (acked, resent, pushes) = (acked + totals.acked, resent + totals.resent, pushes + totals.pushes);
+    }
+    assert!(
+        acked > 1_000 && resent > 100 && pushes > 1_000,
+        "{acked} acked, {resent} sent again, {pushes} pushes"
+    );
+}
+
+#[test]
+fn fresh_seeds_keep_every_promise() {
+    let seeds = std::env::var("TERN_SIM_SEEDS").ok();
+    let seeds: u64 = seeds.map_or(FRESH, |text| text.parse().expect("TERN_SIM_SEEDS is a number"));
+    let from = tern_server::clock::wall().0;
+    for seed in from..from + seeds {
+        assert!(run(seed).totals.sends > 0, "seed {seed} sends something");
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    for seed in [2, 7] {
+        let (first, second) = (run(seed), run(seed));
+        assert!(!first.trace.is_empty());
+        if first.trace != second.trace {
+            let differs = first.trace.lines().zip(second.trace.lines()).find(|(a, b)| a != b);
+            panic!("seed {seed}: two runs differ: {differs:?}");
+        }
+        assert_eq!(first.digest, second.digest);
+    }
+    assert_ne!(run(2).digest, run(7).digest);
+}
+
+#[test]
+fn each_wrong_server_is_found() {
+    for wrong in Wrong::ALL {
+        let mut seeds = 1..SEEDS_PER_WRONG;
+        let found = seeds.find(|seed| {
+            let outcome = world::try_run(&Plan::new(*seed), Some(wrong), false);
+            // A client that panics has noticed as well, and says nothing about the checker.
+            outcome
+                .is_ok_and(|outcome| outcome.violations.iter().any(|found| found.promise == wrong.breaks()))
+        });
+        assert!(found.is_some(), "{wrong:?} was not found to break {}", wrong.breaks());
+    }
+}
+
+#[test]
+fn a_failing_plan_shrinks() {
+    let (wrong, rule) = (Some(Wrong::AltersPushes), "entries differ");
+    let plan = (1..SEEDS_PER_WRONG).map(Plan::new).find(|plan| breaks(plan, wrong, rule));
+    let plan = plan.expect("some seed shows it");
+    let small = shrink(&plan, wrong, rule, 40);
+    assert!(small.steps.len() < plan.steps.len(), "{} steps", small.steps.len());
+    assert!(breaks(&small, wrong, rule));
+}
