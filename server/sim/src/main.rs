@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tern_sim::plan::Plan;
+use tern_sim::trace::Keep;
 use tern_sim::world::{self, Outcome};
 use tern_sim::{shrink, wrong};
 
@@ -25,7 +26,7 @@ struct Args {
     /// Run this many seeds
     #[arg(long, default_value_t = 100)]
     seeds: u64,
-    /// Print everything that happens in the run of --seed
+    /// Print everything that happens in the run of --seed, and what the servers log
     #[arg(long, requires = "seed")]
     trace: bool,
     /// Make the server wrong on purpose, to see that it is found
@@ -42,15 +43,19 @@ fn main() -> ExitCode {
         Some(seed) => (seed, 1),
         None => (args.from.unwrap_or_else(|| tern_server::clock::wall().0), args.seeds),
     };
+    let keep = if args.trace { Keep::Print } else { Keep::Digest };
+    if args.trace {
+        let filter = tracing_subscriber::EnvFilter::new("tern_server=debug");
+        tracing_subscriber::fmt().without_time().with_env_filter(filter).with_ansi(false).init();
+    }
     let begin = Instant::now();
     let mut time = Duration::ZERO;
     let (mut failed, mut sends, mut entries) = (0u64, 0, 0);
     for seed in (0..count).map(|n| from.wrapping_add(n)) {
         let plan = Plan::new(seed);
-        let result = world::try_run(&plan, args.wrong, args.trace);
+        let result = world::try_run(&plan, args.wrong, keep);
         match &result {
             Ok(outcome) => {
-                print!("{}", outcome.trace);
                 time += outcome.time;
                 sends += outcome.totals.sends;
                 entries += outcome.entries;

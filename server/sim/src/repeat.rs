@@ -69,12 +69,21 @@ pub async fn run(world: &World, user_number: u64, target: Target, count: u64, ol
         world.history.borrow_mut().issue(key, &change);
         let answer = line.ask(RequestBody::Send(Send { target, client_seq, change })).await;
         let mut history = world.history.borrow_mut();
+        world.note(&name, &format!("number {number} of {conversation} again or anew: {}", shown(&answer)));
         match answer {
             Some(ServerBody::SendOk(ok)) => history.ack(key, &ok),
             Some(ServerBody::Error(error)) => history.refuse(key, error.code),
             // Nobody waits for it any more.
             _ => return history.abandon(key),
         }
+    }
+}
+
+fn shown(answer: &Option<ServerBody>) -> String {
+    match answer {
+        Some(ServerBody::SendOk(ok)) => format!("stored at {}", ok.seq),
+        Some(ServerBody::Error(error)) => format!("refused, {}", error.code),
+        _ => "no answer".into(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Makes a failing plan small: leaves steps out as long as the same rule is broken.
 
 use crate::plan::Plan;
+use crate::trace::Keep;
 use crate::world;
 use crate::wrong::Wrong;
 
@@ -31,7 +32,7 @@ pub fn shrink(plan: &Plan, wrong: Option<Wrong>, rule: &str, runs_max: usize) ->
 
 /// Whether a run of it breaks this rule, or panics if that is the rule.
 pub fn breaks(plan: &Plan, wrong: Option<Wrong>, rule: &str) -> bool {
-    match world::try_run(plan, wrong, false) {
+    match world::try_run(plan, wrong, Keep::Digest) {
         Ok(outcome) => outcome.violations.iter().any(|violation| violation.rule == rule),
         Err(_) => rule == world::PANIC,
     }

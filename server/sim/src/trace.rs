@@ -3,17 +3,29 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+/// What becomes of the lines, besides their digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Nothing.
+    Digest,
+    /// They are kept.
+    Lines,
+    /// They are printed at once, among what the servers log.
+    Print,
+}
+
 /// A digest of the lines, and the lines if they are kept.
 pub struct Trace {
+    keep: Keep,
     digest: u64,
     line: String,
-    lines: Option<String>,
+    lines: String,
 }
 
 impl Trace {
     /// Without a line.
-    pub fn new(keep: bool) -> Self {
-        Self { digest: 0xCBF2_9CE4_8422_2325, line: String::new(), lines: keep.then(String::new) }
+    pub fn new(keep: Keep) -> Self {
+        Self { keep, digest: 0xCBF2_9CE4_8422_2325, line: String::new(), lines: String::new() }
     }
 
     /// Something happened.
@@ -24,13 +36,15 @@ impl Trace {
             // FNV-1a.
             self.digest = (self.digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
         }
-        if let Some(lines) = &mut self.lines {
-            lines.push_str(&self.line);
+        match self.keep {
+            Keep::Digest => {}
+            Keep::Lines => self.lines.push_str(&self.line),
+            Keep::Print => print!("{}", self.line),
         }
     }
 
     /// The digest and what was kept.
     pub fn take(&mut self) -> (u64, String) {
-        (self.digest, self.lines.take().unwrap_or_default())
+        (self.digest, std::mem::take(&mut self.lines))
     }
 }

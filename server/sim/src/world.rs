@@ -27,7 +27,7 @@ use crate::plan::{Action, Plan};
 use crate::random::Random;
 use crate::repeat;
 use crate::store::SimStore;
-use crate::trace::Trace;
+use crate::trace::{Keep, Trace};
 use crate::wrong::Wrong;
 
 /// When the simulation begins, by the wall clock: any moment would do.
@@ -435,8 +435,8 @@ pub fn text(random: &mut Random, bytes: u64) -> Change {
     Change::Message(Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None })
 }
 
-/// Runs a plan. `keep`: the whole trace, not only its digest.
-pub fn run(plan: &Plan, wrong: Option<Wrong>, keep: bool) -> Outcome {
+/// Runs a plan.
+pub fn run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime without sockets");
     LocalSet::new().block_on(&runtime, simulate(plan.clone(), wrong, keep))
@@ -449,7 +449,7 @@ pub const PANIC: &str = "panic";
 ///
 /// # Errors
 /// With the text of a panic.
-pub fn try_run(plan: &Plan, wrong: Option<Wrong>, keep: bool) -> Result<Outcome, String> {
+pub fn try_run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Result<Outcome, String> {
     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(plan, wrong, keep)));
     run.map_err(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
@@ -457,7 +457,7 @@ pub fn try_run(plan: &Plan, wrong: Option<Wrong>, keep: bool) -> Result<Outcome,
     })
 }
 
-async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: bool) -> Outcome {
+async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
     let mut random = Random::new(plan.seed);
     let store = SimStore::new(random.fork(), wrong);
     let world = Rc::new(World {

@@ -4,6 +4,7 @@
 
 use tern_sim::plan::Plan;
 use tern_sim::shrink::{breaks, shrink};
+use tern_sim::trace::Keep;
 use tern_sim::world::{self, Outcome};
 use tern_sim::wrong::Wrong;
 
@@ -15,7 +16,7 @@ const FRESH: u64 = 5;
 const SEEDS_PER_WRONG: u64 = 60;
 
 fn run(seed: u64) -> Outcome {
-    let result = world::try_run(&Plan::new(seed), None, true);
+    let result = world::try_run(&Plan::new(seed), None, Keep::Lines);
     let replay = format!("cargo run --release -p tern-sim -- --seed {seed} --trace");
     let outcome = result.unwrap_or_else(|panic| panic!("seed {seed} panicked: {panic}\n{replay}"));
     tern_check::assert_none(&outcome.violations, &format!("seed {seed}, again with {replay}"));
@@ -64,7 +65,7 @@ fn each_wrong_server_is_found() {
     for wrong in Wrong::ALL {
         let mut seeds = 1..SEEDS_PER_WRONG;
         let found = seeds.find(|seed| {
-            let outcome = world::try_run(&Plan::new(*seed), Some(wrong), false);
+            let outcome = world::try_run(&Plan::new(*seed), Some(wrong), Keep::Digest);
             // A client that panics has noticed as well, and says nothing about the checker.
             outcome
                 .is_ok_and(|outcome| outcome.violations.iter().any(|found| found.promise == wrong.breaks()))
