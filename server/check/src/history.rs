@@ -224,7 +224,7 @@ impl History {
         entries.iter().for_each(|entry| self.saw(conversation, entry.clone()));
     }
 
-    /// An app was told that a log has lost its beginning, or is another one, and no such thing was done to it.
+    /// An app was told that a log is not what it was, and no such thing was done to it.
     pub fn torn(&mut self, what: &str) {
         self.violate(Promise::GapFreeSync, "torn", what.to_owned());
     }

@@ -542,9 +542,10 @@ impl<T> Owner<T> {
                     break;
                 }
                 Decision::Find(before) => {
+                    let maybe_stored = queued.maybe_stored;
                     let Append { ticket, sender, client_seq, change, .. } = queued.append;
                     let highest = known.highest(&sender).unwrap_or(client_seq);
-                    let search = Search { sender, client_seq, change, before, highest };
+                    let search = Search { sender, client_seq, change, before, highest, maybe_stored };
                     self.effects.push_back(Effect::FindSend(ticket, search));
                 }
                 Decision::Numbered { ok, entry } => {

@@ -41,6 +41,8 @@ pub struct Search {
     pub before: Seq,
     /// The highest number that the owner has of this device.
     pub highest: ClientSeq,
+    /// This very try may have stored it, so that "no effect" would be wrong.
+    pub maybe_stored: bool,
 }
 
 impl Search {

@@ -89,8 +89,10 @@ impl Shard {
             Effect::Load { fence } => self.spawn(self.clone().load(id, fence)),
             Effect::LoadWindows(senders) => self.spawn(self.clone().load_windows(id, senders)),
             Effect::Commit(batch) => self.spawn(self.clone().commit(batch)),
-            Effect::FindSend(ticket, _) if self.searches.get() >= SEARCHES_MAX => {
-                self.reply(ticket, Answer::Sent(Err(ErrorCode::Overloaded.into())));
+            Effect::FindSend(ticket, search) if self.searches.get() >= SEARCHES_MAX => {
+                let code =
+                    if search.maybe_stored { ErrorCode::OutcomeUnknown } else { ErrorCode::Overloaded };
+                self.reply(ticket, Answer::Sent(Err(code.into())));
             }
             Effect::FindSend(ticket, search) => {
                 let shard = self.clone();
@@ -310,7 +312,11 @@ fn found_answer(
         Ok(append::Found::Entry(entry)) => search.found(id, &entry),
         Ok(append::Found::Absent) => Err(search.absent()),
         Ok(append::Found::Trimmed) => Err(ErrorCode::DuplicateTrimmed.into()),
-        Err(error) => Err(load_fault(id, &error).code().into()),
+        // It may be there: this is asked because a window says so, or does not go back far enough.
+        Err(error) => Err(match load_fault(id, &error) {
+            LoadFault::Unavailable => ErrorCode::OutcomeUnknown.into(),
+            LoadFault::Damaged => LoadFault::Damaged.code().into(),
+        }),
     }
 }
 

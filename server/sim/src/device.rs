@@ -468,18 +468,22 @@ impl Run {
             }
             Event::Receipts(moved) => {
                 for receipt in &moved.users {
-                    let (user, delivered, read) = (receipt.user, receipt.delivered, receipt.read);
+                    let (user, read) = (receipt.user, receipt.read);
+                    // Of the user's own an app looks at what was read on another device.
+                    let with_oneself = moved.conversation == ConversationId::direct(who.user, who.user);
+                    let delivered = if user == who.user && !with_oneself { read } else { receipt.delivered };
                     history.shown(moved.conversation, who, Shown { user, delivered, read });
                 }
                 for count in &moved.counts {
                     history.counted(moved.conversation, who.user, count.seq, (count.delivered, count.read));
                 }
             }
-            Event::Trimmed { conversation, .. } | Event::Reset { conversation, .. } => {
+            Event::Reset { conversation, .. } => {
                 history
                     .torn(&format!("{} was told that {conversation} is not what it was", self.device.name));
             }
-            Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => {}
+            // Between two memberships: what is missing at the end is found then.
+            Event::Trimmed { .. } | Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => {}
         }
     }
 }

@@ -59,6 +59,8 @@ pub struct World {
     /// What the clients that repeat themselves have sent.
     pub repeated: RefCell<repeat::Sent>,
     over: Cell<bool>,
+    /// Servers that were told to stop, and have not.
+    stopping: Cell<u64>,
     /// Clients that repeat themselves, and have not ended.
     pub repeating: Cell<u64>,
 }
@@ -154,12 +156,12 @@ impl World {
         }
     }
 
-    async fn stop_first_node(&self) {
-        if let Some(node) = self.take_first_node() {
-            self.note("server", "stops");
-            node.stop().await;
-            self.note("server", "has stopped");
-        }
+    async fn stop(&self, node: Rc<SimNode>) {
+        self.note("server", "stops");
+        self.stopping.set(self.stopping.get() + 1);
+        node.stop().await;
+        self.stopping.set(self.stopping.get() - 1);
+        self.note("server", "has stopped");
     }
 
     /// After a while, unless the run is over.
@@ -265,9 +267,11 @@ impl World {
                 self.later(down_ms, async |world| world.start_node());
             }
             Action::Stop { down_ms } => {
-                let world = self.clone();
+                let (world, node) = (self.clone(), self.take_first_node());
                 spawn_local(async move {
-                    world.stop_first_node().await;
+                    if let Some(node) = node {
+                        world.stop(node).await;
+                    }
                     world.later(down_ms, async |world| world.start_node());
                 });
             }
@@ -275,8 +279,10 @@ impl World {
                 if self.nodes.borrow().len() == 1 {
                     self.start_node();
                     self.later(beside_ms, async |world| {
-                        if world.nodes.borrow().len() > 1 {
-                            world.stop_first_node().await;
+                        let node =
+                            if world.nodes.borrow().len() > 1 { world.take_first_node() } else { None };
+                        if let Some(node) = node {
+                            world.stop(node).await;
                         }
                     });
                 }
@@ -314,6 +320,10 @@ impl World {
         devices.iter().for_each(|device| device.heal());
         while !self.nodes.borrow().is_empty() {
             self.kill_first_node();
+        }
+        // Servers do not tell each other what they store: who synced with the new one must have missed nothing of another.
+        while self.stopping.get() > 0 {
+            sleep(LOOK).await;
         }
         self.start_node();
         devices.iter().for_each(|device| device.start(self));
@@ -473,6 +483,7 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         last_push: RefCell::default(),
         repeated: RefCell::default(),
         over: Cell::new(false),
+        stopping: Cell::new(0),
         repeating: Cell::new(0),
         random: RefCell::new(random),
     });

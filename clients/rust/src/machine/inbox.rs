@@ -377,13 +377,14 @@ impl Machine {
             || self.wakes.values().any(|w| matches!(w, Wake::Pull(_)))
     }
 
-    pub(super) fn on_receipts(&mut self, moved: ReceiptsMoved) {
+    pub(super) fn on_receipts(&mut self, mut moved: ReceiptsMoved) {
         if !self.settings.receive {
             return;
         }
         let marks = marks_of_receipts(&moved, self.user);
         let c = &mut conversation(&mut self.conversations, self.base, moved.conversation).inbox;
         c.marks = c.marks.max(marks);
+        raise_receipts(&mut moved, self.user, c.marks);
         if self.has_room() && !self.receipts.contains_key(&moved.conversation) {
             self.events.push_back(Event::Receipts(moved));
             return;
@@ -412,20 +413,40 @@ impl Machine {
     }
 }
 
+/// A server that was killed may have forgotten the last second of watermarks; what was shown stays.
+fn raise_receipts(moved: &mut ReceiptsMoved, me: Option<UserId>, marks: Marks) {
+    for user in &mut moved.users {
+        let own = Some(user.user) == me;
+        if own {
+            user.read = user.read.max(marks.read);
+        }
+        if is_peer(moved.conversation, own, me) {
+            user.delivered = user.delivered.max(marks.peer_delivered);
+            user.read = user.read.max(marks.peer_read);
+        }
+        user.delivered = user.delivered.max(user.read);
+    }
+}
+
 pub(super) fn marks_of_state(state: &ConversationState) -> Marks {
     Marks { read: state.read, peer_delivered: state.peer_delivered, peer_read: state.peer_read }
 }
 
+/// Whether receipts of this user are those of a direct chat's peer; in the chat with oneself they are.
+fn is_peer(conversation: ConversationId, own: bool, me: Option<UserId>) -> bool {
+    let with_oneself = || me.is_some_and(|me| conversation == ConversationId::direct(me, me));
+    !conversation.is_group() && (!own || with_oneself())
+}
+
 /// Besides the user's own, receipts name the peer of a direct chat; in the chat with oneself both are the same.
 pub(super) fn marks_of_receipts(moved: &ReceiptsMoved, me: Option<UserId>) -> Marks {
-    let with_oneself = me.is_some_and(|me| moved.conversation == ConversationId::direct(me, me));
     let mut marks = Marks::default();
     for user in &moved.users {
         let own = Some(user.user) == me;
         if own {
             marks.read = marks.read.max(user.read);
         }
-        if !moved.conversation.is_group() && (!own || with_oneself) {
+        if is_peer(moved.conversation, own, me) {
             marks.peer_delivered = marks.peer_delivered.max(user.delivered);
             marks.peer_read = marks.peer_read.max(user.read);
         }
