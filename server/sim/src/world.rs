@@ -156,12 +156,18 @@ impl World {
         }
     }
 
-    async fn stop(&self, node: Rc<SimNode>) {
-        self.note("server", "stops");
-        self.stopping.set(self.stopping.get() + 1);
-        node.stop().await;
-        self.stopping.set(self.stopping.get() - 1);
-        self.note("server", "has stopped");
+    /// Nobody new comes to the first node, which ends well.
+    fn stop_first_node(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
+        let (world, node) = (self.clone(), self.take_first_node());
+        world.stopping.set(world.stopping.get() + 1);
+        async move {
+            if let Some(node) = node {
+                world.note("server", "stops");
+                node.stop().await;
+                world.note("server", "has stopped");
+            }
+            world.stopping.set(world.stopping.get() - 1);
+        }
     }
 
     /// After a while, unless the run is over.
@@ -267,11 +273,9 @@ impl World {
                 self.later(down_ms, async |world| world.start_node());
             }
             Action::Stop { down_ms } => {
-                let (world, node) = (self.clone(), self.take_first_node());
+                let (world, stopped) = (self.clone(), self.stop_first_node());
                 spawn_local(async move {
-                    if let Some(node) = node {
-                        world.stop(node).await;
-                    }
+                    stopped.await;
                     world.later(down_ms, async |world| world.start_node());
                 });
             }
@@ -279,10 +283,8 @@ impl World {
                 if self.nodes.borrow().len() == 1 {
                     self.start_node();
                     self.later(beside_ms, async |world| {
-                        let node =
-                            if world.nodes.borrow().len() > 1 { world.take_first_node() } else { None };
-                        if let Some(node) = node {
-                            world.stop(node).await;
+                        if world.nodes.borrow().len() > 1 {
+                            world.stop_first_node().await;
                         }
                     });
                 }
