@@ -111,7 +111,7 @@ fn action(random: &mut Random) -> Action {
             let bytes = if random.chance(30) { random.within(1_000..60_000) } else { random.below(100) };
             Action::Send { device, to: user, count, bytes }
         }
-        38..42 => Action::Create { device, users: random.next() },
+        38..42 => Action::Create { device, users: random.number() },
         42..52 => Action::Change { device, group: random.below(1_000), user, what: random.below(100) },
         52..58 => Action::Read { device, conversation: random.below(1_000) },
         58..63 => {

@@ -44,7 +44,7 @@ impl SimStore {
 
     /// From now on so many commits and reads in a thousand fail.
     pub fn fail(&self, commits_per_mille: u16, reads_per_mille: u16) {
-        let seed = self.lock().random.next();
+        let seed = self.lock().random.number();
         self.memory.set_faults(FaultPlan::Seeded { seed, commits_per_mille, reads_per_mille });
     }
 

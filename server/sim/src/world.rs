@@ -211,7 +211,7 @@ impl World {
             Action::Create { device: number, users } => {
                 if self.groups.borrow().len() < GROUPS_MAX {
                     let mut random = self.random.borrow_mut();
-                    let id = u128::from(random.next()) << 64 | u128::from(random.next());
+                    let id = u128::from(random.number()) << 64 | u128::from(random.number());
                     let group = ConversationId::group_from_random(id.to_be_bytes());
                     self.groups.borrow_mut().push(group);
                     let own = device(number).who.user;
@@ -452,7 +452,7 @@ pub fn identity(number: u64) -> (String, String) {
 /// A message.
 pub fn text(random: &mut Random, bytes: u64) -> Change {
     let mut payload = String::new();
-    let _ = write!(payload, "{:016x}", random.next());
+    let _ = write!(payload, "{:016x}", random.number());
     let payload: Vec<u8> = payload.bytes().cycle().take(bytes.max(16) as usize).collect();
     Change::Message(Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None })
 }
