@@ -482,6 +482,9 @@ impl Run {
                 history
                     .torn(&format!("{} was told that {conversation} is not what it was", self.device.name));
             }
+            Event::HistoryReset { .. } => {
+                history.torn(&format!("{} was told that the store is another one", self.device.name));
+            }
             // Between two memberships: what is missing at the end is found then.
             Event::Trimmed { .. } | Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => {}
         }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tern_core::routing::ShardId;
+use tern_protocol::ids::StoreEpoch;
 use tern_protocol::model::WallMillis;
 use tern_server::auth::{TokenKey, Verifier};
 use tern_server::clock::Clock;
@@ -35,11 +36,11 @@ pub struct SimNode {
 
 impl SimNode {
     /// With so many shards, on this store, and by a wall clock that says this now.
-    pub fn start(kv: Arc<dyn Kv>, shards: u16, wall: WallMillis) -> Self {
+    pub fn start(kv: Arc<dyn Kv>, epoch: StoreEpoch, shards: u16, wall: WallMillis) -> Self {
         let key = TokenKey::hs256(TOKEN_SECRET).expect("the secret is long enough");
         let verifier = Verifier::new(vec![key], Duration::from_secs(60));
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
-        let node = Arc::new(Node::new(kv, verifier, &Limits::OFF, Clock::at(wall), mailboxes));
+        let node = Arc::new(Node::new(kv, epoch, verifier, &Limits::OFF, Clock::at(wall), mailboxes));
         let (phase, _) = watch::channel(Phase::Running);
         let new = |n| Shard::new(ShardId(n), node.clone(), phase.subscribe());
         let shards: Vec<_> = (0..shards).map(new).collect();

@@ -10,7 +10,7 @@ use jsonwebtoken::{EncodingKey, Header};
 use tern_check::{History, Promise, Shown, Stage, Totals, Violation};
 use tern_protocol::convert::decode_entry;
 use tern_protocol::event::{ServerBody, ServerMessage};
-use tern_protocol::ids::{ConversationId, RequestId, UserId};
+use tern_protocol::ids::{ConversationId, RequestId, StoreEpoch, UserId};
 use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
 use tern_server::mailbox::WAITING_BYTES_MAX;
 use tern_store::keys::after_prefix;
@@ -32,6 +32,8 @@ use crate::wrong::Wrong;
 
 /// When the simulation begins, by the wall clock: any moment would do.
 const EPOCH: WallMillis = WallMillis(1_800_000_000_000);
+/// The store is never restored.
+const STORE_EPOCH: StoreEpoch = StoreEpoch::from_bytes([7; 16]);
 /// After the last step, everybody has this long to get what is there: far longer than any wait in the client.
 const SETTLE: Duration = Duration::from_secs(30 * 60);
 /// Everybody has it for this long: what is delivered is written within a second, and a farewell that was stalled comes late.
@@ -142,7 +144,7 @@ impl World {
         let skew = self.random.borrow_mut().below(4_000);
         let wall = WallMillis(EPOCH.0 + self.start.elapsed().as_millis() as u64 + skew);
         self.note("server", "begins");
-        let node = SimNode::start(Arc::new(self.store.clone()), self.shards, wall);
+        let node = SimNode::start(Arc::new(self.store.clone()), STORE_EPOCH, self.shards, wall);
         self.nodes.borrow_mut().push(Rc::new(node));
     }
 
