@@ -5,7 +5,7 @@ use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
 use tern_protocol::model::{Change, Entry};
 
-use crate::check::{self, Faults};
+use tern_check::stream::{self as check, Faults};
 
 /// A conversation with one writer.
 #[derive(Debug, Clone)]

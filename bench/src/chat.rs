@@ -11,12 +11,12 @@ use tern_protocol::model::{Change, Entry, Kind, Target};
 use tern_protocol::request::{History, HistoryFrom, Known, Mark, RequestBody, Send, Sync};
 use tokio::sync::Notify;
 
-use crate::check::{Log, Placed, mixed};
 use crate::clock;
 use crate::floor::shape::Transactions;
 use crate::meter::Meter;
 use crate::random::Random;
-use crate::receipts::Marked;
+use tern_check::stream::Marked;
+use tern_check::stream::{Log, Placed, mixed};
 
 /// Own messages of which it is remembered that not all others are known to have them.
 const UNRECEIPTED_MAX: usize = 1_024;

@@ -7,7 +7,7 @@
 //! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it;
 //!   [`stage`]: what all of a thread share.
 //! - [`mixed`]: a client with many conversations, who does all kinds of things by a plan.
-//! - [`check`]: what is wrong with what members see; [`receipts`]: and with what they are told of each other.
+//! - [`tern_check::stream`]: what is wrong with what members see and are told of each other.
 //! - [`fill`]: conversations that are full before a measurement begins; [`book`]: what is in them.
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
 //! - [`machine`], [`process`]: what was used meanwhile.
@@ -19,7 +19,6 @@
 pub mod args;
 pub mod book;
 pub mod chat;
-pub mod check;
 pub mod client;
 pub mod clock;
 mod error;
@@ -38,7 +37,6 @@ pub mod process;
 pub mod progress;
 pub mod proxy;
 pub mod random;
-pub mod receipts;
 pub mod refusal;
 pub mod returning;
 pub mod run;

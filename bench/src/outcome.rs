@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::check::Faults;
 use crate::machine::Machine;
 use crate::stats::Summary;
+use tern_check::stream::Faults;
 
 /// The result of one run over one transport. Rates, latencies and CPU are those of the measured time.
 #[derive(Debug, Clone, Serialize, Deserialize)]

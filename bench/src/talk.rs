@@ -16,7 +16,6 @@ use tern_protocol::request::{Request, RequestBody};
 use tokio::time::{Instant, sleep_until};
 
 use crate::chat::Chat;
-use crate::check;
 use crate::client::Client;
 use crate::clock;
 use crate::fleet::Phase;
@@ -24,6 +23,7 @@ use crate::pace::{Pace, Schedule};
 use crate::refusal::{self, is_passing};
 use crate::run::DRAIN;
 use crate::stage::{Role, Stage};
+use tern_check::stream as check;
 
 mod journey;
 mod storm;

@@ -10,7 +10,6 @@ use tern_client::Transport;
 use super::{Cost, FloorPlan, Shape, relay_slice, start_relay};
 use crate::Error;
 use crate::args::{Load, TransportArg, seconds, seconds_above_0, transport_name};
-use crate::check::Faults;
 use crate::floor::store::Store;
 use crate::floor::talk::Counts;
 use crate::machine::Machine;
@@ -19,6 +18,7 @@ use crate::pace::Pace;
 use crate::run::command;
 use crate::stats::round;
 use crate::table::{cores, micros, number};
+use tern_check::stream::Faults;
 
 /// `floor`.
 #[derive(Debug, clap::Args)]

@@ -14,7 +14,6 @@ use super::plan::Act;
 use super::room::{Look, Room};
 use super::scene::{Order, Orders, Scene};
 use crate::chat::Chat;
-use crate::check::{self, Faults};
 use crate::client::Client;
 use crate::clock;
 use crate::fleet::Phase;
@@ -22,6 +21,7 @@ use crate::meter::Meter;
 use crate::random::Random;
 use crate::returning::{Returning, Verdict, Vigil};
 use crate::run::DRAIN;
+use tern_check::stream::{self as check, Faults};
 
 mod answers;
 mod coming;

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use tern_protocol::ids::Seq;
 use tern_protocol::model::{Change, Entry};
 
-use crate::check::{Faults, made, mixed};
+use tern_check::stream::{Faults, made, mixed};
 
 /// Digests of a conversation's last entries.
 #[derive(Debug)]
@@ -100,7 +100,7 @@ mod tests {
     use tern_protocol::model::{Sender, WallMillis};
 
     use super::*;
-    use crate::check::message;
+    use tern_check::stream::message;
 
     fn entry(seq: u64) -> Entry {
         let client_seq = ClientSeq(seq + 7);

@@ -14,7 +14,6 @@ use tern_client::Transport;
 
 use crate::Error;
 use crate::args::{Common, TransportArg};
-use crate::check::Faults;
 use crate::clock;
 use crate::fleet::{Crew, Fleet, Phase, Rig, Share};
 use crate::interrupt;
@@ -25,6 +24,7 @@ use crate::progress::Sampler;
 use crate::server::{START_TIMEOUT, Server};
 use crate::stats::round;
 use crate::table::{comparison, table};
+use tern_check::stream::Faults;
 
 pub(crate) use self::result::command;
 pub use self::rounds::{Between, Round};

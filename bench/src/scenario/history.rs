@@ -14,7 +14,6 @@ use tokio::time::{sleep, timeout};
 use crate::Error;
 use crate::args::{Common, HistoryArgs, TransportArg};
 use crate::book::Book;
-use crate::check::Faults;
 use crate::client::{Account, Client};
 use crate::clock;
 use crate::fill::{Chapter, Draft, fill};
@@ -24,6 +23,7 @@ use crate::random::Random;
 use crate::refusal::{self, is_passing};
 use crate::run::{DRAIN, Run, Scenario};
 use crate::scenario::background::Background;
+use tern_check::stream::Faults;
 
 /// Requests on streams of their own are numbered from here on.
 const OWN_STREAMS: u64 = 1 << 32;

@@ -12,11 +12,11 @@ use tokio::time::{Instant, Interval, interval_at, timeout};
 
 use crate::Error;
 use crate::args::{Common, Handshakes, IdleArgs};
-use crate::check::Faults;
 use crate::client::Client;
 use crate::fleet::{Crew, Phase, Share, until};
 use crate::machine::Span;
 use crate::run::{Run, Scenario};
+use tern_check::stream::Faults;
 
 /// A heartbeat's echo takes less, or the connection is dead.
 const ECHO: Duration = Duration::from_secs(20);

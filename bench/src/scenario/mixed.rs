@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use crate::Error;
 use crate::args::{Common, MixedArgs};
 use crate::chat::{Chat, Circle};
-use crate::check::{Faults, judge};
 use crate::fleet::{Crew, Phase, Share};
 use crate::mixed::member::{Member, ROOMS_MAX};
 use crate::mixed::plan::{Load, Part, Plan, Shares, cast};
@@ -27,6 +26,7 @@ use crate::returning::{Patience, Returning};
 use crate::run::{Run, Scenario};
 use crate::scenario::party::load_figures;
 use crate::stage::Stage;
+use tern_check::stream::{Faults, judge};
 
 /// Streams of randomness of one thread: who talks with whom, what happens when, what each client chooses.
 const CAST: u64 = 1 << 32;

@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 use crate::Error;
 use crate::args::WithFloor;
 use crate::chat::{Chat, Circle};
-use crate::check::{Faults, judge};
 use crate::client::{Account, Client};
 use crate::fleet::{Crew, Fleet, Phase, Share, until};
 use crate::floor::{Floor, FloorPlan};
@@ -21,6 +20,7 @@ use crate::returning::{Patience, Returning};
 use crate::run::{Between, Run};
 use crate::stage::{Role, Stage, Storm};
 use crate::talk::Talker;
+use tern_check::stream::{Faults, judge};
 
 /// Who come by themselves come so many at once in each thread.
 const ARRIVALS: usize = 64;

@@ -13,6 +13,8 @@
 //! each call, so whoever writes calls [`History::issue`] before a byte of the send is written and [`History::ack`] after
 //! the last byte of the answer was read. Tests, the simulation and the crash rounds all write the same kind of history.
 //!
+//! A load generator's runs are too large to be kept: [`stream`] is for them.
+//!
 //! Each [`Violation`] names the [`Promise`] that was broken and holds the smallest excerpt of the history that shows it.
 #![forbid(unsafe_code)]
 
@@ -20,6 +22,7 @@ mod history;
 mod membership;
 mod receipts;
 mod seen;
+pub mod stream;
 mod violation;
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ use tern_protocol::request::{History, HistoryFrom, Known, RequestBody, Sync};
 use tokio::time::sleep;
 
 use crate::book::Book;
-use crate::check::Faults;
 use crate::client::Client;
 use crate::clock;
 use crate::meter::Meter;
 use crate::refusal::{self, is_passing};
+use tern_check::stream::Faults;
 
 /// What a user is a member of, in the order of the ids.
 #[derive(Debug)]

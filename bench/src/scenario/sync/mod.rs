@@ -16,7 +16,6 @@ use tokio::time::timeout;
 
 use crate::Error;
 use crate::args::{Common, SyncArgs};
-use crate::check::Faults;
 use crate::client::Account;
 use crate::fill::{Chapter, Draft, fill};
 use crate::fleet::{Crew, Dialer, Phase, Share, until};
@@ -25,6 +24,7 @@ use crate::random::Random;
 use crate::run::{DRAIN, Run, Scenario};
 use crate::scenario::background::Background;
 use catch_up::{Back, CatchUp, Shelf};
+use tern_check::stream::Faults;
 
 /// Groups that one writer writes to.
 const GROUPS_PER_WRITER: usize = 25;

@@ -1,4 +1,7 @@
-//! One member's view of a conversation: takes acks and entries as they come, and knows what is wrong with them.
+//! The same for runs that are too large to be kept: one member's view of a conversation, which takes acks and entries as
+//! they come and counts what is wrong with them. Payloads say by themselves what they are.
+
+mod marked;
 
 use std::collections::BTreeSet;
 
@@ -9,7 +12,7 @@ use tern_protocol::ids::{ClientSeq, Seq, UserId};
 use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{Change, Entry, Kind, Message};
 
-use crate::stats::add;
+pub use marked::Marked;
 
 /// The time in front of every payload, and its number.
 pub const PAYLOAD_BYTES_MIN: usize = 16;
@@ -53,9 +56,7 @@ impl Faults {
 
     /// Takes in another's.
     pub fn add(&mut self, other: &Self) {
-        add!(
-            self,
-            other,
+        let Self {
             lost,
             duplicated,
             reordered,
@@ -63,9 +64,18 @@ impl Faults {
             altered,
             split,
             unanswered,
-            refused
-        );
-        self.disconnected += other.disconnected;
+            refused,
+            disconnected,
+        } = other;
+        self.lost += lost;
+        self.duplicated += duplicated;
+        self.reordered += reordered;
+        self.falsely_receipted += falsely_receipted;
+        self.altered += altered;
+        self.split += split;
+        self.unanswered += unanswered;
+        self.refused += refused;
+        self.disconnected += disconnected;
     }
 }
 
