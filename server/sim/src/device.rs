@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::net::{End, Trouble};
 use crate::storage::SimStorage;
-use crate::world::World;
+use crate::world::{Mangled, World};
 
 /// Commands that wait for an app.
 const COMMANDS_MAX: usize = 256;
@@ -328,9 +328,8 @@ impl Run {
     }
 
     fn on_message(&mut self, now: Duration, mut message: ServerMessage) {
-        let injected = self.world.mangle(&mut message);
-        let Some(message) = injected.hidden.then_some(()).map_or(Some(message), |()| None) else { return };
-        for message in injected.before.into_iter().chain([message]) {
+        let Mangled { hidden, before } = self.world.mangle(&mut message);
+        for message in before.into_iter().chain((!hidden).then_some(message)) {
             self.write_down(&message);
             self.machine.received(now, message);
         }

@@ -42,7 +42,7 @@ const QUIET: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(500);
 /// What one client may keep waiting in a server: answers, of which a page may be large, and pushes.
 const OUTBOUND_BYTES_MAX: u64 = 8 << 20;
-/// Apps end and begin, connections break: so many devices of one user may be logged in at once, and no more.
+/// Few, so that much happens in each.
 const GROUPS_MAX: usize = 12;
 
 /// What everybody in a run shares.
@@ -201,13 +201,9 @@ impl World {
         let device = |number: u64| &devices[number as usize % devices.len()];
         match *action {
             Action::Send { device: number, to, count, bytes } => {
-                for i in 0..count {
+                for _ in 0..count {
                     let text = text(&mut self.random.borrow_mut(), bytes);
                     device(number).command(Command::Send(self.target(plan, to), text));
-                    // A user who types fast reads in between.
-                    if i % 16 == 15 {
-                        self.note("app", "goes on");
-                    }
                 }
             }
             Action::Create { device: number, users } => {
