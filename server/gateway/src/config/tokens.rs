@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{ConfigError, Loaded};
 use crate::auth::revoked::Revoked;
 use crate::auth::{Fetcher, TokenKey, Verifier, jwks};
+use crate::tls::files;
 
 /// What tokens are accepted. At least one key, or a key set.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -166,6 +167,10 @@ impl Loaded {
 
     fn token_key(&self, name: &str, key: &Key) -> Result<TokenKey, ConfigError> {
         let text = String::from_utf8(self.read_file(name, &key.file)?).unwrap_or_default();
+        if key.algorithm == Algorithm::HS256 {
+            // Whoever has it can be any user.
+            files::warn_if_open(&key.file).map_err(|error| self.cannot_read(name, &key.file, &error))?;
+        }
         let parsed = match key.algorithm {
             Algorithm::EdDSA => TokenKey::ed25519_pem(&text),
             Algorithm::ES256 => TokenKey::es256_pem(&text),

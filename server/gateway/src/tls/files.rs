@@ -33,16 +33,22 @@ pub(crate) fn read(path: &Path, access: Access) -> io::Result<Option<Vec<u8>>> {
         Err(error) => return Err(error),
     };
     if access == Access::Owner {
-        let file = fs::metadata(path)?;
-        if is_open_to_others(file.mode(), file.gid(), &own_groups()?) {
-            warn!(
-                path = %path.display(),
-                "a private key that others on this machine may read or replace: chmod 600, or 640 with a group of the \
-                 server's user"
-            );
-        }
+        warn_if_open(path)?;
     }
     Ok(Some(bytes))
+}
+
+/// Says so when others may use a private key, or a secret that is shared.
+pub(crate) fn warn_if_open(path: &Path) -> io::Result<()> {
+    let file = fs::metadata(path)?;
+    if is_open_to_others(file.mode(), file.gid(), &own_groups()?) {
+        warn!(
+            path = %path.display(),
+            "a private key that others on this machine may read or replace: chmod 600, or 640 with a group of the \
+             server's user"
+        );
+    }
+    Ok(())
 }
 
 /// Whether anybody may use a private key but its owner and those with whom the server shares a group: what renews

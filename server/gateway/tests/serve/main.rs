@@ -14,4 +14,6 @@ mod proxy;
 mod revoked;
 mod rotation;
 mod rs256;
+mod secrets;
 mod served;
+mod tls_versions;

@@ -171,6 +171,17 @@ impl Served {
         found(&lines.0).unwrap_or_else(|| panic!("not logged: {text}"))
     }
 
+    /// Everything that it has logged, once it has ended.
+    pub(crate) fn log_to_the_end(mut self) -> String {
+        self.signal(libc::SIGTERM);
+        self.wait();
+        let lines = self.log.lines.lock().expect("not poisoned");
+        let waits = |(_, ended): &mut (Vec<String>, bool)| !*ended;
+        let (lines, _) = self.log.more.wait_timeout_while(lines, PATIENCE, waits).expect("not poisoned");
+        assert!(lines.1, "its standard error is at its end");
+        lines.0.join("\n")
+    }
+
     #[allow(unsafe_code)]
     pub(crate) fn signal(&self, signal: i32) {
         // SAFETY: kill(2) takes plain numbers, and the child has not been waited for, so the id is still its own.
