@@ -121,7 +121,11 @@ fn a_shared_secret_that_others_may_read_is_told() {
         set_permissions(&secret, Permissions::from_mode(mode)).expect("possible");
         let (status, _, errors) = output(files.command(&["config", "check"]));
         assert!(status.success(), "{errors}");
-        assert_eq!(errors.contains("shared.secret") && errors.contains("chmod 600"), told, "{mode:o}: {errors}");
+        assert_eq!(
+            errors.contains("shared.secret") && errors.contains("chmod 600"),
+            told,
+            "{mode:o}: {errors}"
+        );
     }
     // Everybody may have the public key.
     set_permissions(files.path("token.pub"), Permissions::from_mode(0o644)).expect("possible");

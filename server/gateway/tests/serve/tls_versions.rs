@@ -46,15 +46,9 @@ fn client_hello(offers_1_3: bool) -> Vec<u8> {
         // None at all: the server has to ask for one, which is an answer as well.
         extensions.extend(extension(KEY_SHARE, &sized(2, &[])));
     }
-    let hello = [
-        &[3, 3][..],
-        &[7; 32],
-        &sized(1, &[]),
-        &sized(2, suites),
-        &sized(1, &[0]),
-        &sized(2, &extensions),
-    ]
-    .concat();
+    let hello =
+        [&[3, 3][..], &[7; 32], &sized(1, &[]), &sized(2, suites), &sized(1, &[0]), &sized(2, &extensions)]
+            .concat();
     let message = [&[1][..], &sized(3, &hello)].concat();
     [&[HANDSHAKE, 3, 1][..], &sized(2, &message)].concat()
 }
