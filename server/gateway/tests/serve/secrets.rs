@@ -71,7 +71,7 @@ async fn no_log_holds_a_secret_or_what_people_write() {
             format!("{MISPLACED}.{WRITTEN}"),
         ];
         let mut bob = served.login(&connector, transport, &good, device).await;
-        bob.is_served().await;
+        bob.log_from(group(device), 1).await.expect("a member");
         for token in &bad {
             let connection = connector.connect(transport).await.expect("ternd accepts connections");
             assert!(Session::login(connection, token, 7).await.is_err(), "{token}");
