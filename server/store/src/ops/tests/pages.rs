@@ -187,10 +187,11 @@ async fn sync_starts_where_it_is_told(kv: &dyn Kv) {
         (Some(10), None, range(50, 100)),
         (Some(10), Some(3), range(50, 100)),
         (Some(97), None, range(98, 100)),
+        (Some(99), None, range(100, 100)),
     ] {
         let known: Vec<_> = known.map(|seq| (owner.id, seq)).into_iter().collect();
         let page = synced(kv, "ben", &Sync { latest, ..ask(&known) }).await;
-        let state = &page.conversations[0];
+        let [state] = &page.conversations[..] else { panic!("{known:?} {latest:?}: {page:?}") };
         assert_eq!(seqs(&state.entries), expected, "{known:?} {latest:?}");
         assert_eq!((state.floor, state.complete_to), (Seq(50), Seq(100)));
     }
