@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tern_client::Transport;
 
-use crate::proxy::plan::FaultArgs;
+use tern_proxy::plan::FaultArgs;
 
 use crate::floor::relay::RelayArgs;
 use crate::floor::scenario::FloorArgs;

@@ -20,9 +20,9 @@ use crate::args::Handshakes;
 use crate::client::{Account, Client};
 use crate::error::LoginError;
 use crate::meter::Meter;
-use crate::proxy::device_address;
 use crate::random::Random;
 use crate::server::Server;
+use tern_proxy::device_address;
 
 /// Clients that share a UDP socket and TLS session tickets, as long as that does not take more than ..
 const CLIENTS_PER_CONNECTOR: usize = 50;
@@ -87,7 +87,7 @@ pub struct Crew {
     pub connected: bool,
     /// Whether TLS tickets are used.
     pub handshakes: Handshakes,
-    /// A [proxy](crate::proxy) on this machine that they connect through, each as a device of its own: with an address
+    /// A [proxy](tern_proxy) on this machine that they connect through, each as a device of its own: with an address
     /// and a socket that no other has.
     pub through: Option<SocketAddr>,
 }

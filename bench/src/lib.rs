@@ -12,7 +12,7 @@
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
 //! - [`machine`], [`process`]: what was used meanwhile.
 //! - [`floor`]: what the machine allows at best.
-//! - [`proxy`]: a bad network between clients and server.
+//! - [`tern_proxy`]: a bad network between clients and server, and the one clock; a crate of its own, which tests use, too.
 //! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page; `figure`: what
 //!   figures mean.
 
@@ -20,7 +20,6 @@ pub mod args;
 pub mod book;
 pub mod chat;
 pub mod client;
-pub mod clock;
 mod error;
 mod figure;
 pub mod fill;
@@ -35,7 +34,6 @@ pub mod pace;
 pub mod page;
 pub mod process;
 pub mod progress;
-pub mod proxy;
 pub mod random;
 pub mod refusal;
 pub mod returning;
@@ -48,3 +46,4 @@ pub mod table;
 pub mod talk;
 
 pub use error::{Error, LoginError};
+use tern_proxy::clock;

@@ -7,9 +7,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tern_bench::proxy::Proxy;
-use tern_bench::proxy::counters::Counters;
-use tern_bench::proxy::plan::{Blackout, FaultPlan};
 use tern_client::Transport;
 use tern_client::raw::{Connection, Connector, Received};
 use tern_protocol::event::ServerBody;
@@ -17,6 +14,9 @@ use tern_protocol::ids::{ClientSeq, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::limits::{VERSION_MAX, VERSION_MIN};
 use tern_protocol::model::{Change, Message, Target};
 use tern_protocol::request::{Login, Request, RequestBody, Send};
+use tern_proxy::Proxy;
+use tern_proxy::counters::Counters;
+use tern_proxy::plan::{Blackout, FaultPlan};
 use tern_server::cli::Dev;
 use tern_server::dev::{self, Running};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -207,6 +207,46 @@ async fn datagrams_overtake_each_other() {
     assert!((1..=counters.reordered).contains(&overtaken), "{overtaken} of {}", counters.reordered);
     let (_, again) = numbers_that_arrive(plan, 1, 1000).await;
     assert_eq!(again.reordered, counters.reordered);
+}
+
+#[tokio::test]
+async fn datagrams_come_twice() {
+    const COUNT: u32 = 1000;
+    let plan = FaultPlan { duplicate_share: 0.1, ..no_faults() };
+    let server = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
+    let proxy = Proxy::start(server.local_addr().expect("bound"), plan, 1).expect("a proxy");
+    let client = udp_client(&proxy).await;
+    let (mut arrived, mut doubled) = (Vec::new(), 0);
+    for n in 0..COUNT {
+        send_number(&client, n).await;
+        counted(&proxy, |counters| counters.passed == u64::from(n + 1)).await;
+        arrived.push(number(&server).await);
+        if proxy.counters().doubled > doubled {
+            doubled = proxy.counters().doubled;
+            assert_eq!(number(&server).await, n, "once more");
+        }
+    }
+    assert_eq!(arrived, (0..COUNT).collect::<Vec<_>>());
+    assert!((60..140).contains(&doubled), "{doubled}");
+}
+
+#[tokio::test]
+async fn a_captive_network_swallows_datagrams_and_lets_streams_pass() {
+    let plan = FaultPlan { swallows_udp: true, ..no_faults() };
+    let (server, sources) = udp_echo().await;
+    let proxy = Proxy::start(server, plan, 1).expect("a proxy");
+    let client = udp_client(&proxy).await;
+    send_number(&client, 1).await;
+    counted(&proxy, |counters| counters.swallowed == 1).await;
+    assert_eq!(proxy.counters().passed, 0);
+    assert!(sources.lock().expect("nobody panics").is_empty());
+
+    let (address, streams) = tcp_server().await;
+    echo(streams);
+    let proxy = Proxy::start(address, plan, 1).expect("a proxy");
+    let mut client = TcpStream::connect(proxy.address).await.expect("it listens");
+    client.write_all(&[7]).await.expect("connected");
+    assert_eq!(client.read_u8().await.expect("connected"), 7);
 }
 
 #[tokio::test]

@@ -14,11 +14,11 @@ use crate::Error;
 use crate::args::{Common, FlakyArgs};
 use crate::fleet::Crew;
 use crate::pace::Pace;
-use crate::proxy::Proxy;
-use crate::proxy::plan::FaultPlan;
 use crate::returning::Patience;
 use crate::run::{Run, Scenario};
 use crate::scenario::party::{Party, Returns};
+use tern_proxy::Proxy;
+use tern_proxy::plan::FaultPlan;
 
 /// Each needs up to three file descriptors here, and more while it comes back.
 const CONNECTIONS_MAX: usize = 2_000;

@@ -14,13 +14,13 @@ use crate::client::{Account, Client};
 use crate::fleet::{Crew, Fleet, Phase, Share, until};
 use crate::floor::{Floor, FloorPlan};
 use crate::pace::Pace;
-use crate::proxy::{Forecast, Recoveries, device_address};
 use crate::random::Random;
 use crate::returning::{Patience, Returning};
 use crate::run::{Between, Run};
 use crate::stage::{Role, Stage, Storm};
 use crate::talk::Talker;
 use tern_check::stream::{Faults, judge};
+use tern_proxy::{Forecast, Recoveries, device_address};
 
 /// Who come by themselves come so many at once in each thread.
 const ARRIVALS: usize = 64;

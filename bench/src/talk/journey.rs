@@ -13,9 +13,9 @@ use super::{Ended, Sending, Sent, Talker};
 use crate::client::{BEHIND_LOGIN, Client};
 use crate::clock;
 use crate::fleet::Phase;
-use crate::proxy::Recoveries;
 use crate::returning::{Returning, Verdict, Vigil};
 use crate::run::DRAIN;
+use tern_proxy::Recoveries;
 
 /// What a talker has who comes back.
 pub(super) struct Journey {

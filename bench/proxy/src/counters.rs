@@ -35,6 +35,10 @@ counters! {
     delayed,
     /// Datagrams that were held back so that others overtake them.
     reordered,
+    /// Datagrams that arrived twice.
+    doubled,
+    /// Datagrams that a network without UDP has swallowed.
+    swallowed,
     /// Blackouts that something ran into, for each flow.
     blackouts,
     /// Datagrams that were dropped in a blackout, and chunks that had to wait for its end.

@@ -271,15 +271,18 @@ impl State {
             return;
         }
         let fate = flow.path.datagram(direction, now, datagram.len());
-        let (due, overtaken_by) = match fate {
-            Fate::Arrives(due) => (due, 0),
-            Fate::IsHeld { due, overtaken_by } => (due + HELD_MAX, overtaken_by),
+        let (due, overtaken_by, copies) = match fate {
+            Fate::Arrives(due) => (due, 0, 1),
+            Fate::ArrivesTwice(due) => (due, 0, 2),
+            Fate::IsHeld { due, overtaken_by } => (due + HELD_MAX, overtaken_by, 1),
             Fate::Dropped => return,
         };
         let place = (due, self.serial);
-        self.serial += 1;
-        flow.delayed += 1;
-        self.delayed.insert(place, Delayed { client, direction, datagram: datagram.into() });
+        for _ in 0..copies {
+            flow.delayed += 1;
+            self.delayed.insert((due, self.serial), Delayed { client, direction, datagram: datagram.into() });
+            self.serial += 1;
+        }
         let held = &mut flow.held[direction as usize];
         if overtaken_by > 0 {
             held.push(Held { place, overtaken_by });

@@ -15,6 +15,10 @@ pub struct FaultPlan {
     pub jitter_ms: u64,
     /// Datagrams that up to 4 later ones overtake, 0 to 1. TCP has none: its segments are put in order again.
     pub reorder_share: f64,
+    /// Datagrams that arrive twice, 0 to 1. TCP has none: what has come is not taken again.
+    pub duplicate_share: f64,
+    /// A network that swallows datagrams and says nothing. TCP passes.
+    pub swallows_udp: bool,
     /// What a flow takes in each direction, bytes per second.
     pub rate_bytes_per_s: Option<u64>,
     /// With a rate: the milliseconds that the queue in front of it holds. Above: datagrams are dropped, TCP is made to
@@ -29,6 +33,9 @@ pub struct FaultPlan {
     /// Every so many milliseconds all flows of a device die without a word: nothing passes any more, nothing is closed.
     /// New ones live.
     pub silent_death_every_ms: Option<u64>,
+    /// When the first blackout, address change and death come, in milliseconds from the start of the proxy. `None`: at a
+    /// time of each device's own, before one of their periods is over.
+    pub first_event_ms: Option<u64>,
     /// TCP: a chunk that is lost comes after a round trip and this many milliseconds, at the earliest; lost again, after
     /// twice that. Linux has 200.
     pub rto_ms: u64,
@@ -53,11 +60,14 @@ impl Default for FaultPlan {
             delay_ms: 0,
             jitter_ms: 0,
             reorder_share: 0.0,
+            duplicate_share: 0.0,
+            swallows_udp: false,
             rate_bytes_per_s: None,
             queue_ms: 500,
             blackout: None,
             address_change_every_ms: None,
             silent_death_every_ms: None,
+            first_event_ms: None,
             rto_ms: 200,
         }
     }
@@ -71,6 +81,12 @@ impl fmt::Display for FaultPlan {
         }
         if self.reorder_share > 0.0 {
             write!(f, ", {} % reordered", 100.0 * self.reorder_share)?;
+        }
+        if self.duplicate_share > 0.0 {
+            write!(f, ", {} % doubled", 100.0 * self.duplicate_share)?;
+        }
+        if self.swallows_udp {
+            write!(f, ", no UDP")?;
         }
         if let Some(rate) = self.rate_bytes_per_s {
             write!(f, ", {rate} B/s")?;
@@ -96,7 +112,7 @@ impl fmt::Display for FaultPlan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PlanError {
     /// A share.
-    #[error("the share of lost packets is from 0 to 0.9, that of reordered ones from 0 to 1")]
+    #[error("the share of lost packets is from 0 to 0.9, those of reordered and doubled ones from 0 to 1")]
     Share,
     /// A period or a rate.
     #[error("a rate and the time from one event to the next are above 0")]
@@ -117,7 +133,9 @@ impl FaultPlan {
     /// # Errors
     /// [`PlanError`].
     pub fn check(&self) -> Result<(), PlanError> {
-        if !(0.0..=0.9).contains(&self.loss_share) || !(0.0..=1.0).contains(&self.reorder_share) {
+        let shares = [self.reorder_share, self.duplicate_share];
+        if !(0.0..=0.9).contains(&self.loss_share) || shares.iter().any(|share| !(0.0..=1.0).contains(share))
+        {
             return Err(PlanError::Share);
         }
         let periods =
@@ -129,7 +147,12 @@ impl FaultPlan {
             return Err(PlanError::Blackout);
         }
         let times = [self.delay_ms, self.jitter_ms, self.queue_ms, self.rto_ms];
-        if times.into_iter().chain(periods.into_iter().flatten()).any(|ms| ms > Self::MS_MAX) {
+        if times
+            .into_iter()
+            .chain(self.first_event_ms)
+            .chain(periods.into_iter().flatten())
+            .any(|ms| ms > Self::MS_MAX)
+        {
             return Err(PlanError::TooLong);
         }
         Ok(())
@@ -214,6 +237,9 @@ pub struct FaultArgs {
     /// Share of datagrams that up to 4 later ones overtake, 0 to 1 (QUIC)
     #[arg(long, value_name = "SHARE")]
     pub reorder: Option<f64>,
+    /// Share of datagrams that arrive twice, 0 to 1 (QUIC)
+    #[arg(long, value_name = "SHARE")]
+    pub duplicate: Option<f64>,
     /// Bytes per second that a connection takes in each direction
     #[arg(long, value_name = "B")]
     pub link_rate: Option<u64>,
@@ -254,19 +280,21 @@ impl FaultArgs {
             delay_ms: self.delay_ms.unwrap_or(network.delay_ms),
             jitter_ms: self.jitter_ms.unwrap_or(network.jitter_ms),
             reorder_share: self.reorder.unwrap_or(network.reorder_share),
+            duplicate_share: self.duplicate.unwrap_or(network.duplicate_share),
             rate_bytes_per_s: self.link_rate.or(network.rate_bytes_per_s),
             queue_ms: self.queue_ms.unwrap_or(network.queue_ms),
             blackout: blackout.map(|b| Blackout { cuts: b.cuts || self.blackout_cuts, ..b }),
             address_change_every_ms: self.address_change.or(network.address_change_every_ms),
             silent_death_every_ms: self.silent_death.or(network.silent_death_every_ms),
             rto_ms: self.rto_ms.unwrap_or(network.rto_ms),
+            ..network
         };
         plan.check()?;
         Ok(plan)
     }
 
     fn names_none(&self) -> bool {
-        let shares = self.loss.or(self.reorder);
+        let shares = self.loss.or(self.reorder).or(self.duplicate);
         let times = self.delay_ms.or(self.jitter_ms).or(self.address_change).or(self.silent_death);
         shares.is_none() && times.is_none() && self.blackout.is_none() && self.link_rate.is_none()
     }
@@ -312,6 +340,8 @@ mod tests {
         );
         check("--loss 1", Err(PlanError::Share));
         check("--reorder NaN", Err(PlanError::Share));
+        check("--duplicate 0.1", Ok(FaultPlan { duplicate_share: 0.1, ..none() }));
+        check("--duplicate 1.1", Err(PlanError::Share));
         check("--blackout 10:10", Err(PlanError::Blackout));
         check("--blackout 0:0", Err(PlanError::Zero));
         check("--link-rate 0", Err(PlanError::Zero));

@@ -3,6 +3,7 @@
 //! - [`plan`]: what goes wrong: options and presets.
 //! - `schedule`: when: the machine, without sockets or a clock; `dice`: its random numbers.
 //! - `udp`, `tcp`: the flows.
+//! - [`clock`]: the one that its times are on.
 //! - [`counters`]: what has happened.
 //!
 //! # What it does to TCP
@@ -28,11 +29,11 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::LocalSet;
 
-use crate::clock;
 use counters::{Counters, Shared};
 use plan::FaultPlan;
 use schedule::{Path, Timetable};
 
+pub mod clock;
 pub mod counters;
 mod dice;
 pub mod plan;
@@ -81,7 +82,7 @@ impl Proxy {
                 }
             };
             if let Err(error) = runtime.block_on(LocalSet::new().run_until(forward)) {
-                eprintln!("tern-bench: the proxy has ended: {error}");
+                eprintln!("the proxy has ended: {error}");
             }
         })?;
         Ok(Self { address, forecast, shared, stop: Some(stop), thread: Some(thread) })

@@ -38,6 +38,7 @@ struct Decision {
     jitter: Duration,
     /// 0: by none.
     overtaken_by: u64,
+    doubled: bool,
 }
 
 /// What becomes of a datagram.
@@ -45,6 +46,8 @@ struct Decision {
 pub(super) enum Fate {
     /// It arrives then, and not before what has come before it.
     Arrives(Duration),
+    /// It does, twice.
+    ArrivesTwice(Duration),
     /// It would arrive then, but has to wait until that many have overtaken it.
     IsHeld { due: Duration, overtaken_by: u64 },
     /// It never does.
@@ -59,9 +62,10 @@ struct Beat {
 }
 
 impl Beat {
-    fn new(every_ms: u64, dice: Dice) -> Self {
+    fn new(every_ms: u64, first_ms: Option<u64>, dice: Dice) -> Self {
         let every = Duration::from_millis(every_ms);
-        Self { first: every.mul_f64(dice.share()), every }
+        let first = first_ms.map_or_else(|| every.mul_f64(dice.share()), Duration::from_millis);
+        Self { first, every }
     }
 
     /// How often it has happened by then.
@@ -101,7 +105,9 @@ pub(super) enum Blow {
 impl Timetable {
     pub(super) fn new(plan: &FaultPlan, seed: u64, device: IpAddr) -> Self {
         let device = device_dice(seed, device);
-        let beat = |every_ms: Option<u64>, which| every_ms.map(|ms| Beat::new(ms, device.of(which)));
+        let beat = |every_ms: Option<u64>, which| {
+            every_ms.map(|ms| Beat::new(ms, plan.first_event_ms, device.of(which)))
+        };
         let length = |beat| plan.blackout.map(|blackout| (beat, Duration::from_millis(blackout.for_ms)));
         Self {
             blackouts: beat(plan.blackout.map(|blackout| blackout.every_ms), 1).and_then(length),
@@ -217,6 +223,10 @@ impl Path {
     /// A datagram of this length comes in now.
     pub(super) fn datagram(&mut self, direction: Direction, now: Duration, bytes: usize) -> Fate {
         let decision = self.decide(direction);
+        if self.plan.swallows_udp {
+            self.count(|counters| counters.swallowed += 1);
+            return Fate::Dropped;
+        }
         if self.is_blacked_out(now) {
             self.count(|counters| counters.blacked_out += 1);
             return Fate::Dropped;
@@ -239,6 +249,10 @@ impl Path {
         }
         lane.due = due;
         self.count(|counters| counters.delayed += u64::from(due > now));
+        if decision.doubled && !self.is_calm(now) {
+            self.count(|counters| counters.doubled += 1);
+            return Fate::ArrivesTwice(due);
+        }
         Fate::Arrives(due)
     }
 
@@ -308,13 +322,14 @@ impl Path {
         let lane = &mut self.lanes[direction as usize];
         let dice = lane.dice.of(lane.packets);
         lane.packets += 1;
-        let [loss, jitter, reorder, by] = [101, 102, 103, 104].map(|which| dice.of(which));
+        let [loss, jitter, reorder, by, double] = [101, 102, 103, 104, 105].map(|which| dice.of(which));
         let held = reorder.happens(self.plan.reorder_share);
         Decision {
             dice,
             lost: loss.happens(self.plan.loss_share),
             jitter: Duration::from_millis(self.plan.jitter_ms).mul_f64(jitter.share()),
             overtaken_by: if held { 1 + (by.share() * OVERTAKEN_BY_MAX as f64) as u64 } else { 0 },
+            doubled: double.happens(self.plan.duplicate_share),
         }
     }
 
@@ -340,7 +355,7 @@ fn device_dice(seed: u64, device: IpAddr) -> Dice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::plan::Blackout;
+    use crate::plan::Blackout;
 
     const MS: Duration = Duration::from_millis(1);
     const PHONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -393,7 +408,7 @@ mod tests {
         let mut held = [0; OVERTAKEN_BY_MAX as usize + 1];
         for now in (0..10_000).map(|n| n * MS) {
             match datagrams.datagram(TO_SERVER, now, 100) {
-                Fate::Arrives(due) => {
+                Fate::Arrives(due) | Fate::ArrivesTwice(due) => {
                     assert!(due >= last_datagram.max(now + 20 * MS));
                     last_datagram = due;
                 }
@@ -429,6 +444,26 @@ mod tests {
         assert!((2700..=3000).contains(&dropped), "{dropped}");
         assert_eq!(counters(&datagrams).blacked_out, dropped);
         assert!((9..=10).contains(&counters(&datagrams).blackouts));
+    }
+
+    #[test]
+    fn the_first_event_comes_when_the_plan_says() {
+        let blackout = Blackout { every_ms: 3_600_000, for_ms: 2000, cuts: false };
+        let plan = FaultPlan {
+            blackout: Some(blackout),
+            silent_death_every_ms: Some(3_600_000),
+            first_event_ms: Some(3000),
+            ..FaultPlan::default()
+        };
+        for last in [1, 2, 3] {
+            let times = Timetable::new(&plan, last, IpAddr::from([127, 0, 0, last as u8]));
+            assert_eq!(times.blackout(2999 * MS), None);
+            assert_eq!(times.blackout(3000 * MS), Some(1));
+            assert_eq!(times.blackout(5000 * MS), None);
+            assert_eq!((times.deaths(2999 * MS), times.deaths(3000 * MS)), (0, 1));
+            assert_eq!(times.next_recovery(Duration::ZERO), Some(3000 * MS));
+            assert_eq!(times.next_recovery(3000 * MS), Some(5000 * MS));
+        }
     }
 
     #[test]
