@@ -224,6 +224,12 @@ impl Connector {
         SocketAddr::new(self.source.unwrap_or(any), 0)
     }
 
+    /// QUIC: connections that are made from now on come from another port; those that there are keep theirs. A router may
+    /// have a flow that leads nowhere, and keep it for as long as something is sent on it.
+    pub(crate) fn leave_port(&self) {
+        *self.endpoints.lock().unwrap_or_else(PoisonError::into_inner) = [None, None];
+    }
+
     /// QUIC: moves all connections to new sockets, as when a phone leaves a network. TCP: nothing.
     ///
     /// # Errors

@@ -527,6 +527,7 @@ impl Task {
         match output {
             Output::Persist(_) => unreachable!("taken out before"),
             Output::Connect { fresh_token } => {
+                self.connector.leave_port();
                 let (connector, token) = (self.connector.clone(), self.config.token.clone());
                 let (transport, limit) = (self.config.transport, self.config.connect_timeout);
                 let (name, now) = (self.network_name.clone(), self.now());
