@@ -264,7 +264,7 @@ async fn a_full_queue_drops_datagrams() {
 
 #[tokio::test]
 async fn faults_end_when_they_are_to() {
-    let blackout = Blackout { every_ms: 100, for_ms: 99, cuts: true };
+    let blackout = Blackout { every_ms: 100, for_ms: 99, cuts: true, answers_only: false };
     let plan = FaultPlan { loss_share: 0.9, blackout: Some(blackout), rto_ms: 1, ..no_faults() };
     let (server, _) = udp_echo().await;
     let proxy = Proxy::start(server, plan, 1).expect("a proxy");
@@ -288,7 +288,7 @@ async fn faults_end_when_they_are_to() {
 
 #[tokio::test]
 async fn nothing_passes_a_blackout_and_everything_after_it() {
-    let blackout = Blackout { every_ms: 200, for_ms: 100, cuts: false };
+    let blackout = Blackout { every_ms: 200, for_ms: 100, cuts: false, answers_only: false };
     let (server, sources) = udp_echo().await;
     let proxy =
         Proxy::start(server, FaultPlan { blackout: Some(blackout), ..no_faults() }, 1).expect("a proxy");
@@ -380,7 +380,7 @@ async fn a_stream_stays_whole() {
 #[tokio::test]
 async fn a_cut_is_seen_as_an_end() {
     let changes = FaultPlan { address_change_every_ms: Some(100), ..no_faults() };
-    let blackout = Blackout { every_ms: 100, for_ms: 50, cuts: true };
+    let blackout = Blackout { every_ms: 100, for_ms: 50, cuts: true, answers_only: false };
     let forgets = FaultPlan { blackout: Some(blackout), ..no_faults() };
     for (plan, server_hears) in [(changes, false), (forgets, true)] {
         let (address, mut streams) = tcp_server().await;

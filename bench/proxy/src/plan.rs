@@ -50,6 +50,8 @@ pub struct Blackout {
     pub for_ms: u64,
     /// TCP connections that live through one are reset at its end, as by a translator that has forgotten them.
     pub cuts: bool,
+    /// What goes to the server passes: it hears its clients, and they do not hear it.
+    pub answers_only: bool,
 }
 
 impl Default for FaultPlan {
@@ -95,9 +97,10 @@ impl fmt::Display for FaultPlan {
             ("another address", self.address_change_every_ms),
             ("a silent death", self.silent_death_every_ms),
         ];
-        if let Some(Blackout { every_ms, for_ms, cuts }) = self.blackout {
+        if let Some(Blackout { every_ms, for_ms, cuts, answers_only }) = self.blackout {
             let cuts = if cuts { ", which cuts TCP" } else { "" };
-            write!(f, ", nothing for {for_ms} ms every {every_ms} ms{cuts}")?;
+            let what = if answers_only { "no answers" } else { "nothing" };
+            write!(f, ", {what} for {for_ms} ms every {every_ms} ms{cuts}")?;
         }
         for (event, every_ms) in events {
             if let Some(every_ms) = every_ms {
@@ -197,13 +200,18 @@ impl Network {
                 ..FaultPlan::default()
             },
             Self::Tunnel => FaultPlan {
-                blackout: Some(Blackout { every_ms: 15_000, for_ms: 4_000, cuts: false }),
+                blackout: Some(Blackout {
+                    every_ms: 15_000,
+                    for_ms: 4_000,
+                    cuts: false,
+                    answers_only: false,
+                }),
                 loss_share: 0.005,
                 ..lte
             },
             Self::Train => FaultPlan {
                 loss_share: 0.02,
-                blackout: Some(Blackout { every_ms: 12_000, for_ms: 500, cuts: false }),
+                blackout: Some(Blackout { every_ms: 12_000, for_ms: 500, cuts: false, answers_only: false }),
                 address_change_every_ms: Some(30_000),
                 ..lte
             },
@@ -303,7 +311,7 @@ impl FaultArgs {
 fn parse_blackout(text: &str) -> Result<Blackout, String> {
     let (every, length) = text.split_once(':').ok_or("two numbers of milliseconds, as in 15000:4000")?;
     let number = |text: &str| text.parse().map_err(|error| format!("{text}: {error}"));
-    Ok(Blackout { every_ms: number(every)?, for_ms: number(length)?, cuts: false })
+    Ok(Blackout { every_ms: number(every)?, for_ms: number(length)?, cuts: false, answers_only: false })
 }
 
 #[cfg(test)]
@@ -334,7 +342,7 @@ mod tests {
             "--network train --loss 0 --blackout 1000:10 --blackout-cuts",
             Ok(FaultPlan {
                 loss_share: 0.0,
-                blackout: Some(Blackout { every_ms: 1000, for_ms: 10, cuts: true }),
+                blackout: Some(Blackout { every_ms: 1000, for_ms: 10, cuts: true, answers_only: false }),
                 ..Network::Train.plan()
             }),
         );

@@ -227,7 +227,7 @@ impl Path {
             self.count(|counters| counters.swallowed += 1);
             return Fate::Dropped;
         }
-        if self.is_blacked_out(now) {
+        if self.is_blacked_out(direction, now) {
             self.count(|counters| counters.blacked_out += 1);
             return Fate::Dropped;
         }
@@ -275,11 +275,11 @@ impl Path {
         if lost {
             self.count(|counters| counters.lost += 1);
         }
-        if self.is_blacked_out(now) {
+        if self.is_blacked_out(direction, now) {
             self.count(|counters| counters.blacked_out += 1);
         }
         for retry in 1..TRIES_MAX {
-            if !lost && !self.is_blacked_out(sent) {
+            if !lost && !self.is_blacked_out(direction, sent) {
                 break;
             }
             sent += wait;
@@ -333,7 +333,10 @@ impl Path {
         }
     }
 
-    fn is_blacked_out(&mut self, at: Duration) -> bool {
+    fn is_blacked_out(&mut self, direction: Direction, at: Duration) -> bool {
+        if direction == Direction::ToServer && self.plan.blackout.is_some_and(|it| it.answers_only) {
+            return false;
+        }
         let Some(number) = self.times.blackout(at).filter(|_| !self.is_calm(at)) else { return false };
         if number > self.blackout {
             self.blackout = number;
@@ -430,7 +433,7 @@ mod tests {
 
     #[test]
     fn nothing_passes_a_blackout() {
-        let blackout = Blackout { every_ms: 1000, for_ms: 300, cuts: false };
+        let blackout = Blackout { every_ms: 1000, for_ms: 300, cuts: false, answers_only: false };
         let plan = FaultPlan { blackout: Some(blackout), delay_ms: 1, ..FaultPlan::default() };
         let mut datagrams = path(&plan, 1);
         let mut dropped = 0;
@@ -447,8 +450,19 @@ mod tests {
     }
 
     #[test]
+    fn a_blackout_of_answers_lets_pass_what_goes_to_the_server() {
+        let blackout = Blackout { every_ms: 1000, for_ms: 300, cuts: false, answers_only: true };
+        let plan = FaultPlan { blackout: Some(blackout), first_event_ms: Some(100), ..FaultPlan::default() };
+        let mut path = path(&plan, 1);
+        assert_eq!(path.datagram(TO_SERVER, 200 * MS, 100), Fate::Arrives(200 * MS));
+        assert_eq!(path.chunk(TO_SERVER, 200 * MS, 100), 200 * MS);
+        assert_eq!(path.datagram(Direction::ToClient, 200 * MS, 100), Fate::Dropped);
+        assert!(path.chunk(Direction::ToClient, 200 * MS, 100) >= 400 * MS);
+    }
+
+    #[test]
     fn the_first_event_comes_when_the_plan_says() {
-        let blackout = Blackout { every_ms: 3_600_000, for_ms: 2000, cuts: false };
+        let blackout = Blackout { every_ms: 3_600_000, for_ms: 2000, cuts: false, answers_only: false };
         let plan = FaultPlan {
             blackout: Some(blackout),
             silent_death_every_ms: Some(3_600_000),
@@ -486,7 +500,7 @@ mod tests {
 
     #[test]
     fn blows_come_in_their_order_and_to_each_device_at_its_own_time() {
-        let blackout = Blackout { every_ms: 1000, for_ms: 900, cuts: true };
+        let blackout = Blackout { every_ms: 1000, for_ms: 900, cuts: true, answers_only: false };
         let plan = FaultPlan {
             blackout: Some(blackout),
             address_change_every_ms: Some(700),

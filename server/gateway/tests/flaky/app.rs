@@ -228,6 +228,7 @@ impl Running {
             Event::Connection(ConnectionState::Online { .. }) => {
                 self.online_after.get_or_insert(Duration::from_nanos(clock::nanos() - began));
             }
+            Event::Connection(ConnectionState::Offline { reason, .. }) => eprintln!("{name}: {reason}"),
             Event::Connection(ConnectionState::Stopped(stop)) => panic!("{name} gave up: {stop}"),
             Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => {}
         }

@@ -47,8 +47,8 @@ fn loss(name: &'static str, share: f64) -> Fault {
     Fault { always: &[], also: &[Quic, Tcp, Auto], ..fault(name, plan, |counters| counters.lost > 0) }
 }
 
-fn blackout(name: &'static str, for_ms: u64) -> Fault {
-    let blackout = Blackout { every_ms: ONCE_MS, for_ms, cuts: false };
+fn blackout(name: &'static str, for_ms: u64, answers_only: bool) -> Fault {
+    let blackout = Blackout { every_ms: ONCE_MS, for_ms, cuts: false, answers_only };
     let plan = FaultPlan { blackout: Some(blackout), ..FaultPlan::default() };
     fault(name, plan, |counters| counters.blackouts > 0)
 }
@@ -64,7 +64,7 @@ pub(crate) fn faults() -> Vec<Fault> {
         jitter_ms: 50,
         reorder_share: 0.05,
         duplicate_share: 0.05,
-        blackout: Some(Blackout { every_ms: 7_000, for_ms: 1_000, cuts: false }),
+        blackout: Some(Blackout { every_ms: 7_000, for_ms: 1_000, cuts: false, answers_only: false }),
         address_change_every_ms: Some(11_000),
         ..none()
     };
@@ -91,9 +91,10 @@ pub(crate) fn faults() -> Vec<Fault> {
                 counters.doubled > 0
             })
         },
-        blackout("no network for 2 s", 2_000),
-        blackout("no network for 15 s", 15_000),
-        Fault { always: &[], also: &[Quic, Tcp, Auto], ..blackout("no network for 40 s", 40_000) },
+        blackout("no network for 2 s", 2_000, false),
+        blackout("no network for 15 s", 15_000, false),
+        blackout("no answers for 15 s", 15_000, true),
+        Fault { always: &[], also: &[Quic, Tcp, Auto], ..blackout("no network for 40 s", 40_000, false) },
         Fault {
             always: &[Quic, Tcp, Auto],
             also: &[],
