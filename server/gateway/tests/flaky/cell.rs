@@ -32,7 +32,7 @@ const TOLD_AFTER: Duration = Duration::from_millis(50);
 /// What happens to the people of a cell.
 pub(crate) enum Trouble {
     /// Two of them are behind a bad network.
-    Network(Fault),
+    Network(Box<Fault>),
     /// Their server dies and is back at this time (on [`clock`]; 0: not yet).
     Server(Arc<AtomicU64>),
 }

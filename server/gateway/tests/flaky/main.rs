@@ -54,7 +54,7 @@ async fn through_bad_networks_everything_comes_once_and_in_order() {
     let run = |(number, (fault, transport)): (usize, (Fault, Transport))| {
         let (ternd, directory) = (&ternd, directory.path());
         async move {
-            let trouble = Trouble::Network(fault);
+            let trouble = Trouble::Network(Box::new(fault));
             let cell = Cell { number: number as u64 + 1, transport, trouble, directory };
             let row = cell.start(ternd).await.end().await.check(ternd).await;
             (number, (fault.name.to_owned(), format!("{transport:?}"), fault.ends, row))
