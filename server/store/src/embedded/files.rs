@@ -2,12 +2,14 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
 
 pub(super) const FORMAT: &str = "tern-store 2\n";
+/// What `format` is called while the store is being created.
+const UNFINISHED: &str = "format.new";
 
 /// The engine's directory.
 pub(super) fn engine_path(data: &Path) -> PathBuf {
@@ -62,15 +64,66 @@ pub(super) fn read_format(data: &Path) -> Result<bool, OpenError> {
     }
 }
 
-/// Marks the store as complete: the last step of creating it.
-pub(super) fn write_format(data: &Path) -> Result<(), OpenError> {
-    let path = data.join("format");
+/// Begins to create a store: whatever is found beside this file and not beside `format` was never used.
+pub(super) fn begin_creation(data: &Path) -> Result<(), OpenError> {
+    let path = data.join(UNFINISHED);
     let written = open_file(&path).and_then(|mut file| {
+        file.set_len(0)?;
         file.write_all(FORMAT.as_bytes())?;
         file.sync_all()
     });
     written.map_err(io(&path))?;
-    File::open(data).and_then(|directory| directory.sync_all()).map_err(io(data))
+    sync_directory(data)
+}
+
+/// Whether a store was begun here and not finished.
+pub(super) fn is_unfinished(data: &Path) -> bool {
+    data.join(UNFINISHED).exists()
+}
+
+/// Removes what its creation has left.
+pub(super) fn remove_unfinished(data: &Path) -> Result<(), OpenError> {
+    let not_found_is_fine = |removed: std::io::Result<()>| match removed {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let (engine, commit) = (engine_path(data), data.join("commit"));
+    not_found_is_fine(std::fs::remove_dir_all(&engine)).map_err(io(&engine))?;
+    not_found_is_fine(std::fs::remove_file(&commit)).map_err(io(&commit))
+}
+
+/// Marks the store as complete: the last step of creating it.
+pub(super) fn finish_creation(data: &Path) -> Result<(), OpenError> {
+    let engine = engine_path(data);
+    // The engine syncs what is in its keyspaces, but not where they themselves are.
+    for directory in [engine.join("keyspaces"), engine] {
+        sync_directory(&directory)?;
+    }
+    begin_creation(data)?;
+    let path = data.join("format");
+    std::fs::rename(data.join(UNFINISHED), &path).map_err(io(&path))?;
+    sync_directory(data)
+}
+
+fn sync_directory(path: &Path) -> Result<(), OpenError> {
+    File::open(path).and_then(|directory| directory.sync_all()).map_err(io(path))
+}
+
+/// Makes the way to the store durable: nobody is told of a message while its directories may vanish. Those above the
+/// file system's root, or that may not be read, are not ours.
+pub(super) fn sync_path(data: &Path) -> Result<(), OpenError> {
+    let data = data.canonicalize().map_err(io(data))?;
+    let device = std::fs::metadata(&data).map_err(io(&data))?.dev();
+    for directory in data.ancestors() {
+        if std::fs::metadata(directory).map_err(io(directory))?.dev() != device {
+            break;
+        }
+        match sync_directory(directory) {
+            Err(OpenError::Io { error, .. }) if error.kind() == ErrorKind::PermissionDenied => break,
+            synced => synced?,
+        }
+    }
+    Ok(())
 }
 
 /// The file `commit`: the number of the newest durable group, outside the engine.

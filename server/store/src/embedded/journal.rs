@@ -15,6 +15,7 @@
 //! ```
 
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -29,32 +30,49 @@ const END: u8 = 3;
 const CLEAR: u8 = 4;
 const TRAILER: &[u8] = b"FJL\x03";
 
-/// Verifies the journals and cuts off a last batch that is not whole. `mirror` is the newest commit that is known to
-/// have been acknowledged.
+/// Verifies the journals, cuts off a last batch that is not whole, and makes durable what is left. `mirror` is the newest
+/// commit that is known to have been acknowledged.
 pub(super) fn repair(data: &Path, engine: &Path, mirror: u64) -> Result<(), OpenError> {
     let mut journals = journals(engine)?;
     let newest = journals.pop();
     for path in journals {
         // Synced as a whole before the next one was begun.
         let bytes = std::fs::read(&path).map_err(io(&path))?;
-        if let Some(torn) = scan(&bytes).torn {
-            return Err(damaged(path, torn));
+        let scan = scan(&bytes);
+        if scan.is_torn {
+            return Err(damaged(path, scan.end));
         }
     }
     let Some(path) = newest else { return Ok(()) };
     let bytes = std::fs::read(&path).map_err(io(&path))?;
-    let Scan { torn: Some(torn), last_commit } = scan(&bytes) else { return Ok(()) };
-    if followed_by_a_batch(&bytes[torn..]) {
-        return Err(damaged(path, torn));
+    let Scan { end, is_torn, last_commit } = scan(&bytes);
+    if is_torn {
+        if followed_by_a_batch(&bytes[end..]) {
+            return Err(damaged(path, end));
+        }
+        if let Some(engine) = last_commit.filter(|last| *last < mirror) {
+            return Err(OpenError::BackInTime { path: data.to_owned(), engine, mirror });
+        }
     }
-    if let Some(engine) = last_commit.filter(|last| *last < mirror) {
-        return Err(OpenError::BackInTime { path: data.to_owned(), engine, mirror });
-    }
-    let cut = File::options().write(true).open(&path).and_then(|file| {
-        file.set_len(torn as u64)?;
+    // After a sync that failed the system may have in memory what the disk does not have, and take it for written: so what
+    // is gone on with is written once more. It is what is there, so that nothing is lost if the power fails meanwhile.
+    let settle = File::options().write(true).open(&path).and_then(|file| {
+        file.write_all_at(&bytes[..end], 0)?;
+        if is_torn {
+            file.set_len(end as u64)?;
+        }
         file.sync_all()
     });
-    cut.map_err(io(&path))
+    settle.map_err(io(&path))
+}
+
+/// The highest number of a commit in the journals.
+pub(super) fn last_commit(engine: &Path) -> Result<Option<u64>, OpenError> {
+    let mut last = None;
+    for path in journals(engine)? {
+        last = last.max(scan(&std::fs::read(&path).map_err(io(&path))?).last_commit);
+    }
+    Ok(last)
 }
 
 fn damaged(path: PathBuf, at: usize) -> OpenError {
@@ -80,19 +98,21 @@ fn journals(engine: &Path) -> Result<Vec<PathBuf>, OpenError> {
 }
 
 struct Scan {
-    /// Where the good batches end, if something else than room follows.
-    torn: Option<usize>,
+    /// Where the good batches end.
+    end: usize,
+    /// Whether something else than room follows.
+    is_torn: bool,
     /// The commit number of the last good batch that has one.
     last_commit: Option<u64>,
 }
 
 fn scan(bytes: &[u8]) -> Scan {
-    let (mut at, mut last_commit) = (0, None);
-    while let Some(batch) = batch(&bytes[at..]) {
-        at += batch.length;
+    let (mut end, mut last_commit) = (0, None);
+    while let Some(batch) = batch(&bytes[end..]) {
+        end += batch.length;
         last_commit = batch.commit.or(last_commit);
     }
-    Scan { torn: (used(&bytes[at..]) > 0).then_some(at), last_commit }
+    Scan { end, is_torn: used(&bytes[end..]) > 0, last_commit }
 }
 
 /// The length without the zeros at the end, which are room for batches to come; rounded up.
@@ -194,7 +214,7 @@ mod tests {
         }
         assert!(batches.len() >= 5, "the engine's format is not as described: {batches:?}");
         assert_eq!(scan(&bytes).last_commit, Some(5));
-        assert_eq!(scan(&bytes).torn, None);
+        assert!(!scan(&bytes).is_torn);
         (dir, journal, batches)
     }
 

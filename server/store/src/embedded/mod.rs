@@ -156,7 +156,11 @@ pub enum OpenError {
         corrupt: Corrupt,
     },
     /// The engine refuses, because of damaged files or an error of the operating system.
-    #[error("the storage engine cannot open {path}: {what}", path = .path.display())]
+    #[error(
+        "the storage engine cannot open {path}: {what}; if the disk is well and has room, move the whole data directory \
+         away and restore a backup",
+        path = .path.display()
+    )]
     Engine {
         /// The engine's directory.
         path: PathBuf,

@@ -176,17 +176,32 @@ impl Shared {
         files::create_directory(data)?;
         let lock = files::lock(data)?;
         let complete = files::read_format(data)?;
-        let (mut mirror, mirrored) = Mirror::open(data)?;
+        let engine_path = files::engine_path(data);
         let commit_path = data.join("commit");
         let damaged =
             |path: &Path, what: &str| OpenError::Damaged { path: path.to_owned(), what: what.to_owned() };
+        let unmarked = || {
+            damaged(&data.join("format"), "is missing; move the whole directory away and restore a backup")
+        };
+        if !complete {
+            if files::is_unfinished(data) {
+                // An engine whose creation was cut short cannot be opened, and was never used.
+                if journal::last_commit(&engine_path)?.is_some_and(|last| last > 1) {
+                    return Err(unmarked());
+                }
+                files::remove_unfinished(data)?;
+            }
+            if !engine_path.exists() {
+                files::begin_creation(data)?;
+            }
+        }
+        let (mut mirror, mirrored) = Mirror::open(data)?;
         if complete && mirrored.is_none() {
             return Err(damaged(
                 &commit_path,
                 "is missing; move the whole directory away and restore a backup",
             ));
         }
-        let engine_path = files::engine_path(data);
         if complete && !engine_path.is_dir() {
             return Err(damaged(
                 &engine_path,
@@ -194,6 +209,7 @@ impl Shared {
             ));
         }
         journal::repair(data, &engine_path, mirrored.unwrap_or(0))?;
+        files::sync_path(data)?;
         let engine_error =
             |error: fjall::Error| OpenError::Engine { path: engine_path.clone(), what: error.to_string() };
         let builder = Database::builder(&engine_path)
@@ -223,19 +239,14 @@ impl Shared {
             (_, engine, mirror) if engine < mirror => {
                 return Err(OpenError::BackInTime { path: data.to_owned(), engine, mirror });
             }
-            (false, engine, _) if engine > 1 => {
-                return Err(damaged(
-                    &data.join("format"),
-                    "is missing; move the whole directory away and restore a backup",
-                ));
-            }
+            (false, engine, _) if engine > 1 => return Err(unmarked()),
             (true, engine, _) => engine,
             (false, ..) => {
                 let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
                 batch.insert(spaces.of(COMMIT_KEY), COMMIT_KEY, 1u64.to_be_bytes());
                 batch.commit().map_err(engine_error)?;
                 mirror.write(1).and_then(|()| mirror.sync()).map_err(files::io(&commit_path))?;
-                files::write_format(data)?;
+                files::finish_creation(data)?;
                 1
             }
         };

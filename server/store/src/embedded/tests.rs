@@ -267,6 +267,42 @@ fn a_half_created_store_is_created_anew() {
     block_on(write(&store, b"k", b"v")).unwrap();
 }
 
+/// As a power failure may leave it: names without contents.
+#[test]
+fn a_store_whose_creation_was_cut_short_is_created_anew() {
+    let leftovers: [&[&str]; 4] = [
+        &[],
+        &["commit"],
+        &["engine/lock", "engine/0.jnl"],
+        &["commit", "engine/version", "engine/0.jnl", "engine/keyspaces/0/current"],
+    ];
+    for names in leftovers {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["format.new"].iter().chain(names) {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, if *name == "commit" { "torn" } else { "" }).unwrap();
+        }
+        let store = open(&dir).unwrap_or_else(|error| panic!("{names:?}: {error}"));
+        block_on(write(&store, b"k", b"v")).unwrap();
+        drop(store);
+        assert!(!dir.path().join("format.new").exists());
+        assert!(read(&open(&dir).unwrap(), b"k").unwrap().is_some(), "{names:?}");
+    }
+}
+
+/// However the mark of an unfinished store got there.
+#[test]
+fn a_store_that_was_used_is_never_created_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    block_on(write(&open(&dir).unwrap(), b"k", b"v")).unwrap();
+    std::fs::rename(dir.path().join("format"), dir.path().join("format.new")).unwrap();
+    let text = open(&dir).err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(text.contains("missing"), "{text:?}");
+    std::fs::rename(dir.path().join("format.new"), dir.path().join("format")).unwrap();
+    assert!(read(&open(&dir).unwrap(), b"k").unwrap().is_some());
+}
+
 #[test]
 fn commits_that_wait_together_share_a_sync() {
     let store = Temporary::new();
