@@ -10,7 +10,7 @@ use tern_client::Transport;
 use tern_client::raw::{Connector, Received};
 use tern_protocol::convert::encode_request;
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::{ServerBody, ServerMessage};
+use tern_protocol::event::{ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, UserId};
 use tern_protocol::model::{Change, Entry, Message, Sender, Target};
 use tern_protocol::request::{Request, RequestBody, Send};
@@ -168,6 +168,14 @@ impl Line<'_> {
             }
             ServerBody::Push { conversation, entry } => {
                 listener.push(&mut lock(self.history), conversation, entry);
+            }
+            // The store has failed under it: the send stays open, and goes out again.
+            ServerBody::Error(WireError {
+                code: code @ (ErrorCode::OutcomeUnknown | ErrorCode::Unavailable),
+                ..
+            }) => {
+                let key = self.in_flight.remove(&message.id).expect("an answer to a send");
+                lock(self.history).refuse(key, code);
             }
             ServerBody::Error(error) => panic!("{} of {}: {error:?}", message.id, self.device.name),
             _ => {}
@@ -364,6 +372,30 @@ impl Readers {
                 assert_none(same_log(*conversation, before, log).as_slice(), "before and now");
             }
         }
+    }
+
+    /// Reads all of it from a server whose disk is damaged: each log is what it was, or cannot be read, which it says. The
+    /// number of those that cannot.
+    pub async fn read_damaged(&self, server: &Server) -> usize {
+        let mut unreadable = 0;
+        for (conversation, readers) in &self.conversations {
+            let mut session = server.login(TRANSPORTS[0], &readers[0], 90).await;
+            let known = self.logs.get(conversation).map_or(&[][..], Vec::as_slice);
+            match session.log_from(*conversation, 1).await {
+                Ok(log) => {
+                    assert_none(
+                        same_log(*conversation, known, &log).as_slice(),
+                        "before and after the damage",
+                    );
+                    assert_eq!(log.len(), known.len(), "of {conversation}, silently");
+                }
+                Err(error) if error.code == ErrorCode::Internal => unreadable += 1,
+                Err(error) if error.code == ErrorCode::UnknownConversation && known.is_empty() => {}
+                Err(error) => panic!("{conversation}, with {} entries: {error:?}", known.len()),
+            }
+            session.close().await;
+        }
+        unreadable
     }
 
     /// Compares what was read with what was sent.
