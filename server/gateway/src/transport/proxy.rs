@@ -19,6 +19,8 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const HEAD_BYTES: usize = 16;
 /// Balancers add a few hundred bytes to the addresses at most.
 const REST_BYTES_MAX: usize = 2048;
+/// More is never read.
+pub const HEADER_BYTES_MAX: usize = HEAD_BYTES + REST_BYTES_MAX;
 
 /// Addresses with a common beginning: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,10 @@ impl<'de> Deserialize<'de> for Network {
 
 /// Reads the header and not a byte more: the client's address, or `None` when the balancer speaks for itself, to see
 /// whether anybody is there.
-pub(super) async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
+///
+/// # Errors
+/// The stream's; `InvalidData` when this is no such header or a longer one than [`HEADER_BYTES_MAX`].
+pub async fn read_header(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<SocketAddr>> {
     let mut head = [0; HEAD_BYTES];
     stream.read_exact(&mut head).await?;
     let length = rest_length(&head)?;

@@ -1,0 +1,4 @@
+//! `frame` for cargo-fuzz.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| tern_fuzz::frame(input));

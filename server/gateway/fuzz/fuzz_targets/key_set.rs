@@ -1,0 +1,4 @@
+//! `key_set` for cargo-fuzz.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| tern_server_fuzz::key_set(input));

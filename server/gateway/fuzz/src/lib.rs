@@ -1,0 +1,100 @@
+//! Fuzz targets of the gateway: tokens, key sets, PROXY headers. How to run them: see `tern-fuzz`, with
+//! `--fuzz-dir server/gateway/fuzz`.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::FutureExt;
+use tern_protocol::limits::SUB_BYTES_MAX;
+use tern_protocol::model::WallMillis;
+use tern_server::auth::{TokenKey, Verifier, jwks};
+use tern_server::transport::proxy;
+
+/// All targets by name; each has a directory of that name in `corpus/`.
+pub const TARGETS: [(&str, fn(&[u8])); 3] =
+    [("token", token), ("key_set", key_set), ("proxy_header", proxy_header)];
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+const NOW: WallMillis = WallMillis(1_800_000_000_000);
+
+/// The public half is all there is of this key.
+const ED25519: &str = "-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+";
+
+thread_local! {
+    static VERIFIER: Verifier = {
+        let keys = [TokenKey::hs256(SECRET), TokenKey::ed25519_pem(ED25519)].map(|key| key.expect("a good key"));
+        Verifier::new(keys.into(), Duration::from_secs(30)).with_issuer("app").with_audience("tern")
+    };
+}
+
+/// Whatever is no signed token is refused; and of tokens with a good signature, whatever their header and claims are, only
+/// those are taken that say the right algorithm, issuer, audience, time and a subject.
+///
+/// The input: a header and the claims, with a zero byte between them. It is tried as it is, too.
+pub fn token(input: &[u8]) {
+    let verify = |token: &str| VERIFIER.with(|verifier| verifier.verify(token, NOW));
+    if let Ok(text) = std::str::from_utf8(input) {
+        assert!(verify(text).is_err(), "nobody has signed this");
+    }
+    let mut parts = input.splitn(2, |byte| *byte == 0);
+    let [header, claims] = [parts.next(), parts.next()].map(Option::unwrap_or_default);
+    let message = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    for unsigned in [format!("{message}."), message.clone(), format!("{message}.AAAA")] {
+        assert!(verify(&unsigned).is_err(), "nobody has signed this");
+    }
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), message.as_bytes());
+    let signed = format!("{message}.{}", URL_SAFE_NO_PAD.encode(signature));
+    let identity = match verify(&signed) {
+        Ok(identity) => identity,
+        Err(error) => {
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    let json =
+        |bytes| serde_json::from_slice::<serde_json::Value>(bytes).expect("JSON, since it was understood");
+    let (header, claims) = (json(header), json(claims));
+    assert_eq!(header["alg"], "HS256");
+    assert!(header.get("crit").is_none_or(serde_json::Value::is_null));
+    assert_eq!(claims["iss"], "app");
+    let audience = &claims["aud"];
+    assert!(audience == "tern" || audience.as_array().is_some_and(|all| all.iter().any(|one| one == "tern")));
+    assert_eq!(claims["sub"], identity.sub.as_str());
+    assert!((1..=SUB_BYTES_MAX).contains(&identity.sub.len()));
+    assert!(identity.expires > NOW);
+}
+
+/// A set of keys is used or refused; nothing that it holds makes a token good that nobody has signed.
+pub fn key_set(input: &[u8]) {
+    let Ok(keys) = jwks::parse(input) else { return };
+    assert!((1..=jwks::JWKS_KEYS_MAX).contains(&keys.len()));
+    let verifier = Verifier::new(keys, Duration::ZERO);
+    for alg in ["none", "HS256", "EdDSA", "ES256", "RS256"] {
+        let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}"}}"#));
+        let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"alice","exp":1900000000}"#);
+        // Published keys are no secrets: what is signed with one as if it were, is not signed.
+        let message = format!("{header}.{claims}");
+        let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, input), message.as_bytes());
+        for signature in [String::new(), URL_SAFE_NO_PAD.encode(signature)] {
+            assert!(verifier.verify(&format!("{message}.{signature}"), NOW).is_err());
+        }
+    }
+}
+
+/// Either the header is refused, or exactly its bytes are taken, and not many.
+pub fn proxy_header(input: &[u8]) {
+    let mut rest = input;
+    let read = proxy::read_header(&mut rest).now_or_never().expect("a slice never waits");
+    let taken = input.len() - rest.len();
+    assert!(taken <= proxy::HEADER_BYTES_MAX);
+    if read.is_ok() {
+        let length = usize::from(u16::from_be_bytes([input[14], input[15]]));
+        assert_eq!(taken, 16 + length);
+    }
+}
