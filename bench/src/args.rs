@@ -12,8 +12,10 @@ use crate::floor::scenario::FloorArgs;
 use crate::floor::store::StoreArgs;
 use crate::page;
 
+mod hostile;
 mod mixed;
 
+pub use self::hostile::HostileArgs;
 pub use self::mixed::MixedArgs;
 
 /// Load generator for Tern servers: drives one with many clients, checks what it promises while it does, and says what
@@ -113,6 +115,19 @@ pub enum Command {
         there (`return`)."
     )]
     Mixed(MixedArgs),
+    /// Pairs of clients talk and newcomers come, while others mean harm: what ordinary users notice, what it takes
+    #[command(
+        mut_arg("connections", |arg| arg.default_value("100").help("Ordinary users who talk all the time")),
+        mut_arg("duration", |arg| arg.help("Seconds of each attack, and of the quiet before and after them")),
+        after_help = "A server that is started for this has the limits that a server has by default, other than for all \
+        other scenarios. The attacker has 16 addresses and 16 accounts, and shares the machine with server and users.\n\n\
+        Figures, for each attack and for the quiet before and after: ..._ack_p50_ms and ..._ack_p99_ms of the ordinary \
+        users' messages; ..._newcomer_p50_ms and ..._newcomer_p99_ms, from a newcomer's first packet to the end of the \
+        login, ten of which come in a second; ..._turned_away, newcomers who did not get in; ..._server_cores and \
+        ..._rss_mb; ..._attacks, what the attacker did.\n\n\
+        Examples:\n  tern-bench hostile\n  tern-bench hostile --attack silent,slow-handshakes --held 10000 --duration 30"
+    )]
+    Hostile(HostileArgs),
     /// What this machine allows: frames moved and keys stored, and nothing else
     #[command(after_help = "Examples:\n  tern-bench floor --connections 2000\n  \
         tern-bench floor --transport quic --members 100 --groups-of 16,128")]

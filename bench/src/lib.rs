@@ -13,6 +13,7 @@
 //! - [`machine`], [`process`]: what was used meanwhile.
 //! - [`floor`]: what the machine allows at best.
 //! - [`tern_proxy`]: a bad network between clients and server, and the one clock; a crate of its own, which tests use, too.
+//! - [`mod@hostile`]: clients who mean harm.
 //! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page; `figure`: what
 //!   figures mean.
 
@@ -25,6 +26,7 @@ mod figure;
 pub mod fill;
 pub mod fleet;
 pub mod floor;
+pub mod hostile;
 mod interrupt;
 pub mod machine;
 pub mod meter;

@@ -56,6 +56,7 @@ struct Launch {
     program: PathBuf,
     data: PathBuf,
     shards: Option<usize>,
+    limits: bool,
 }
 
 #[derive(Deserialize)]
@@ -66,11 +67,11 @@ struct Greeting {
 }
 
 impl Server {
-    /// The server that the arguments name, or a fresh one.
+    /// The server that the arguments name, or a fresh one, which limits what clients may take or does not.
     ///
     /// # Errors
     /// [`Error::Server`], [`Error::Io`].
-    pub fn from_args(args: &Common) -> Result<Self, Error> {
+    pub fn from_args(args: &Common, limits: bool) -> Result<Self, Error> {
         match (&args.server, &args.ca, &args.data) {
             (Some(address), Some(ca), Some(data)) => {
                 let ca =
@@ -99,11 +100,11 @@ impl Server {
                 }
                 Ok(server)
             }
-            _ => Self::spawn(args),
+            _ => Self::spawn(args, limits),
         }
     }
 
-    fn spawn(args: &Common) -> Result<Self, Error> {
+    fn spawn(args: &Common, limits: bool) -> Result<Self, Error> {
         let program = match &args.ternd {
             Some(program) => program.clone(),
             None => beside_this_program()?,
@@ -113,7 +114,7 @@ impl Server {
             None => Some(Directory::new().map_err(Error::io("cannot make a temporary directory"))?),
         };
         let data = args.data.as_deref().or(temporary.as_ref().map(Directory::path)).unwrap_or(Path::new("."));
-        let launch = Launch { program, data: data.to_owned(), shards: args.shards };
+        let launch = Launch { program, data: data.to_owned(), shards: args.shards, limits };
         let mut starting = launch.start("127.0.0.1:0")?;
         let greeting = starting.greeting()?;
         let ca = std::fs::read(&greeting.ca).map_err(Error::io("cannot read ternd's certificate"))?;
@@ -243,6 +244,9 @@ impl Launch {
         command.args(["dev", "--json", "--listen", listen, "--data"]).arg(&self.data);
         if let Some(shards) = self.shards {
             command.args(["--shards", &shards.to_string()]);
+        }
+        if self.limits {
+            command.arg("--limits");
         }
         if std::env::var_os("TERN_LOG").is_none() {
             command.env("TERN_LOG", "warn");

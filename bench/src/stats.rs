@@ -37,6 +37,14 @@ impl Latencies {
         self.0 += &other.0;
     }
 
+    /// Those that came after `earlier`, which was a copy of this one once.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut later = self.0.clone();
+        let subtracted = later.subtract(&earlier.0);
+        subtracted.unwrap_or_else(|error| unreachable!("the same bounds, and none is taken away: {error}"));
+        Self(later)
+    }
+
     /// How many there are.
     pub fn count(&self) -> u64 {
         self.0.len()
@@ -105,6 +113,9 @@ mod tests {
         }
         let summary = all.summary().expect("50 of them");
         assert_eq!(summary.count, 50);
+        let before = all.clone();
+        all.record(7_000_000);
+        assert_eq!((all.since(&before).count(), all.since(&before).at_ms(0.5)), (1, 7.0));
         assert!((49.0..52.0).contains(&summary.p50), "{summary:?}");
         assert!((98.0..102.0).contains(&summary.max), "{summary:?}");
     }

@@ -416,6 +416,7 @@ impl Ternd {
             admin: None,
             shards: Some(2),
             names: Vec::new(),
+            limits: false,
             json: true,
         };
         let running = dev::start(&dev).expect("a server");

@@ -50,6 +50,9 @@ pub trait Scenario {
     /// What all scenarios share.
     fn common(&self) -> &Common;
 
+    /// Whether a server that is started for it limits what clients may take, as servers do by default.
+    const WITH_LIMITS: bool = false;
+
     /// How much is sent, in words.
     fn load(&self) -> String;
 
@@ -144,7 +147,7 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         figures: BTreeMap::new(),
         floor: None,
     };
-    let result = run.start_server().and_then(|()| scenario.run(&mut run));
+    let result = run.start_server(S::WITH_LIMITS).and_then(|()| scenario.run(&mut run));
     let problem = run.ended.take().or(result.err());
     if let Some(problem) = &problem {
         eprintln!("tern-bench: {problem}");
@@ -202,8 +205,8 @@ impl Memory {
 }
 
 impl Run<'_> {
-    fn start_server(&mut self) -> Result<(), Error> {
-        let server = Server::from_args(self.common)?;
+    fn start_server(&mut self, limits: bool) -> Result<(), Error> {
+        let server = Server::from_args(self.common, limits)?;
         self.before = Memory::now(&server);
         self.server = Some(server);
         Ok(())

@@ -4,6 +4,7 @@ pub mod background;
 pub mod flaky;
 pub mod group;
 pub mod history;
+pub mod hostile;
 pub mod idle;
 pub mod mixed;
 pub mod party;

@@ -5,6 +5,7 @@ mod flaky;
 mod floor;
 mod group;
 mod history;
+mod hostile;
 mod idle;
 mod mixed;
 mod send;

@@ -31,6 +31,11 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start() -> Self {
+        Self::start_with(false)
+    }
+
+    /// One that limits what clients may take, or does not.
+    pub(crate) fn start_with(limits: bool) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let listen = "127.0.0.1:0".parse().expect("an address");
         let dev = Dev {
@@ -39,6 +44,7 @@ impl Server {
             admin: None,
             shards: Some(2),
             names: Vec::new(),
+            limits,
             json: true,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -132,6 +132,10 @@ pub struct Dev {
     /// may be given several times
     #[arg(long = "name", value_name = "NAME")]
     pub names: Vec<String>,
+    /// Limit what one address, user and device may take, as `ternd serve` does by default; without it nothing is limited,
+    /// since in development everybody comes from one address
+    #[arg(long)]
+    pub limits: bool,
     /// Print one JSON line with addresses, paths and tokens instead, for scripts
     #[arg(long)]
     pub json: bool,

@@ -60,7 +60,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         shards: dev.shards.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)),
         identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
-        limits: Limits::OFF,
+        limits: if dev.limits { Limits::default() } else { Limits::OFF },
         reloads: Arc::default(),
         data: data.clone(),
     })?;

@@ -42,6 +42,7 @@ impl House {
             shards: Some(1),
             names: vec![],
             admin: None,
+            limits: false,
             json: true,
         };
         let _entered = self.runtime.enter();
