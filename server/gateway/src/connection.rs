@@ -17,9 +17,9 @@ use tern_core::outbound::{Outbound, Pushed};
 use tern_core::session::{Query, Session};
 use tern_core::time::{MonoMillis, Now};
 use tern_protocol::error::ErrorCode;
-use tern_protocol::frame;
+use tern_protocol::frame::{self, Frame};
 use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
-use tern_protocol::limits::WRITE_STALL_TIMEOUT_MS;
+use tern_protocol::limits::{IN_FLIGHT_MAX, WRITE_STALL_TIMEOUT_MS};
 use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -38,6 +38,11 @@ const GATHERED_FRAME_BYTES_MAX: usize = 8 * 1024;
 pub const READ_BYTES: usize = 64 * 1024;
 /// Reads of one connection before others get their turn.
 const READS_PER_TURN: usize = 8;
+/// What is taken up of one connection before others get their turn: as many requests as a client that keeps to its limit
+/// has under way, fewer of long ones.
+const REQUESTS_PER_TURN: usize = IN_FLIGHT_MAX;
+/// A request counts once for each such part of it: what it costs grows with its length.
+const REQUEST_PART_BYTES: usize = 1024;
 /// A connection that is to be closed gets this long to take the reason.
 const CLOSE_TIMEOUT_MS: u64 = 5_000;
 
@@ -297,6 +302,7 @@ pub async fn serve<S: AsyncRead + AsyncWrite + Unpin>(shard: &Rc<Shard>, conn: &
         unflushed: false,
         write_blocked: false,
         held_back: false,
+        requests_left: 0,
     };
     poll_fn(|cx| io.poll(cx)).await;
     conn.ended();
@@ -314,8 +320,10 @@ struct Io<'a, S> {
     unflushed: bool,
     /// The last write found no room at all.
     write_blocked: bool,
-    /// Frames were left in `input` because too much was outbound.
+    /// Frames were left in `input` because too much was outbound, or it was the turn of others.
     held_back: bool,
+    /// Of this turn.
+    requests_left: usize,
 }
 
 /// The stream has ended or broken.
@@ -336,6 +344,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<Poll<()>, Ended> {
+        self.requests_left = REQUESTS_PER_TURN;
         for _ in 0..READS_PER_TURN {
             if self.conn.aborted.get() {
                 return Err(Ended);
@@ -354,6 +363,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 return Ok(Poll::Pending);
             }
             self.conn.wake_drained();
+            if self.requests_left == 0 {
+                break;
+            }
             if self.held_back {
                 self.take_frames();
             } else if self.read(cx)?.is_pending() {
@@ -463,13 +475,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
     fn take_frames(&mut self) {
         self.held_back = false;
         while self.conn.is_open() {
-            if self.conn.outbound.borrow().is_above_high_water() {
+            if self.requests_left == 0 || self.conn.outbound.borrow().is_above_high_water() {
                 self.held_back = true;
                 break;
             }
             let max = self.conn.session.borrow().frame_bytes_max();
             match frame::decode(&mut self.input, max) {
-                Ok(Some(frame)) => self.shard.on_frame(self.conn, frame),
+                Ok(Some(frame)) => {
+                    let length = if let Frame::Message(message) = &frame { message.len() } else { 0 };
+                    let parts = length.div_ceil(REQUEST_PART_BYTES).max(1);
+                    self.requests_left = self.requests_left.saturating_sub(parts);
+                    self.shard.on_frame(self.conn, frame);
+                }
                 Ok(None) => break,
                 Err(error) => {
                     self.shard.close(self.conn, RequestId(0), error.code(), error.to_string().into());

@@ -384,7 +384,12 @@ async fn above_the_bound_tcp_clients_wait_for_their_turn() {
     let dir = tempfile::tempdir().unwrap();
     // In the server as many as it takes, the others in the kernel.
     for waiting_max in [8, 1] {
-        let tcp = TcpOptions { handshakes_max: 1, waiting_max, ..TcpOptions::default() };
+        let tcp = TcpOptions {
+            handshakes_max: 1,
+            waiting_max,
+            crowded_timeout: Duration::from_secs(3600),
+            ..TcpOptions::default()
+        };
         let server = Server::start(dir.path(), Options { shards: 1, tcp, ..Options::default() });
         let config = Arc::new(tern_client(&server).0);
         let silent = TcpStream::connect(server.address).await.unwrap();
@@ -403,6 +408,33 @@ async fn above_the_bound_tcp_clients_wait_for_their_turn() {
         };
         tokio::join!(turns, let_go);
     }
+}
+
+#[tokio::test]
+async fn slow_tcp_clients_hold_their_places_only_while_nobody_waits() {
+    const PLACES: usize = 4;
+
+    let dir = tempfile::tempdir().unwrap();
+    let tcp = TcpOptions {
+        handshakes_max: PLACES,
+        handshake_timeout: Duration::from_secs(3600),
+        crowded_timeout: Duration::from_millis(50),
+        ..TcpOptions::default()
+    };
+    let server = Server::start(dir.path(), Options { shards: 1, tcp, ..Options::default() });
+    let config = Arc::new(tern_client(&server).0);
+    let mut slow = Vec::new();
+    for _ in 0..PLACES {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        stream.write_all(&[0x16, 3, 1]).await.unwrap();
+        slow.push(stream);
+    }
+    eventually("all places are taken", || server.tcp(|stats| stats.taken.load(Relaxed)) == PLACES as u64)
+        .await;
+    assert_eq!(server.tcp(|stats| stats.timed_out.load(Relaxed)), 0, "nobody waits");
+    let mut stream = in_time("a turn", connect_tcp(server.address, &config)).await.unwrap();
+    ask_tcp(&mut stream, 1).await.unwrap();
+    assert!(server.tcp(|stats| stats.timed_out.load(Relaxed)) >= 1, "one of them made room");
 }
 
 #[tokio::test]

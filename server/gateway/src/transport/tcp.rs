@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -24,6 +24,9 @@ use crate::limits::{AddressLimit, Place};
 /// Rest after an error that the next accept would meet again, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A handshake that has had its time as long as nobody waits looks this often whether somebody does.
+const GLANCE: Duration = Duration::from_millis(250);
+
 /// Places for connections that wait which are kept for the next storm.
 const ROOM_KEPT: usize = 256;
 
@@ -32,6 +35,8 @@ const ROOM_KEPT: usize = 256;
 pub struct TcpOptions {
     /// From the beginning to the end of the TLS handshake.
     pub handshake_timeout: Duration,
+    /// The same while others wait for a place: whoever holds places by being slow holds them for so long only.
+    pub crowded_timeout: Duration,
     /// Handshakes at once. Above it connections wait until it is their turn.
     pub handshakes_max: usize,
     /// Connections that wait. Above it nothing is accepted.
@@ -42,8 +47,11 @@ impl Default for TcpOptions {
     fn default() -> Self {
         Self {
             handshake_timeout: Duration::from_millis(limits::HANDSHAKE_TIMEOUT_MS),
+            // A round trip over any network but the worst. All handshakes at once take an eighth of a second of a core, so
+            // in a storm nobody is given up for the server's own slowness.
+            crowded_timeout: Duration::from_secs(2),
             // 100 µs of one core each, so a storm is worked off in order. A client that says nothing holds a place
-            // for the whole timeout: this many of them, not one, are needed to keep others waiting.
+            // until it is given up: this many of them, not one, are needed to keep others waiting.
             handshakes_max: 1024,
             // The kernel's backlog takes no more than `somaxconn`, often 4,096, and forgets who comes then. They would
             // knock again after 1, 3, 7 and 15 s: waves, with an idle server in between.
@@ -82,6 +90,8 @@ pub struct Acceptor {
     /// Without a place those of proxies: whom they speak for is not known yet.
     waiting: VecDeque<(TcpStream, SocketAddr, Option<Place>)>,
     handshakes: FuturesUnordered<BoxFuture<'static, Option<Accepted>>>,
+    /// Whether connections wait for a place.
+    crowded: Arc<AtomicBool>,
     paused_until: Option<Instant>,
     /// Whether the last accept failed: the log hears of the first failure of a row and of its end.
     failing: bool,
@@ -110,6 +120,7 @@ impl Acceptor {
             addresses,
             waiting: VecDeque::new(),
             handshakes: FuturesUnordered::new(),
+            crowded: Arc::default(),
             paused_until: None,
             failing: false,
             stats: Arc::default(),
@@ -179,6 +190,7 @@ impl Acceptor {
         {
             self.start(stream, from, place);
         }
+        self.crowded.store(!self.waiting.is_empty(), Ordering::Relaxed);
         if self.waiting.is_empty() && self.waiting.capacity() > ROOM_KEPT {
             self.waiting = VecDeque::new();
         }
@@ -186,22 +198,35 @@ impl Acceptor {
 
     fn start(&mut self, stream: TcpStream, from: SocketAddr, place: Option<Place>) {
         let tls = self.tls.clone();
-        let timeout = self.options.handshake_timeout;
+        let TcpOptions { handshake_timeout, crowded_timeout, .. } = self.options;
+        let crowded = self.crowded.clone();
         let stats = self.stats.clone();
         let addresses = self.addresses.clone();
         self.handshakes.push(Box::pin(async move {
             let handshake = handshake(stream, from, place, addresses, tls, &stats);
-            match tokio::time::timeout(timeout, handshake).await {
-                Ok(Ok(Some(accepted))) => {
+            let others_wait = async {
+                tokio::time::sleep(crowded_timeout).await;
+                while !crowded.load(Ordering::Relaxed) {
+                    tokio::time::sleep(GLANCE).await;
+                }
+            };
+            let in_time = async {
+                tokio::select! {
+                    done = handshake => Some(done),
+                    () = others_wait => None,
+                }
+            };
+            match tokio::time::timeout(handshake_timeout, in_time).await.ok().flatten() {
+                Some(Ok(Some(accepted))) => {
                     stats.accepted.fetch_add(1, Ordering::Relaxed);
                     return Some(accepted);
                 }
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => {
+                Some(Ok(None)) => {}
+                Some(Err(error)) => {
                     stats.failed.fetch_add(1, Ordering::Relaxed);
                     debug!(%from, %error, "TLS handshake failed");
                 }
-                Err(_) => {
+                None => {
                     stats.timed_out.fetch_add(1, Ordering::Relaxed);
                     debug!(%from, "TLS handshake took too long");
                 }
