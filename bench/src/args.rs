@@ -123,7 +123,8 @@ pub enum Command {
         other scenarios. The attacker has 16 addresses and 16 accounts, and shares the machine with server and users.\n\n\
         Figures, for each attack and for the quiet before and after: ..._ack_p50_ms and ..._ack_p99_ms of the ordinary \
         users' messages; ..._newcomer_p50_ms and ..._newcomer_p99_ms, from a newcomer's first packet to the end of the \
-        login, ten of which come in a second; ..._turned_away, newcomers who did not get in; ..._server_cores and \
+        login, ten of which come in a second; ..._newcomers and ..._turned_away, those who got in by the end and those who \
+        were refused; ..._server_cores and \
         ..._rss_mb; ..._attacks, what the attacker did.\n\n\
         Examples:\n  tern-bench hostile\n  tern-bench hostile --attack silent,slow-handshakes --held 10000 --duration 30"
     )]

@@ -16,7 +16,7 @@ use crate::run::{Run, Scenario};
 use crate::scenario::party::Party;
 
 /// Between two attacks: connections of the last one are gone then.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(100);
 
 impl HostileArgs {
     fn attacks(&self) -> &[Attack] {
@@ -44,6 +44,7 @@ impl HostileArgs {
             ("ack_p99_ms", ack.at_ms(0.99)),
             ("newcomer_p50_ms", welcomes.login.at_ms(0.5)),
             ("newcomer_p99_ms", welcomes.login.at_ms(0.99)),
+            ("newcomers", welcomes.login.count() as f64),
             ("turned_away", welcomes.turned_away as f64),
             ("server_cores", used.server.map_or(0.0, |cpu| used.cores(cpu))),
             ("attacks", raid.as_ref().map_or(0, Raid::count) as f64),

@@ -72,9 +72,19 @@ impl Server {
         options.concat()
     }
 
-    /// Runs a scenario over both transports; each has to end well. Returns the results.
+    /// Runs a scenario over both transports; each has to end well, and nothing be refused. Returns the results.
     #[track_caller]
     pub(crate) fn bench(&self, scenario: &str, arguments: &[&str]) -> Vec<Value> {
+        let results = self.bench_overloaded(scenario, arguments);
+        for result in &results {
+            assert_eq!(result["errors"], 0, "{result:#}");
+        }
+        results
+    }
+
+    /// The same, where a server that has too much to do may refuse something for now.
+    #[track_caller]
+    pub(crate) fn bench_overloaded(&self, scenario: &str, arguments: &[&str]) -> Vec<Value> {
         let options = self.options();
         let mut all: Vec<_> = options.iter().map(String::as_str).collect();
         all.extend(["--transport", "both", "--threads", "2"]);
@@ -86,7 +96,6 @@ impl Server {
         assert_eq!(["tcp", "quic"].map(Value::from).to_vec(), field(&results, "transport"));
         for result in &results {
             assert_eq!(result["complete"], true, "{result:#}");
-            assert_eq!(result["errors"], 0, "{result:#}");
             for name in FAULTS {
                 assert_eq!(result[name], 0, "{name}: {result:#}");
             }
