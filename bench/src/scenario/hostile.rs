@@ -15,6 +15,8 @@ use crate::pace::Pace;
 use crate::run::{Run, Scenario};
 use crate::scenario::party::Party;
 
+/// An attack that has not begun by then cannot be made.
+const BEGINNING: Duration = Duration::from_secs(20);
 /// Between two attacks: connections of the last one are gone then.
 const REST: Duration = Duration::from_millis(100);
 
@@ -32,6 +34,14 @@ impl HostileArgs {
         attack: Option<(Attack, &Target)>,
     ) -> Result<(), Error> {
         let raid = attack.map(|(attack, target)| Raid::begin(attack, target.clone())).transpose()?;
+        if let Some(raid) = &raid
+            && !run.hold_until(BEGINNING, |_| raid.count() > 0)?
+        {
+            return Err(Error::Scenario(format!(
+                "the attack {name} did not begin within {} s",
+                BEGINNING.as_secs()
+            )));
+        }
         newcomers.take();
         let before = run.sampler().measured().clone();
         let span = Span::start(run.server()?)?;

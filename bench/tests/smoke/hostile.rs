@@ -10,7 +10,7 @@ fn ordinary_users_get_their_messages_while_others_mean_harm() {
     let arguments = [
         ["--connections", "10"],
         ["--rate", "50"],
-        ["--duration", "0.4"],
+        ["--duration", "0.2"],
         ["--warmup", "0.1"],
         ["--held", "1500"],
         ["--attempts", "200"],
