@@ -13,9 +13,11 @@ use tern_protocol::model::WallMillis;
 use tern_server::auth::{TokenKey, Verifier, jwks};
 use tern_server::transport::proxy;
 
+/// A target's name and the target.
+pub type Target = (&'static str, fn(&[u8]));
+
 /// All targets by name; each has a directory of that name in `corpus/`.
-pub const TARGETS: [(&str, fn(&[u8])); 3] =
-    [("token", token), ("key_set", key_set), ("proxy_header", proxy_header)];
+pub const TARGETS: [Target; 3] = [("token", token), ("key_set", key_set), ("proxy_header", proxy_header)];
 
 const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
 const NOW: WallMillis = WallMillis(1_800_000_000_000);
