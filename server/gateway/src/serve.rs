@@ -4,6 +4,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use time::{Date, OffsetDateTime};
 use tokio::signal::unix::Signal;
 use tracing::{info, warn};
 
@@ -14,7 +15,7 @@ use crate::descriptors;
 use crate::metrics::reloads::Source;
 use crate::reload::{Looks, Reloader};
 use crate::server::{Server, Setup};
-use crate::tls::{CurrentIdentity, Identity};
+use crate::tls::CurrentIdentity;
 use crate::transport::inherited::Inherited;
 
 /// Certificates are renewed a month ahead; one with less than this left has been forgotten.
@@ -46,6 +47,7 @@ impl Upkeep {
 /// What is wrong, and where it was configured.
 pub async fn start(loaded: &Loaded) -> Result<(Server, Upkeep), Box<dyn Error>> {
     let (mut setup, upkeep) = prepare(loaded)?;
+    tell_expiry(setup.identity.expires());
     setup.inherited = Inherited::from_environment()?;
     descriptors::warn_when_low(descriptors::raise());
     if let Some(published) = &upkeep.published {
@@ -59,7 +61,15 @@ pub async fn start(loaded: &Loaded) -> Result<(Server, Upkeep), Box<dyn Error>> 
 /// # Errors
 /// What is wrong, and where it was configured.
 pub async fn check(loaded: &Loaded) -> Result<(), ConfigError> {
-    let (_, upkeep) = prepare(loaded)?;
+    let (setup, upkeep) = prepare(loaded)?;
+    let expires = setup.identity.expires();
+    if let Some((on, ..0)) = expires.map(left) {
+        let certificate = loaded.config.tls.certificate.display();
+        let problem =
+            format!("{certificate} has expired on {on}: no client accepts it; put a new one in its place");
+        return Err(loaded.refuse("tls.certificate", problem));
+    }
+    tell_expiry(expires);
     if let Some(published) = &upkeep.published {
         published.check().await.map_err(|error| loaded.refuse("tokens.jwks.url", error))?;
     }
@@ -84,12 +94,11 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let published = mistakes.note(loaded.jwks_fetcher());
     let ((identity, verifier), published) = mistakes.or_all(identity.zip(verifier).zip(published))?;
 
-    tell_expiry(&identity);
     let identity = CurrentIdentity::new(identity);
     let (again, current) = (loaded.clone(), Arc::clone(&identity));
     reloader.watch(Source::Certificate, certificate_before, move || {
         again.identity().map(|identity| {
-            tell_expiry(&identity);
+            tell_expiry(identity.expires());
             current.replace(identity);
         })
     });
@@ -131,15 +140,18 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     Ok((setup, Upkeep { reloader, published }))
 }
 
-/// Says in the log until when the certificate is good, loudly when that is soon.
-fn tell_expiry(identity: &Identity) {
-    let Some(expires) = identity.expires() else { return };
+/// The day on which a certificate ends, and how many whole days that is from now: below 0 once it has expired.
+fn left(expires: OffsetDateTime) -> (Date, i64) {
     let now = i64::try_from(clock::wall().0 / 1000).unwrap_or(i64::MAX);
-    let days = (expires.unix_timestamp() - now).div_euclid(24 * 3600);
-    let on = expires.date();
-    if days < RENEWAL_DAYS {
-        warn!(%on, days, "the certificate expires soon or has expired: renew it");
-    } else {
-        info!(%on, days, "the certificate expires");
+    (expires.date(), (expires.unix_timestamp() - now).div_euclid(24 * 3600))
+}
+
+/// Says in the log until when the certificate is good, loudly when that is soon or past.
+fn tell_expiry(expires: Option<OffsetDateTime>) {
+    let Some((on, days)) = expires.map(left) else { return };
+    match days {
+        ..0 => warn!(%on, "no client accepts the certificate, put a new one in its place: it has expired"),
+        ..RENEWAL_DAYS => warn!(%on, days, "the certificate has to be renewed now: it expires"),
+        _ => info!(%on, days, "the certificate expires"),
     }
 }

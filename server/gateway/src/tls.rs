@@ -23,6 +23,7 @@ use tern_protocol::limits;
 use thiserror::Error;
 use time::OffsetDateTime;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 pub use dev::DevIdentity;
@@ -32,6 +33,11 @@ use tickets::Tickets;
 /// The file of [`Secrets`] in the data directory.
 pub(crate) const SECRETS_FILE: &str = "server.secret";
 const SECRET_BYTES: usize = 32;
+
+/// What turns `openssl req -x509` from making authorities to making servers.
+const HOW_TO_MAKE_ONE: &str = "get one for this server's name, or make one with openssl req -x509 -addext \
+                               basicConstraints=critical,CA:FALSE -addext subjectAltName=DNS:chat.example.com \
+                               (`ternd config example` has the whole command)";
 
 /// Why there is no TLS, and what to do about it.
 #[derive(Debug, Error)]
@@ -87,7 +93,8 @@ impl Identity {
     /// From PEM files: the chain, the server's own certificate first, and its private key.
     ///
     /// # Errors
-    /// When a file cannot be read, is no PEM, or the key is another certificate's.
+    /// When a file cannot be read, is no PEM, the key is another certificate's, or no client would take the
+    /// certificate for a server's.
     pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, TlsError> {
         let read = |path: &Path, access| {
             let bytes = files::read(path, access).map_err(TlsError::file(path))?;
@@ -100,8 +107,12 @@ impl Identity {
 
     /// When its certificate ends; `None` when that cannot be read out of it.
     pub fn expires(&self) -> Option<OffsetDateTime> {
-        let (_, certificate) = X509Certificate::from_der(self.0.cert.first()?).ok()?;
-        Some(certificate.validity().not_after.to_datetime())
+        Some(self.certificate()?.validity().not_after.to_datetime())
+    }
+
+    /// The server's own.
+    fn certificate(&self) -> Option<X509Certificate<'_>> {
+        Some(X509Certificate::from_der(self.0.cert.first()?).ok()?.1)
     }
 
     fn from_pem(chain: &Path, chain_pem: &[u8], key: &Path, key_pem: &[u8]) -> Result<Self, TlsError> {
@@ -114,7 +125,13 @@ impl Identity {
         let private = PrivateKeyDer::from_pem_slice(key_pem)
             .map_err(|e| TlsError::content(key, format!("has no private key in it (PEM): {e}")))?;
         match CertifiedKey::from_der(certificates, private, &crypto()) {
-            Ok(certified) => Ok(Self(Arc::new(certified))),
+            Ok(certified) => {
+                let identity = Self(Arc::new(certified));
+                match identity.certificate().as_ref().and_then(refusal) {
+                    None => Ok(identity),
+                    Some(why) => Err(TlsError::content(chain, format!("{why}; {HOW_TO_MAKE_ONE}"))),
+                }
+            }
             Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::content(
                 key,
                 format!("is not the key of the first certificate in {}", chain.display()),
@@ -127,6 +144,18 @@ impl Identity {
     }
 }
 
+/// Why no client takes a certificate for a server's, whoever has signed it.
+fn refusal(certificate: &X509Certificate<'_>) -> Option<&'static str> {
+    if certificate.is_ca() {
+        return Some("is an authority's certificate (CA:TRUE), which no client takes for a server's");
+    }
+    let names = certificate.subject_alternative_name().ok().flatten();
+    let is_name =
+        |name: &GeneralName<'_>| matches!(name, GeneralName::DNSName(_) | GeneralName::IPAddress(_));
+    (!names.is_some_and(|names| names.value.general_names.iter().any(is_name)))
+        .then_some("names no server (subjectAltName; a common name does not count), so no client accepts it")
+}
+
 /// Holds the [`Identity`] that new handshakes get, on every shard and transport. Renewed certificates take effect
 /// without a restart.
 #[derive(Debug)]
@@ -136,6 +165,11 @@ impl CurrentIdentity {
     /// Starts with `identity`.
     pub fn new(identity: Identity) -> Arc<Self> {
         Arc::new(Self(RwLock::new(identity)))
+    }
+
+    /// When the certificate ends, see [`Identity::expires`].
+    pub fn expires(&self) -> Option<OffsetDateTime> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).expires()
     }
 
     /// From the next handshake on, `identity`.

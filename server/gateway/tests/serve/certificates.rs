@@ -1,8 +1,12 @@
 //! Certificates are replaced under live connections.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
+use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tern_client::raw::Connector;
+use tern_server::config::EXAMPLE;
+use time::{Duration, OffsetDateTime};
 
 use crate::served::{Files, Served, output, read};
 use crate::support::{Session, TRANSPORTS};
@@ -65,20 +69,82 @@ async fn a_new_certificate_takes_effect_and_drops_nobody() {
     }
 }
 
+/// Puts a certificate of its own in the server's place, for localhost if nothing else is changed.
+fn put_own(files: &Files, change: impl FnOnce(&mut CertificateParams)) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(vec!["localhost".into()]).expect("a name");
+    change(&mut params);
+    files.put("server.key", key.serialize_pem());
+    files.put("server.pem", params.self_signed(&key).expect("signed").pem());
+}
+
 #[test]
 fn a_certificate_that_ends_soon_is_told() {
     let files = Files::new();
     let served = files.serve();
     let line = served.logged("the certificate expires on=");
     assert!(line.contains("INFO"), "{line}");
-    let key = rcgen::KeyPair::generate().expect("a key");
-    let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).expect("a name");
-    params.not_after = time::OffsetDateTime::now_utc() + time::Duration::hours(60);
-    files.put("server.key", key.serialize_pem());
-    files.put("server.pem", params.self_signed(&key).expect("signed").pem());
+    let ends_in = |hours| {
+        put_own(&files, |params| params.not_after = OffsetDateTime::now_utc() + Duration::hours(hours));
+    };
+    ends_in(60);
     served.signal(libc::SIGHUP);
-    let line = served.logged("the certificate expires soon");
+    let line = served.logged("the certificate has to be renewed now");
     assert!(line.contains("WARN") && line.contains("days=2"), "{line}");
+    ends_in(-1);
+    served.signal(libc::SIGHUP);
+    let line = served.logged("no client accepts the certificate");
+    assert!(line.contains("WARN") && line.contains("it has expired on="), "{line}");
+    let (status, _, errors) = output(files.command(&["config", "check"]));
+    let expected = "tern.toml:6: tls.certificate: ";
+    assert!(!status.success() && errors.contains(expected) && errors.contains("has expired on"), "{errors}");
+}
+
+#[test]
+fn a_certificate_that_no_client_accepts_is_refused() {
+    let files = Files::new();
+    let refused = |expected: &str| {
+        for command in ["config check", "serve"] {
+            let (status, _, errors) = output(files.command(&Vec::from_iter(command.split(' '))));
+            assert!(!status.success() && errors.contains("tern.toml:6: tls.certificate: "), "{errors}");
+            assert!(
+                errors.contains(expected) && errors.contains("CA:FALSE -addext subjectAltName"),
+                "{errors}"
+            );
+        }
+    };
+    put_own(&files, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    refused("CA:TRUE");
+    put_own(&files, |params| params.subject_alt_names.clear());
+    refused("names no server");
+}
+
+/// As it is in the example configuration and in spec/operations.md.
+#[tokio::test]
+async fn the_documented_command_makes_a_certificate_that_clients_accept() {
+    let words = |text: &str| {
+        let begin = text.find("openssl req -x509").expect("a command");
+        let command =
+            text[begin..].split_once("-out server.pem").expect("its end").0.to_owned() + "-out server.pem";
+        Vec::from_iter(
+            command.split_whitespace().filter(|word| !["\\", "#"].contains(word)).map(str::to_owned),
+        )
+    };
+    let command = words(EXAMPLE);
+    assert_eq!(command, words(include_str!("../../../../spec/operations.md")));
+    let files = Files::new();
+    let mut openssl = Command::new(&command[0]);
+    let name = |word: &String| word.replace("DNS:chat.example.com", "IP:127.0.0.1");
+    openssl.args(command[1..].iter().map(name)).current_dir(files.dir.path());
+    match openssl.output() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        made => {
+            let made = made.expect("it runs");
+            assert!(made.status.success(), "{made:?}");
+        }
+    }
+    let served = files.serve();
+    assert_eq!(accepted(&served, &read(&files.path("server.pem"))).await, [true; 2]);
 }
 
 #[test]
