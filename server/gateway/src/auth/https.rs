@@ -26,6 +26,11 @@ pub enum FetchError {
     /// Not a URL of the expected form.
     #[error("expected a URL such as https://id.example.com/jwks.json, without a user and a password")]
     Url,
+    /// Keys that anybody on the way can replace.
+    #[error(
+        "is an http address, and keys have to come by https: expected a URL such as https://id.example.com/jwks.json"
+    )]
+    PlainHttp,
     /// The crypto library refused.
     #[error("cannot set up TLS: {0}")]
     Tls(String),
@@ -65,6 +70,9 @@ impl Fetcher {
     pub fn new(url: &str, roots: RootCertStore) -> Result<Self, FetchError> {
         let text = url.to_owned();
         let url: Uri = url.parse().map_err(|_| FetchError::Url)?;
+        if url.scheme_str() == Some("http") {
+            return Err(FetchError::PlainHttp);
+        }
         let authority = url.authority().ok_or(FetchError::Url)?;
         if url.scheme_str() != Some("https") || authority.as_str().contains('@') {
             return Err(FetchError::Url);

@@ -52,6 +52,8 @@ fn what_cannot_be_used_is_refused_with_its_place() {
     );
     check(("\"server", "\"none"), None, &["tern.toml:6: tls.certificate: ", "tern.toml:7: tls.key: "]);
     check(("token.pub", "server.pem"), None, &["tern.toml:13: tokens.keys[0].file: ", "Ed25519 public key"]);
+    let http = "[tokens.jwks]\nurl = \"http://127.0.0.1:1/keys\"\nca = \"first/ca.pem\"\n\n[[tokens.keys]]";
+    check(("[[tokens.keys]]", http), None, &["tern.toml:12: tokens.jwks.url: is an http address", "https"]);
     check(("", ""), Some(("TERN_LISTEN", "nowhere")), &["TERN_LISTEN: ", "expected", "[::]:7443"]);
     for shards in ["0", "abc"] {
         let expected = ["TERN_SHARDS: shards: ", shards, ": expected a whole number from 1 to 1024"];
