@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tern_store::embedded;
+
 use crate::admin;
 use crate::auth::{Minter, Verifier};
 use crate::cli::{Dev, Token};
@@ -14,8 +16,9 @@ use crate::descriptors;
 use crate::limits::Limits;
 use crate::server::{Server, Setup};
 use crate::tls::files::{self, Access};
-use crate::tls::{CurrentIdentity, DevIdentity};
+use crate::tls::{CurrentIdentity, DevIdentity, SECRETS_FILE};
 use crate::transport::inherited::Inherited;
+use crate::transport::{self, ShardCount, Steering};
 
 /// Tokens of a development server are good for a month.
 const LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -36,6 +39,23 @@ pub struct Running {
 /// What [`Server::start`] says, and files that cannot be read or written.
 pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
     descriptors::raise();
+    if embedded::exists(&dev.data.join("store"))?
+        && dev.data.join(SECRETS_FILE).exists()
+        && !Minter::exists(&dev.data)
+    {
+        return Err(format!(
+            "{} is the data directory of a ternd serve, and ternd dev would give tokens for everybody in it; nothing was \
+             done. Name another directory with --data",
+            dev.data.display()
+        )
+        .into());
+    }
+    if !dev.data.exists() {
+        // Nothing is made for a server that then cannot have its address.
+        let address = [dev.listen];
+        let one = ShardCount::new(1).ok_or("no shard")?;
+        drop(transport::bind_all(&address, &address, &Inherited::default(), one, Steering::Kernel)?);
+    }
     let data = create_private(&dev.data)
         .and_then(|()| dev.data.canonicalize())
         .map_err(|error| format!("cannot make the data directory {}: {error}", dev.data.display()))?;

@@ -99,7 +99,7 @@ pub enum BindError {
     /// Somebody has it.
     #[error(
         "{protocol} address {address} is in use: is a ternd running already? Stop what uses the port, or choose \
-         another address in the configuration"
+         another address: `--listen` on the command line, or `listen` in the configuration if there is one"
     )]
     InUse {
         /// "TCP" or "UDP".
