@@ -11,6 +11,8 @@ pub(super) const FORMAT: &str = "tern-store 2\n";
 /// What `format` is called while the store is being created.
 const UNFINISHED: &str = "format.new";
 
+const LOCK: &str = "lock";
+
 /// The engine's directory.
 pub(super) fn engine_path(data: &Path) -> PathBuf {
     data.join("engine")
@@ -32,7 +34,7 @@ fn open_file(path: &Path) -> std::io::Result<File> {
 
 /// Locks the directory for as long as the file lives.
 pub(super) fn lock(data: &Path) -> Result<File, OpenError> {
-    let path = data.join("lock");
+    let path = data.join(LOCK);
     let mut file = open_file(&path).map_err(io(&path))?;
     match file.try_lock() {
         Ok(()) => {}
@@ -47,6 +49,12 @@ pub(super) fn lock(data: &Path) -> Result<File, OpenError> {
     let write = file.set_len(0).and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()));
     write.map_err(io(&path))?;
     Ok(file)
+}
+
+/// Whether there is nothing in the directory but its lock.
+pub(super) fn is_only_locked(data: &Path) -> bool {
+    std::fs::read_dir(data)
+        .is_ok_and(|mut files| files.all(|file| file.is_ok_and(|file| file.file_name() == LOCK)))
 }
 
 /// Whether the directory holds a complete store; refuses one of another format.

@@ -148,7 +148,8 @@ pub enum OpenError {
         what: String,
     },
     /// A record is damaged.
-    #[error("the store in {path} is damaged: {corrupt}. Move it away and restore a backup", path = .path.display())]
+    #[error("the store in {path} is damaged: {corrupt}. Move it away and restore a backup; without one, `ternd backup \
+             --skip-damaged` saves what can be read", path = .path.display())]
     Corrupt {
         /// The data directory.
         path: PathBuf,
@@ -194,6 +195,16 @@ pub struct DirectoryLock(#[expect(dead_code, reason = "held")] std::fs::File);
 pub fn lock_directory(path: &Path) -> Result<DirectoryLock, OpenError> {
     files::create_directory(path)?;
     files::lock(path).map(DirectoryLock)
+}
+
+impl DirectoryLock {
+    /// Removes the directory, unless something else than the lock is in it.
+    pub fn remove(self, path: &Path) {
+        if files::is_only_locked(path) {
+            // Whoever cannot, leaves an empty directory.
+            let _ = std::fs::remove_dir_all(path);
+        }
+    }
 }
 
 /// Whether there is a complete store in this directory.

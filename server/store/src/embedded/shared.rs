@@ -210,8 +210,7 @@ impl Shared {
         }
         journal::repair(data, &engine_path, mirrored.unwrap_or(0))?;
         files::sync_path(data)?;
-        let engine_error =
-            |error: fjall::Error| OpenError::Engine { path: engine_path.clone(), what: error.to_string() };
+        let engine_error = |error: fjall::Error| refusal(data, &engine_path, &error);
         let builder = Database::builder(&engine_path)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes.max(64 << 20))
@@ -474,5 +473,43 @@ impl Shared {
 }
 
 fn unreadable(key: &[u8], error: &fjall::Error) -> StoreError {
-    StoreError::Corrupt(Corrupt::new("engine", hex(key), error))
+    StoreError::Corrupt(Corrupt::new("engine", hex(key), damage(error).unwrap_or_else(|| error.to_string())))
+}
+
+/// Why the engine does not open. It names no file.
+fn refusal(data: &Path, engine: &Path, error: &fjall::Error) -> OpenError {
+    let path = engine.to_owned();
+    match damage(error) {
+        Some(damage) => {
+            let what = format!(
+                "has a damaged file, and the storage engine does not say which ({damage}). Nothing can be read without \
+                 it, so `ternd backup --skip-damaged` does not help: move {} away as a whole and restore a backup",
+                data.display()
+            );
+            OpenError::Damaged { path, what }
+        }
+        None => OpenError::Engine { path, what: error.to_string() },
+    }
+}
+
+/// In plain words, if it is about what the files hold rather than about the system.
+fn damage(error: &fjall::Error) -> Option<String> {
+    use std::io::ErrorKind::{InvalidData, InvalidInput, NotFound, UnexpectedEof};
+
+    use fjall::{Error, LsmError};
+    match error {
+        Error::Io(error) | Error::Storage(LsmError::Io(error)) => match error.kind() {
+            // InvalidInput: it looks for what stands before the end.
+            UnexpectedEof | InvalidInput => Some("a file is cut off".to_owned()),
+            NotFound => Some("a file is missing".to_owned()),
+            InvalidData => Some("invalid data".to_owned()),
+            _ => None,
+        },
+        Error::Storage(LsmError::ChecksumMismatch { .. }) => Some("checksum mismatch".to_owned()),
+        Error::Unrecoverable | Error::Storage(LsmError::Unrecoverable) => {
+            Some("a file is missing or damaged".to_owned())
+        }
+        Error::Locked | Error::Poisoned | Error::KeyspaceDeleted => None,
+        _ => Some("a file is not what was written".to_owned()),
+    }
 }
