@@ -1,5 +1,6 @@
 //! The command line of `ternd`.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -58,6 +59,9 @@ pub enum StoreCommand {
         /// The server's data directory
         #[arg(value_name = "DIR")]
         data: PathBuf,
+        /// For who knows it from the other commands.
+        #[arg(long = "data", hide = true, value_name = "DIR", value_parser = without_flag)]
+        flag: Option<Infallible>,
     },
     /// Write all that is stored to a new file, while the server runs or not
     #[command(
@@ -78,6 +82,11 @@ pub enum StoreCommand {
                             ternd restore --data /var/lib/tern /backup/tern-2026-11-22"
     )]
     Restore(BackupFile),
+}
+
+/// One way to name a directory is enough.
+fn without_flag(directory: &str) -> Result<Infallible, String> {
+    Err(format!("there is no such option, the directory stands alone: ternd verify {directory}"))
 }
 
 /// `ternd backup`.
@@ -119,11 +128,11 @@ pub struct Dev {
     #[arg(long, value_name = "DIR", default_value = "tern-data")]
     pub data: PathBuf,
     /// Address for TCP and, with the same port, QUIC; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443", value_parser = address)]
     pub listen: SocketAddr,
     /// Address for metrics, health and readiness, on this machine [default: 127.0.0.1:7480, or a free port if that is
     /// taken]
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     pub admin: Option<SocketAddr>,
     /// Threads, each with its own listeners, connections and conversations [default: one per core]
     #[arg(long, value_name = "N")]
@@ -153,6 +162,11 @@ pub struct Top {
     /// Take two readings, print what they say, and end
     #[arg(long)]
     pub once: bool,
+}
+
+/// An address to listen on.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "expected an IP address and a port, such as 127.0.0.1:7443 or [::]:0".to_owned())
 }
 
 /// From a tenth of a second to an hour.

@@ -47,6 +47,11 @@ pub enum OfflineError {
         /// What the system says.
         error: io::Error,
     },
+    /// There is no place for a backup.
+    #[error(
+        "there is no directory {0} to write the backup to: make it first, or choose another; nothing was done"
+    )]
+    NoDirectory(PathBuf),
     /// A file is in the way.
     #[error("{0} exists; nothing was done. Choose another name, or move it away")]
     Exists(PathBuf),
@@ -172,7 +177,7 @@ fn claim_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
 /// [`OfflineError`].
 pub fn run(command: StoreCommand, say: &mut dyn FnMut(&str)) -> Result<(), OfflineError> {
     match command {
-        StoreCommand::Verify { data } => verify(&data, say),
+        StoreCommand::Verify { data, .. } => verify(&data, say),
         StoreCommand::Backup(Backup { file: BackupFile { data, file }, skip_damaged }) => {
             let interrupt = Interrupt::listen().map_err(io_error(&file))?;
             let made = backup(&data, &file, skip_damaged, &interrupt, say);
@@ -298,6 +303,10 @@ pub fn backup(
     if exists(file) {
         return Err(OfflineError::Exists(file.to_owned()));
     }
+    let directory = parent(file);
+    if !directory.is_dir() {
+        return Err(OfflineError::NoDirectory(directory.to_owned()));
+    }
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     let part = PathBuf::from(name);
@@ -416,7 +425,8 @@ pub fn restore(
     if data.join("engine").exists() {
         return Err(OfflineError::IsStore(data.to_owned()));
     }
-    let _lock = embedded::lock_directory(data)?;
+    let is_new = !exists(data);
+    let lock = embedded::lock_directory(data)?;
     sync_parent(data)?;
     if exists(&place) {
         return Err(OfflineError::StoreExists(place));
@@ -437,9 +447,16 @@ pub fn restore(
         let wrong = verify_store(&building, &store, say)?.wrong;
         if interrupt.has_come() { Err(OfflineError::Stopped) } else { Ok((totals, wrong)) }
     };
-    let (totals, wrong) = restored().inspect_err(|_: &OfflineError| {
-        let _ = std::fs::remove_dir_all(&building);
-    })?;
+    let (totals, wrong) = match restored() {
+        Ok(restored) => restored,
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(&building);
+            if is_new {
+                lock.remove(data);
+            }
+            return Err(error);
+        }
+    };
     if wrong > 0 {
         return Err(OfflineError::Restored { wrong, path: building, place });
     }
@@ -453,8 +470,13 @@ fn buffered(input: impl Read) -> impl Read {
     BufReader::with_capacity(COPY_BYTES, input)
 }
 
+/// The directory that it is in.
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Makes a new name durable.
 fn sync_parent(path: &Path) -> Result<(), OfflineError> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = parent(path);
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(io_error(parent))
 }

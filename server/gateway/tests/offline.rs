@@ -9,7 +9,7 @@ mod support;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -120,7 +120,14 @@ async fn what_cannot_be_done_is_said_and_does_nothing() {
     refuses(&ternd(&["verify"], &[&data]), "in use by process");
     refuses(&ternd(&["verify"], &[&path("nothing")]), "there is no store in");
     refuses(&ternd(&["backup", "--data"], &[&path("nothing"), &file]), "there is no store in");
-    refuses(&ternd(&["backup", "--data"], &[&data, &path("no/such/file")]), "no/such/file");
+    refuses(
+        &ternd(&["backup", "--data"], &[&data, &path("no/such/file")]),
+        "no/such to write the backup to: make it",
+    );
+    assert_eq!(ternd(&["verify", "--data"], &[&data]).status.code(), Some(2));
+    let said = ternd(&["verify", "--data"], &[&data]).stderr;
+    let said = String::from_utf8_lossy(&said);
+    assert!(said.contains(&format!("ternd verify {}", data.display())), "{said}");
     succeeds(&ternd(&["backup", "--data"], &[&data, &file]), "records");
     let made = std::fs::read(&file).expect("a backup");
     refuses(&ternd(&["backup", "--data"], &[&data, &file]), "exists; nothing was done");
@@ -147,7 +154,7 @@ async fn what_cannot_be_done_is_said_and_does_nothing() {
         std::fs::write(&damaged, bytes).expect("written");
         let copy = path("copy");
         refuses(&ternd(&["restore", "--data"], &[&copy, &damaged]), expected);
-        assert!(!copy.join("store").exists() && !copy.join("store.restoring").exists());
+        assert!(!copy.exists());
     }
     let left: Vec<_> = std::fs::read_dir(directory.path())
         .expect("readable")
@@ -218,8 +225,8 @@ async fn a_damaged_record_is_found_and_named_and_not_put_into_a_place() {
     assert!(!copy.join("store").exists() && copy.join("store.restoring").exists());
 }
 
-/// Makes a store out of a backup, small enough in memory that it is in tables, and flips a bit in a message there that is not the first.
-fn damaged_table(backup: &Path, data: &Path) {
+/// Makes a store out of a backup, small enough in memory that it is in tables: their files.
+fn in_tables(backup: &Path, data: &Path) -> Vec<PathBuf> {
     std::fs::create_dir(data).expect("made");
     let options = Options { memtable_bytes: 1 << 20, ..Options::default() };
     let store = Embedded::open(&data.join("store"), options, Box::new(|_| ())).expect("a new store");
@@ -238,7 +245,13 @@ fn damaged_table(backup: &Path, data: &Path) {
         }
     }
     // Journals have a name with an end, tables have none.
-    for table in files.into_iter().filter(|path| path.extension().is_none()) {
+    files.retain(|path| path.extension().is_none());
+    files
+}
+
+/// Flips a bit in a message that is not the first.
+fn damaged_table(backup: &Path, data: &Path) {
+    for table in in_tables(backup, data) {
         let mut bytes = std::fs::read(&table).expect("readable");
         let text =
             |bytes: &[u8]| bytes.windows(1_000).position(|window| window.iter().all(|byte| *byte == b'x'));
@@ -282,6 +295,58 @@ async fn what_can_be_read_of_a_damaged_store_is_saved() {
     let said = String::from_utf8_lossy(&restored.stdout).into_owned();
     let entries = format!("{} entries", ENTRIES - 1);
     assert!(said.contains(&entries) && said.contains(&chat), "{said}");
+}
+
+/// What an operator is told does not depend on where the engine stumbles.
+#[tokio::test]
+async fn a_table_that_cannot_be_opened_is_told_in_plain_words() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let path = |name: &str| directory.path().join(name);
+    let (data, file, other, saved) = (path("data"), path("backup"), path("other"), path("saved"));
+    assert!(filled(&other, 40).await.terminate().success());
+    succeeds(&ternd(&["backup", "--data"], &[&other, &file]), "records");
+    let to = data.clone();
+    let tables = tokio::task::spawn_blocking(move || in_tables(&file, &to)).await.expect("no panic");
+    let table = tables.iter().find(|path| path.parent().is_some_and(|parent| parent.ends_with("tables")));
+    let table = table.expect("a table");
+    let whole = std::fs::read(table).expect("readable");
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 60] ^= 1;
+    for damaged in [&flipped[..], &whole[..whole.len() / 2], &[]] {
+        std::fs::write(table, damaged).expect("written");
+        let commands: [(&[&str], &[&Path]); 4] = [
+            (&["verify"], &[&data]),
+            (&["backup", "--data"], &[&data, &saved]),
+            (&["backup", "--skip-damaged", "--data"], &[&data, &saved]),
+            (&["dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"], &[&data]),
+        ];
+        for (arguments, paths) in commands {
+            let output = ternd(arguments, paths);
+            refuses(&output, "restore a backup");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(said.contains("store/engine") && !said.contains("FjallError"), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_development_server_touches_nothing_that_is_not_its_own() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let (new, served) = (directory.path().join("new"), directory.path().join("served"));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let dev = ["dev", "--admin", "127.0.0.1:0", "--listen", &address, "--data"];
+    refuses(&ternd(&dev, &[&new]), "choose another address: `--listen`");
+    assert!(!new.exists());
+    let named = ternd(&["dev", "--listen", "localhost:0"], &[]);
+    assert!(String::from_utf8_lossy(&named.stderr).contains("such as 127.0.0.1:7443"), "{named:?}");
+
+    assert!(filled(&served, 1).await.terminate().success());
+    for own in ["token.key", "token.pub", "ca.key", "ca.pem"] {
+        std::fs::remove_file(served.join(own)).expect("ternd dev makes it");
+    }
+    refuses(&ternd(&dev, &[&served]), "is the data directory of a ternd serve");
+    assert!(!served.join("token.key").exists());
 }
 
 /// Sends a signal, and then byte after byte until nobody takes any more.
