@@ -195,7 +195,7 @@ pub struct Token {
 pub enum ConfigCommand {
     /// Print a complete configuration with its defaults
     Example,
-    /// Say whether a configuration can be used: syntax, keys, certificates, token keys
+    /// Say whether a configuration can be used: syntax, keys, certificates, token keys, the data directory
     Check(Sources),
     /// Print what is set, as TOML, each value with where it comes from; never what key files hold
     Show {

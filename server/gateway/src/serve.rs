@@ -1,7 +1,10 @@
 //! `ternd serve`: a configuration becomes a server, and what the configuration names is read again when it changes.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use time::{Date, OffsetDateTime};
@@ -56,24 +59,43 @@ pub async fn start(loaded: &Loaded) -> Result<(Server, Upkeep), Box<dyn Error>> 
     Ok((Server::start(setup)?, upkeep))
 }
 
-/// Reads and fetches everything that a server would, and changes nothing.
+/// Reads and fetches everything that a server would, tries the data directory, and leaves everything as it is.
 ///
 /// # Errors
 /// What is wrong, and where it was configured.
 pub async fn check(loaded: &Loaded) -> Result<(), ConfigError> {
     let (setup, upkeep) = prepare(loaded)?;
+    let mut mistakes = ConfigError::none();
     let expires = setup.identity.expires();
     if let Some((on, ..0)) = expires.map(left) {
         let certificate = loaded.config.tls.certificate.display();
         let problem =
             format!("{certificate} has expired on {on}: no client accepts it; put a new one in its place");
-        return Err(loaded.refuse("tls.certificate", problem));
+        mistakes.note::<()>(Err(loaded.refuse("tls.certificate", problem)));
+    } else {
+        tell_expiry(expires);
     }
-    tell_expiry(expires);
+    mistakes.note(try_directory(&loaded.config.data).map_err(|problem| loaded.refuse("data", problem)));
     if let Some(published) = &upkeep.published {
-        published.check().await.map_err(|error| loaded.refuse("tokens.jwks.url", error))?;
+        let fetched = published.check().await;
+        mistakes.note(fetched.map_err(|error| loaded.refuse("tokens.jwks.url", error)));
     }
-    Ok(())
+    mistakes.or(())
+}
+
+/// Whether the data directory can be made, or written to if it is there.
+fn try_directory(data: &Path) -> Result<(), String> {
+    let is_there = data.is_dir();
+    let tried = if is_there { data.join(format!(".check.{}", std::process::id())) } else { data.to_owned() };
+    let made = DirBuilder::new().mode(0o700).create(&tried).and_then(|()| fs::remove_dir(&tried));
+    let what = if is_there { "written to" } else { "made" };
+    match made {
+        // What manages services makes it for them, as a user that may.
+        Err(error) if !is_there && error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        made => made.map_err(|error| {
+            format!("{} cannot be {what} by this user: {error}; choose another directory, or make it for the server's user", data.display())
+        }),
+    }
 }
 
 fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {

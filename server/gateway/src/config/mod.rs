@@ -138,7 +138,7 @@ impl ConfigError {
     }
 
     /// The value, if nothing is wrong.
-    fn or<T>(self, value: T) -> Result<T, Self> {
+    pub(crate) fn or<T>(self, value: T) -> Result<T, Self> {
         if self.0.is_empty() { Ok(value) } else { Err(self) }
     }
 

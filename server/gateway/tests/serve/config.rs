@@ -61,11 +61,16 @@ fn what_cannot_be_used_is_refused_with_its_place() {
     }
     let remote = Some(("TERN_ADMIN_LISTEN", "0.0.0.0:0"));
     check(("", ""), remote, &["TERN_ADMIN_LISTEN: admin.listen: ", "0.0.0.0:0", "allow_remote = true"]);
+    let mut files = Files::new();
+    files.config = files.config.replace("\"data\"", "\"/proc/tern\"");
+    let (status, _, errors) = output(files.command(&["config", "check"]));
+    assert!(!status.success() && errors.contains("tern.toml:1: data: /proc/tern cannot be made"), "{errors}");
     let files = Files::new();
     let mut command = files.command(&["config", "check"]);
     command.env("TERN_SHRADS", "4").env("TERN_SERVER", "localhost");
     let (status, said, errors) = output(command);
     assert!(status.success() && said.contains("can be used"), "{errors}");
+    assert!(!files.path("data").exists(), "it only tries");
     let warnings = Vec::from_iter(errors.lines().filter(|line| line.contains("WARN")));
     assert!(
         matches!(warnings[..], [one] if one.contains("TERN_SHRADS") && one.contains("TERN_SHARDS")),
