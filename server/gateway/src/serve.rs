@@ -173,7 +173,7 @@ fn tell_expiry(expires: Option<OffsetDateTime>) {
     let Some((on, days)) = expires.map(left) else { return };
     match days {
         ..0 => warn!(%on, "no client accepts the certificate, put a new one in its place: it has expired"),
-        ..RENEWAL_DAYS => warn!(%on, days, "the certificate has to be renewed now: it expires"),
+        0..RENEWAL_DAYS => warn!(%on, days, "the certificate has to be renewed now: it expires"),
         _ => info!(%on, days, "the certificate expires"),
     }
 }
