@@ -187,12 +187,15 @@ pub fn write(outcomes: &[Outcome], as_array: bool, file: &Path) -> Result<PathBu
     let json = json.map_err(|error| Error::Scenario(format!("the result is no JSON: {error}")))? + "\n";
     let ended_early = outcomes.iter().any(|outcome| !outcome.complete);
     let mut place = file.canonicalize().unwrap_or_else(|_| file.to_owned());
-    if ended_early && is_complete(&place) {
+    let is_file = |place: &Path| std::fs::metadata(place).is_ok_and(|about| about.is_file());
+    // A terminal or a pipe is not looked into: that would wait for somebody to write.
+    if ended_early && is_file(&place) && is_complete(&place) {
         place.as_mut_os_string().push(".partial");
     }
-    let written = match std::fs::metadata(&place) {
-        Ok(about) if !about.is_file() => std::fs::write(&place, json),
-        _ => replace(&place, json.as_bytes()),
+    let written = if place.exists() && !is_file(&place) {
+        std::fs::write(&place, json)
+    } else {
+        replace(&place, json.as_bytes())
     };
     written.map_err(Error::io(format!("cannot write --json {}", place.display())))?;
     Ok(place)

@@ -36,6 +36,8 @@ struct Operation {
     acked: Option<(Tick, Seq, WallMillis)>,
     /// Said to have had no effect, when it was sent only once.
     refused: Option<(Tick, ErrorCode)>,
+    /// Refused as one that was never stored: its number was below others, or something else's.
+    disowned: Option<ErrorCode>,
     /// The last try was refused.
     decided: bool,
 }
@@ -137,6 +139,7 @@ impl History {
             attempts: 1,
             acked: None,
             refused: None,
+            disowned: None,
             decided: false,
         };
         self.operations.insert(key, operation);
@@ -188,8 +191,11 @@ impl History {
         if code.effect() == Effect::None && operation.attempts == 1 {
             operation.refused = Some((tick, code));
         }
-        if let Some((_, seq, _)) = operation.acked.filter(|_| code == ErrorCode::ClientSeqStale) {
-            let what = format!("{key} was acknowledged with {seq}, and is called stale now");
+        if matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed) {
+            operation.disowned = Some(code);
+        }
+        if let Some((_, seq, _)) = operation.acked.filter(|_| operation.disowned == Some(code)) {
+            let what = format!("{key} was acknowledged with {seq}, and is told {code} now");
             self.violate_at(Promise::ExactlyOnce, "answers differ", what, &key);
         }
     }
@@ -268,7 +274,7 @@ impl History {
                 found.add(Promise::DenseOrder, "invented", what, &[], &[i]);
                 continue;
             };
-            if !is_same(&operation.change, &entry.change) {
+            if !is_same(&operation.change, entry) {
                 let what = format!("{key} at {} is not what was sent", entry.seq);
                 found.add(Promise::DenseOrder, "changed", what, &[key], &[]);
             }
@@ -276,6 +282,11 @@ impl History {
                 let what =
                     format!("{key} was refused with {code}, which has no effect, and is at {}", entry.seq);
                 found.add(Promise::UnknownIsNotFailed, "refused and stored", what, &[key], &[i]);
+            }
+            if let Some(code) = operation.disowned {
+                let what =
+                    format!("{key} was told {code}, so that it gets another number, and is at {}", entry.seq);
+                found.add(Promise::ExactlyOnce, "disowned", what, &[key], &[i]);
             }
             if let Some((tick, seq, time)) = operation.acked {
                 if (seq, time) != (entry.seq, entry.time) {
@@ -377,8 +388,8 @@ impl Found<'_> {
 }
 
 /// Whether an entry is what a request asked for: of users to be added, those who were members already are left out.
-fn is_same(asked: &Change, stored: &Change) -> bool {
-    match (asked, stored) {
+fn is_same(asked: &Change, entry: &Entry) -> bool {
+    match (asked, &entry.change) {
         (Change::Add { members: asked }, Change::Add { members: stored }) => {
             stored.iter().all(|user| asked.contains(user))
         }
@@ -386,9 +397,11 @@ fn is_same(asked: &Change, stored: &Change) -> bool {
             Change::Create { title, members: asked },
             Change::Create { title: stored_title, members: stored },
         ) => {
-            let (asked, stored): (BTreeSet<_>, BTreeSet<_>) =
-                (asked.iter().collect(), stored.iter().collect());
-            title == stored_title && asked == stored
+            // Who creates a group need not be named.
+            let others = |members: &[UserId]| -> BTreeSet<UserId> {
+                members.iter().copied().filter(|user| *user != entry.sender.user).collect()
+            };
+            title == stored_title && others(asked) == others(stored)
         }
         (asked, stored) => asked == stored,
     }

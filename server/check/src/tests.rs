@@ -188,13 +188,19 @@ fn each_broken_promise_is_found() {
             with(acked(), vec![Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqStale)]),
             &both[..1],
             Stage::Open,
-            &["answers differ"],
+            &["answers differ", "disowned"],
         ),
         (
             vec![Issue(1, 1), Refuse(1, 1, ErrorCode::Overloaded)],
             &both[..1],
             Stage::Open,
             &["refused and stored"],
+        ),
+        (
+            vec![Issue(1, 1), Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqUsed)],
+            &both[..1],
+            Stage::Open,
+            &["disowned"],
         ),
         (vec![Issue(1, 1), Push(entry(1, 1, 1))], &[], Stage::Open, &["seen"]),
         (

@@ -1,6 +1,5 @@
 //! Has this send been stored before? The window of a device's last sends answers nearly always; what is older is in the
 //! log itself, which carries sender, device and `client_seq`. So there is no time after which a retry doubles.
-
 //!
 //! The number is not all: a device whose memory went back in time (restored from a backup) numbers new messages as it had
 //! numbered others. So what is found under the number is compared with what is sent, and when it is another, the number

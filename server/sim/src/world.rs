@@ -212,9 +212,8 @@ impl World {
                     let id = u128::from(random.number()) << 64 | u128::from(random.number());
                     let group = ConversationId::group_from_random(id.to_be_bytes());
                     self.groups.borrow_mut().push(group);
-                    let own = device(number).who.user;
-                    let all = (0..plan.users).filter(|n| users >> n & 1 == 1).map(user);
-                    let mut members: Vec<_> = all.filter(|user| *user != own).collect();
+                    let mut members: Vec<_> =
+                        (0..plan.users).filter(|n| users >> n & 1 == 1).map(user).collect();
                     members.sort_unstable();
                     let change = Change::Create { title: format!("group {}", random.below(100)), members };
                     device(number).command(Command::Send(Target::Conversation(group), change));

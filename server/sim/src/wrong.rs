@@ -1,10 +1,11 @@
-//! Servers that are wrong on purpose, one for each promise that can be broken from outside of the code: what is checked
-//! has to find them.
+//! Servers that are wrong on purpose, at least one for each promise that can be broken from outside of the code: what is
+//! checked has to find them.
 
 use bytes::Bytes;
 use tern_check::Promise;
-use tern_protocol::event::{ServerBody, ServerMessage};
-use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::error::ErrorCode;
+use tern_protocol::event::{ServerBody, ServerMessage, WireError};
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
 use tern_protocol::model::{Change, Entry};
 
 use crate::random::Random;
@@ -26,16 +27,19 @@ pub enum Wrong {
     RaisesReceipts,
     /// Pushes entries to people who are no members.
     TellsOutsiders,
+    /// Says of a send that comes again that its number is something else's.
+    DisownsSends,
     /// Says that a commit of unknown outcome had no effect.
     CallsUnknownFailed,
 }
 
 impl Wrong {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::AcksBeforeItIsDurable,
         Self::AltersPushes,
         Self::ForgetsWindows,
+        Self::DisownsSends,
         Self::ExchangesEntries,
         Self::HidesHeads,
         Self::RaisesReceipts,
@@ -48,7 +52,7 @@ impl Wrong {
         match self {
             Self::AcksBeforeItIsDurable => Promise::SentMeansSafe,
             Self::AltersPushes => Promise::DenseOrder,
-            Self::ForgetsWindows => Promise::ExactlyOnce,
+            Self::ForgetsWindows | Self::DisownsSends => Promise::ExactlyOnce,
             Self::ExchangesEntries => Promise::RealTimeOrder,
             Self::HidesHeads => Promise::GapFreeSync,
             Self::RaisesReceipts => Promise::ReceiptsOnlyRise,
@@ -69,6 +73,11 @@ impl Wrong {
                 for receipt in &mut moved.users {
                     (receipt.delivered, receipt.read) = (receipt.delivered.next(), receipt.delivered.next());
                 }
+            }
+            (Self::DisownsSends, ServerBody::SendOk(ok)) if ok.duplicate => {
+                let code = ErrorCode::ClientSeqUsed;
+                let (text, client_seq) = (code.label().to_owned(), ClientSeq(0));
+                message.body = ServerBody::Error(WireError { code, text, retry_after_ms: 0, client_seq });
             }
             _ => {}
         }

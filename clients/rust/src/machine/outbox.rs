@@ -10,13 +10,15 @@
 //! conversation is sent until all that is under way is decided and the wait is over; then the oldest goes alone, and
 //! once it is stored the window opens again. If a younger one was stored meanwhile, the older gets
 //! `client_seq_stale`: its number is below one that is stored, the server has not stored it and by its own rule never
-//! will. That makes a new number safe: the send goes to the end of the queue under it and loses its place, nothing else.
-//! Both numbers change hands in one record, because a crash between two could send it twice.
+//! will. That makes a new number safe: the send goes again under it, before all that is not under way. Both numbers change
+//! hands in one record, because a crash between two could send it twice.
 //!
 //! # When the device's memory went back in time
 //! A state that was restored from a backup numbers new messages as the device had numbered others. The server compares
 //! what it has under a number with what is sent, and answers `client_seq_used` to what is another. That too makes a new
-//! number safe. The error names the highest number that the server has, and the device goes on above it.
+//! number safe. The error names the highest number that the server has, and the device goes on above it. So that the order
+//! stays, the first send of a conversation in each run goes alone, and so does each whose number is not above what the
+//! server is known to have. A send that has been given `NUMBERS_MAX` numbers is given up: that is a fault of the server.
 //!
 //! # A send that the server cannot digest
 //! `internal` is a fault of the server, and the send may have brought it about. After `INTERNAL_TRIES_MAX` of them the
@@ -47,6 +49,8 @@ const WINDOW: usize = 32;
 const INTERNAL_TRIES_MAX: u32 = 8;
 /// No device gets to number so many sends: a server that says so is not believed.
 const NUMBER_MAX: u64 = 1 << 48;
+/// Numbers for one send. After the second there are waits between them.
+const NUMBERS_MAX: u32 = 16;
 const _: () = assert!(WINDOW <= SEND_WINDOW, "the server must remember all that may be unanswered");
 
 #[derive(Debug)]
@@ -59,12 +63,16 @@ struct Outgoing {
     under_way: bool,
     /// How often the answer was `internal`.
     internal: u32,
+    /// How many numbers it has had that were no good.
+    renumbered: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outbox {
     next: ClientSeq,
-    /// Rising numbers. Those under way come first, unless `blocked`.
+    /// The highest number that the server is known to have.
+    highest: ClientSeq,
+    /// In the order in which they are to be stored. Those under way come first, unless `blocked`.
     sends: VecDeque<Outgoing>,
     under_way: usize,
     /// One was told "later": nothing goes out before this time, and before all under way are decided.
@@ -75,6 +83,23 @@ pub(super) struct Outbox {
     refusals: u32,
     stales: u32,
     in_ready: bool,
+}
+
+impl Default for Outbox {
+    fn default() -> Self {
+        Self {
+            next: ClientSeq(0),
+            highest: ClientSeq(0),
+            sends: VecDeque::new(),
+            under_way: 0,
+            blocked: None,
+            wake_set: false,
+            careful: true,
+            refusals: 0,
+            stales: 0,
+            in_ready: false,
+        }
+    }
 }
 
 impl Outbox {
@@ -88,6 +113,7 @@ impl Outbox {
                 change,
                 under_way: false,
                 internal: 0,
+                renumbered: 0,
             })
             .collect();
         let in_ready = !sends.is_empty();
@@ -95,7 +121,7 @@ impl Outbox {
     }
 
     fn position(&self, client_seq: ClientSeq) -> Option<usize> {
-        self.sends.binary_search_by_key(&client_seq, |s| s.client_seq).ok()
+        self.sends.iter().position(|send| send.client_seq == client_seq)
     }
 
     fn number(&mut self) -> ClientSeq {
@@ -131,7 +157,8 @@ impl Machine {
         }));
         self.outputs.push_back(Output::Queued { ticket });
         let ticket = Some(ticket);
-        o.sends.push_back(Outgoing { client_seq, ticket, target, change, under_way: false, internal: 0 });
+        let (under_way, internal, renumbered) = (false, 0, 0);
+        o.sends.push_back(Outgoing { client_seq, ticket, target, change, under_way, internal, renumbered });
         self.unsettled += 1;
         self.make_ready(id);
     }
@@ -151,11 +178,11 @@ impl Machine {
             let Some(id) = self.ready.pop_front() else { return };
             let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
             o.in_ready = false;
-            let window = if o.careful { 1 } else { WINDOW };
+            let Some(send) = o.sends.get_mut(o.under_way) else { continue };
+            let window = if o.careful || send.client_seq <= o.highest { 1 } else { WINDOW };
             if o.blocked.is_some() || o.under_way >= window {
                 continue;
             }
-            let Some(send) = o.sends.get_mut(o.under_way) else { continue };
             assert!(!send.under_way, "sends under way come first");
             send.under_way = true;
             o.under_way += 1;
@@ -175,6 +202,7 @@ impl Machine {
         self.sends_in_flight -= 1;
         let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
         o.careful = false;
+        o.highest = o.highest.max(client_seq);
         o.refusals = 0;
         o.stales = 0;
         if let Some(change) = self.settle(id, client_seq, Ok(ok))
@@ -205,7 +233,7 @@ impl Machine {
         match error.code.retry() {
             _ if hopeless => drop(self.settle(id, client_seq, Err(error))),
             Retry::Never if matches!(error.code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed) => {
-                self.renumber(id, client_seq, error.client_seq);
+                self.renumber(now, id, client_seq, error);
             }
             Retry::Never => drop(self.settle(id, client_seq, Err(error))),
             Retry::Later => self.hold_back(now, id, client_seq, error.retry_after_ms),
@@ -234,23 +262,36 @@ impl Machine {
         Some(send.change)
     }
 
-    /// `highest`: of this device's numbers, as the server knows them; 0: not said.
-    fn renumber(&mut self, id: ConversationId, old: ClientSeq, highest: ClientSeq) {
+    /// The number is no good: the send goes again under another, in its place.
+    fn renumber(&mut self, now: Duration, id: ConversationId, old: ClientSeq, error: WireError) {
         let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
-        let Some(mut send) = o.position(old).and_then(|at| o.sends.remove(at)) else { return };
+        let Some(at) = o.position(old) else { return };
+        let Some(send) = o.sends.get_mut(at) else { return };
+        send.renumbered += 1;
+        let renumbered = send.renumbered;
+        if renumbered > NUMBERS_MAX {
+            drop(self.settle(id, old, Err(error)));
+            return;
+        }
+        let Some(mut send) = o.sends.remove(at) else { return };
         o.under_way -= usize::from(send.under_way);
-        if (1..NUMBER_MAX).contains(&highest.get()) {
-            o.next = o.next.max(ClientSeq(highest.get() + 1));
+        send.under_way = false;
+        // 0: not said.
+        if (1..NUMBER_MAX).contains(&error.client_seq.get()) {
+            o.highest = o.highest.max(error.client_seq);
+            o.next = o.next.max(ClientSeq(o.highest.get() + 1));
         } else {
             // Again and again: the server knows numbers that this device has forgotten. Leap.
             o.next = ClientSeq(o.next.get() + (1 << o.stales.min(32)) - 1);
             o.stales += 1;
         }
-        send.client_seq = o.number();
-        send.under_way = false;
-        let record = Record::Renumbered { conversation: id, old, new: send.client_seq };
-        o.sends.push_back(send);
-        self.outputs.push_back(Output::Persist(record));
+        let new = o.number();
+        send.client_seq = new;
+        o.sends.insert(o.under_way, send);
+        self.outputs.push_back(Output::Persist(Record::Renumbered { conversation: id, old, new }));
+        if renumbered > 1 {
+            self.hold_back(now, id, new, error.retry_after_ms);
+        }
     }
 
     fn hold_back(&mut self, now: Duration, id: ConversationId, client_seq: ClientSeq, retry_after_ms: u32) {
@@ -259,8 +300,8 @@ impl Machine {
         o.refusals += u32::from(o.blocked.is_none());
         let tries = o.refusals;
         if let Some(send) = o.position(client_seq).and_then(|at| o.sends.get_mut(at)) {
+            o.under_way -= usize::from(send.under_way);
             send.under_way = false;
-            o.under_way -= 1;
         }
         let at = now + self.delay(tries, retry_after_ms);
         let o = &mut conversation(&mut self.conversations, self.base, id).outbox;

@@ -5,3 +5,4 @@ mod epoch;
 mod model;
 mod network;
 mod random;
+mod sends;

@@ -10,7 +10,7 @@ use tern_protocol::event::{
 use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
 use tern_protocol::limits::{FRAME_BEFORE_LOGIN_BYTES_MAX, SYNC_KNOWN_BEFORE_LOGIN_MAX, SYNC_KNOWN_MAX};
 use tern_protocol::model::{Kind, Role, Target, WallMillis};
-use tern_protocol::request::{HistoryFrom, Known, Mark, Request, RequestBody};
+use tern_protocol::request::{HistoryFrom, Known, Mark, Request, RequestBody, Send};
 
 use super::super::{ConversationProgress, Machine, Output, Progress, Settings, Ticket};
 use super::model::{Server, World, device, entry, error, group, login_ok, me, message};
@@ -172,14 +172,28 @@ impl Rig {
     }
 
     /// The sends since: request, client_seq.
-    fn sends(&mut self) -> Vec<(RequestId, u64)> {
+    /// One message is stored, so that the window of its conversation is open.
+    pub(super) fn sending() -> Self {
+        let mut rig = Self::online(Self::usual(), State::default());
+        rig.send(1);
+        let id = rig.sends()[0].0;
+        rig.receive(id, stored(1));
+        rig.other.clear();
+        rig
+    }
+
+    pub(super) fn whole_sends(&mut self) -> Vec<(RequestId, Send)> {
         let sends = self.sent.iter().filter_map(|r| match &r.body {
-            RequestBody::Send(s) => Some((r.id, s.client_seq.get())),
+            RequestBody::Send(send) => Some((r.id, send.clone())),
             _ => None,
         });
         let sends = sends.collect();
         self.sent.retain(|r| !matches!(r.body, RequestBody::Send(_)));
         sends
+    }
+
+    pub(super) fn sends(&mut self) -> Vec<(RequestId, u64)> {
+        self.whole_sends().into_iter().map(|(id, send)| (id, send.client_seq.get())).collect()
     }
 
     pub(super) fn numbers(&mut self) -> Vec<u64> {
@@ -203,7 +217,7 @@ impl Rig {
     }
 }
 
-fn stored(n: u64) -> ServerBody {
+pub(super) fn stored(n: u64) -> ServerBody {
     ServerBody::SendOk(SendOk { conversation: group(1), seq: Seq(n), time: WallMillis(n), duplicate: false })
 }
 
@@ -570,184 +584,6 @@ fn a_list_that_does_not_fit_before_login_waits_for_it() {
             assert_eq!((next.known.len(), next.after), (10_000, syncs[0].1.until));
         }
     }
-}
-
-#[test]
-fn sends_are_pipelined_within_bounds_and_repeated_under_their_numbers() {
-    let mut rig = Rig::online(Rig::usual(), State::default());
-    (1..=100).for_each(|n| rig.send(n));
-    let first = rig.sends();
-    assert_eq!(first.iter().map(|s| s.1).collect::<Vec<_>>(), (1..=32).collect::<Vec<_>>());
-    rig.receive(first[0].0, stored(1));
-    assert_eq!(rig.numbers(), [33]);
-    rig.machine.disconnected(rig.now, Lost::Broken("cut".into()));
-    rig.advance(seconds(1));
-    rig.connect();
-    assert_eq!(rig.numbers(), (2..=33).collect::<Vec<_>>());
-
-    // Other conversations get their turn, up to the connection's bound.
-    for c in 2..20 {
-        for n in 0..9 {
-            let ticket = Ticket(u64::from(c) * 1000 + n);
-            rig.machine.send(rig.now, ticket, Target::Conversation(group(c)), message("x"));
-        }
-    }
-    rig.drain();
-    assert_eq!(rig.numbers().len(), 64 - 8 - 32);
-}
-
-#[test]
-fn later_holds_back_all_that_is_younger() {
-    let mut rig = Rig::online(Rig::usual(), State::default());
-    (1..=3).for_each(|n| rig.send(n));
-    let sends = rig.sends();
-    rig.receive(sends[0].0, error(ErrorCode::Overloaded, 2000));
-    rig.send(4);
-    rig.receive(sends[1].0, error(ErrorCode::Overloaded, 0));
-    rig.advance(seconds(5));
-    assert_eq!(rig.numbers(), [0; 0], "the third is not decided yet");
-    rig.receive(sends[2].0, error(ErrorCode::OutcomeUnknown, 0));
-    rig.advance(seconds(1));
-    let alone = rig.sends();
-    assert_eq!(alone.iter().map(|s| s.1).collect::<Vec<_>>(), [1]);
-    rig.receive(alone[0].0, stored(1));
-    assert_eq!(rig.numbers(), [2, 3, 4]);
-}
-
-#[test]
-fn sends_that_are_refused_together_wait_once() {
-    let mut rig = Rig::online(Rig::usual(), State::default());
-    (1..=20).for_each(|n| rig.send(n));
-    for (id, _) in rig.sends() {
-        rig.receive(id, error(ErrorCode::Overloaded, 500));
-    }
-    rig.advance(seconds(1));
-    assert_eq!(rig.numbers(), [1], "not the wait of twenty failures in a row");
-}
-
-#[test]
-fn stale_gets_a_new_number_in_one_record() {
-    let mut rig = Rig::online(Rig::usual(), State::default());
-    (1..=2).for_each(|n| rig.send(n));
-    let sends = rig.sends();
-    rig.receive(sends[0].0, error(ErrorCode::Unavailable, 0));
-    rig.receive(sends[1].0, stored(1));
-    rig.other.clear();
-    rig.advance(seconds(1));
-    let again = rig.sends();
-    assert_eq!(again[0].1, 1);
-    rig.receive(again[0].0, error(ErrorCode::ClientSeqStale, 0));
-    let renumbered = Record::Renumbered { conversation: group(1), old: ClientSeq(1), new: ClientSeq(3) };
-    assert_eq!(rig.other, [Output::Persist(renumbered)]);
-    let (id, number) = rig.sends()[0];
-    assert_eq!(number, 3);
-    rig.other.clear();
-    rig.receive(id, stored(2));
-    assert!(rig.other.iter().any(|o| matches!(o, Output::Sent { ticket: Ticket(1), result: Ok(_) })));
-    assert!(rig.machine.is_settled());
-}
-
-/// A device that numbers as it did before goes on above what the server names, in its order, each message once.
-#[test]
-fn used_numbers_are_left_behind_at_once() {
-    let used = |highest| {
-        let ServerBody::Error(error) = error(ErrorCode::ClientSeqUsed, 0) else { unreachable!() };
-        ServerBody::Error(WireError { client_seq: ClientSeq(highest), ..error })
-    };
-    for (highest, expected) in
-        [(500, [501, 502, 503]), (2, [4, 5, 6]), (0, [4, 6, 10]), (u64::MAX, [4, 6, 10])]
-    {
-        let mut rig = Rig::online(Rig::usual(), State::default());
-        (1..=3).for_each(|n| rig.send(n));
-        let mut disk = State::default();
-        rig.take_all(&mut disk);
-        rig.other.clear();
-        rig.sends().into_iter().for_each(|(id, _)| rig.receive(id, used(highest)));
-        rig.take_all(&mut disk);
-        let texts: Vec<_> =
-            disk.conversations[&group(1)].unacked.values().map(|(_, change)| change).collect();
-        assert_eq!(texts, [&message("1"), &message("2"), &message("3")], "{highest}");
-        let sends = rig.sends();
-        assert_eq!(sends.iter().map(|(_, number)| *number).collect::<Vec<_>>(), expected, "{highest}");
-        sends.into_iter().zip(7..).for_each(|((id, _), seq)| rig.receive(id, stored(seq)));
-        assert!(rig.machine.is_settled());
-    }
-}
-
-#[test]
-fn a_refusal_for_good_ends_a_send() {
-    let by_number = [ErrorCode::ClientSeqStale, ErrorCode::ClientSeqUsed];
-    for code in ErrorCode::ALL.iter().filter(|c| !c.closes()) {
-        let mut rig = Rig::online(Rig::usual(), State::default());
-        rig.send(1);
-        let id = rig.sends()[0].0;
-        rig.other.clear();
-        rig.receive(id, error(*code, 0));
-        let told = rig.other.iter().any(|o| matches!(o, Output::Sent { result: Err(_), .. }));
-        let for_good = code.retry() == tern_protocol::error::Retry::Never && !by_number.contains(code);
-        assert_eq!(told, for_good, "{code}");
-        rig.advance(seconds(40));
-        let expected: &[u64] = match code {
-            _ if for_good => &[],
-            code if by_number.contains(code) => &[2],
-            _ => &[1],
-        };
-        assert_eq!(rig.numbers(), expected, "{code}");
-    }
-}
-
-#[test]
-fn internal_ends_a_send_after_some_tries_and_what_is_behind_it_goes_on() {
-    // Answers to the first send, until it is decided; how often it went out, whether it was given up.
-    #[track_caller]
-    fn check(answers: &[ServerBody], tries: usize, given_up: bool) {
-        let mut rig = Rig::online(Rig::usual(), State::default());
-        (1..=2).for_each(|n| rig.send(n));
-        let mut disk = State::default();
-        let mut first = 0;
-        let mut result = None;
-        for _ in 0..40 {
-            let mut sends = rig.sends();
-            while !sends.is_empty() {
-                for (id, number) in std::mem::take(&mut sends) {
-                    let answer = match number {
-                        1 => answers.get(first).cloned().unwrap_or(stored(7)),
-                        // Refused as long as the first is not decided: nothing gets stale here.
-                        _ if result.is_none() => error(ErrorCode::Overloaded, 0),
-                        _ => stored(8),
-                    };
-                    first += usize::from(number == 1);
-                    rig.receive(id, answer);
-                    for output in std::mem::take(&mut rig.other) {
-                        match output {
-                            Output::Sent { ticket: Ticket(1), result: r } => result = Some(r),
-                            Output::Persist(record) => disk.apply(&record),
-                            _ => {}
-                        }
-                    }
-                }
-                sends = rig.sends();
-            }
-            rig.advance(seconds(31));
-            rig.machine.received_heartbeat(rig.now);
-        }
-        assert_eq!(first, tries);
-        let result = result.expect("decided");
-        assert_eq!(result.is_err(), given_up);
-        if let Err(error) = result {
-            assert_eq!(error.code, ErrorCode::Internal);
-        }
-        assert!(rig.machine.is_settled(), "what is behind it goes on");
-        assert!(disk.conversations[&group(1)].unacked.is_empty(), "nothing is left in the outbox");
-    }
-    let internal = || error(ErrorCode::Internal, 0);
-    check(&vec![internal(); 7], 8, false);
-    check(&vec![internal(); 8], 8, true);
-    check(&vec![internal(); 50], 8, true);
-    check(&vec![ServerBody::Unknown; 50], 8, true);
-    check(&vec![error(ErrorCode::OutcomeUnknown, 0); 20], 21, false);
-    let mixed = [vec![internal(); 7], vec![error(ErrorCode::Overloaded, 0); 9], vec![internal()]].concat();
-    check(&mixed, 17, true);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use tern_protocol::event::{ServerBody, SyncPage};
 use tern_protocol::ids::{ClientSeq, RequestId, Seq, StoreEpoch};
-use tern_protocol::request::RequestBody;
+use tern_protocol::request::{Mark, RequestBody};
 
 use super::super::{ConversationProgress, Output, Progress, Settings, Ticket};
 use super::cases::{Rig, line, seconds, with_cursor};
@@ -225,4 +225,19 @@ fn what_was_kept_is_forgotten_first() {
         Record::Entry { conversation: group(1), entry: entry(1, "new") },
     ];
     assert_eq!(kept, expected);
+}
+
+/// What is on the screen is of the old history until the app has heard of the reset.
+#[test]
+fn what_the_app_marks_before_it_has_dropped_the_old_history_is_done_with() {
+    let mut rig = Rig::new(Rig::usual(), at_epoch(50, 1));
+    rig.other.clear();
+    rig.log_in(Some(epoch(2)));
+    rig.sent.clear();
+    let mark = Mark { conversation: group(1), delivered: Seq(50), read: Seq(50) };
+    rig.machine.query(rig.now, Ticket(9), RequestBody::Mark(vec![mark]));
+    rig.drain();
+    assert!(!rig.sent.iter().any(|request| matches!(request.body, RequestBody::Mark(_))), "{:?}", rig.sent);
+    let done = Output::Answer { ticket: Ticket(9), result: Ok(ServerBody::MarkOk) };
+    assert!(rig.other.contains(&done));
 }
