@@ -1,13 +1,13 @@
 //! Who is called what: the server knows users by ids only, people by names.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use tern_client::UserId;
 
 use crate::chat::text;
+use crate::file;
 
 /// Names kept; beyond, a new one is not remembered.
 const NAMES_MAX: usize = 10_000;
@@ -26,15 +26,8 @@ impl Book {
     /// # Errors
     /// When it is there and cannot be read.
     pub(crate) fn load(path: &Path) -> io::Result<Self> {
-        match fs::metadata(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
-            Ok(meta) if meta.len() > FILE_BYTES_MAX => {
-                return Err(io::Error::other("it is too large to be one"));
-            }
-            other => other?,
-        };
         let mut book = Self::default();
-        for line in fs::read_to_string(path)?.lines() {
+        for line in file::read(path, FILE_BYTES_MAX)?.unwrap_or_default().lines() {
             if let Some((id, name)) = line.split_once(' ')
                 && let Ok(user) = id.parse()
             {
@@ -54,19 +47,8 @@ impl Book {
         for (user, name) in Self::load(path)?.0 {
             book.learn(user, &name);
         }
-        let mut new = PathBuf::from(path).into_os_string();
-        // Several commands may be at it.
-        new.push(format!(".new-{}", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&new)?;
-        for (user, name) in &book.0 {
-            writeln!(file, "{user} {name}")?;
-        }
-        file.sync_all()?;
-        fs::rename(&new, path)
+        let lines: String = book.0.iter().map(|(user, name)| format!("{user} {name}\n")).collect();
+        file::replace(path, &lines)
     }
 
     /// Gives a user a name. True when that changed something.
@@ -103,6 +85,8 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

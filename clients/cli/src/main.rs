@@ -7,12 +7,14 @@
 //! - [`chat`]: conversations in the whole terminal.
 //! - [`tail`]: what happens, as it happens.
 //! - [`output`]: lines and JSON.
+//! - [`file`]: small files, replaced as a whole.
 //! - [`fail`]: one clear line and an exit code.
 
 mod args;
 mod book;
 mod chat;
 mod fail;
+mod file;
 mod oneshot;
 mod output;
 mod session;

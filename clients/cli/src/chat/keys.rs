@@ -11,6 +11,7 @@ use tern_client::{Change, ConversationId, Kind};
 use super::help;
 use super::input::{Input, Step};
 use super::layout::{self, LIST_ITEM_ROWS};
+use super::lost;
 use super::messages;
 use super::model::{Body, Dialog, Fate, Info, Model, NewChat, Pane, Prompt, Search};
 use super::text;
@@ -285,6 +286,14 @@ fn on_dialog_key(model: &mut Model, key: KeyEvent, effects: &mut Vec<Effect>) {
             }
         },
         Some(Dialog::Info(_)) => on_info_key(model, key, effects),
+        Some(Dialog::Lost(id)) => {
+            let id = *id;
+            match key.code {
+                KeyCode::Enter => lost::send_again(model, id, effects),
+                KeyCode::Esc => lost::dismiss(model, id, effects),
+                _ => {}
+            }
+        }
         None => {}
     }
 }

@@ -10,6 +10,7 @@
 //! - [`model`]: what is known; plain data.
 //! - [`update`], [`keys`]: what an event changes, and what is to be done about it; no I/O.
 //! - [`view`], [`messages`], [`status`], [`help`], [`layout`]: the model as a screen.
+//! - [`mod@lost`]: what a server that was set back has lost, and the offer to send it again.
 //! - [`text`], [`input`]: what strangers write is made harmless, and everything is counted in columns.
 //! - [`mod@run`], [`terminal`]: carries effects out; the terminal is left as it was found.
 
@@ -17,6 +18,7 @@ mod help;
 mod input;
 mod keys;
 mod layout;
+mod lost;
 mod messages;
 mod model;
 mod run;

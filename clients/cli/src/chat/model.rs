@@ -10,6 +10,7 @@ use tern_client::{
 use tern_protocol::limits::{PAYLOAD_BYTES_MAX, TITLE_BYTES_MAX};
 
 use super::input::Input;
+use super::lost::Lost;
 use super::text;
 use crate::book::Book;
 use crate::output;
@@ -54,6 +55,8 @@ pub(super) struct Model {
     /// Milliseconds since 1970, for messages that have no time from the server yet.
     pub(super) wall_ms: u64,
     pub(super) zone: TimeZone,
+    /// With whom direct chats were, before the server was set back.
+    pub(super) peers: BTreeMap<ConversationId, UserId>,
     /// The list was asked for.
     pub(super) listed: bool,
     /// Quit was asked for, although messages would be lost.
@@ -86,6 +89,8 @@ pub(super) enum Dialog {
     },
     New(NewChat),
     Info(Info),
+    /// What the server has lost of this conversation.
+    Lost(ConversationId),
 }
 
 /// Whom to write to.
@@ -148,6 +153,8 @@ pub(super) struct Conversation {
     pub(super) time_ms: u64,
     entries: BTreeMap<Seq, Item>,
     pub(super) pending: Vec<Pending>,
+    /// Own messages that the server has no more, for which the user has not been asked.
+    pub(super) lost: Vec<Lost>,
     /// A page of older entries is on its way.
     pub(super) loading: bool,
     /// The newest page has been asked for.
@@ -219,6 +226,7 @@ impl Model {
             now: Duration::ZERO,
             wall_ms: 0,
             zone,
+            peers: BTreeMap::new(),
             listed: false,
             warned: false,
             next_local: 0,
@@ -253,6 +261,13 @@ impl Model {
     /// Who somebody is, for the reader.
     pub(super) fn name(&self, user: UserId) -> String {
         if self.me == Some(user) { "you".into() } else { self.book.name(user) }
+    }
+
+    /// With whom a direct chat is, as far as this device can tell without the server.
+    pub(super) fn peer(&self, id: ConversationId) -> Option<UserId> {
+        let me = self.me?;
+        let named = || self.book.users().find(|user| ConversationId::direct(me, *user) == id);
+        self.peers.get(&id).copied().or_else(named)
     }
 
     /// What a conversation is called.
@@ -307,6 +322,7 @@ impl Conversation {
             time_ms: 0,
             entries: BTreeMap::new(),
             pending: Vec::new(),
+            lost: Vec::new(),
             loading: false,
             loaded: false,
             divider: None,
@@ -358,7 +374,7 @@ impl Conversation {
         self.entries.clear();
         (self.head, self.read, self.unread, self.counted) = (Seq(0), Seq(0), 0, Seq(0));
         (self.delivered_by_all, self.read_by_all, self.floor) = (Seq(0), Seq(0), Seq(1));
-        (self.scroll, self.divider, self.loaded) = (0, None, false);
+        (self.scroll, self.divider, self.loaded, self.time_ms) = (0, None, false, 0);
     }
 
     /// Forgets what is below the floor.

@@ -1,7 +1,7 @@
 //! Events in, effects out: the only part that waits for anything.
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::lost::Asked;
 use super::model::{ENTRIES_KEPT, Fate, Model, PENDING_MAX, Pending, shortened, title};
 use super::terminal::Screen;
 use super::update::{Effect, Event, update};
@@ -65,10 +66,10 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     let mut model = Model::new(client.device(), book, TimeZone::system());
     restore(&mut model, &state);
     remember(&mut model, &history).map_err(tern_client::StartError::from)?;
-    drop(history);
+    let asked = Asked::load(beside(&path, ".asked"), history);
 
     let screen = Screen::take().map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))?;
-    let (application, sender) = Application::new(client.clone(), names);
+    let (application, sender) = Application::new(client.clone(), names, asked);
     let result = application.run(model, events, screen).await;
     // What was typed last is stored before the client closes.
     let _ = timeout(CLOSE_TIMEOUT, sender).await;
@@ -79,12 +80,11 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
 /// What this device knows without the server: which conversations there are, and what it has still to send.
 fn restore(model: &mut Model, state: &tern_client::storage::State) {
     model.me = state.user;
-    let Some(me) = state.user else { return };
     for (&id, stored) in &state.conversations {
         if stored.cursor.get() == 0 && stored.unacked.is_empty() {
             continue;
         }
-        let mut peer = model.book.users().find(|user| ConversationId::direct(me, *user) == id);
+        let mut peer = model.peer(id);
         let mut pending = Vec::new();
         for (&client_seq, (target, change)) in &stored.unacked {
             if let Target::User(user) = target {
@@ -126,6 +126,13 @@ fn remember(model: &mut Model, history: &LocalHistory) -> Result<(), StorageErro
     Ok(())
 }
 
+/// A file of the application's own beside the state.
+fn beside(state: &Path, suffix: &str) -> PathBuf {
+    let mut path = state.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
 fn wall_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
@@ -138,19 +145,20 @@ struct Application {
     sends: mpsc::Sender<(u64, Target, String)>,
     questions: JoinSet<()>,
     names: Arc<PathBuf>,
+    asked: Asked,
     /// All of the screen is to be drawn anew.
     repaint: bool,
 }
 
 impl Application {
     /// And the task that ends when it has stored what was typed before the application was dropped.
-    fn new(client: Client, names: PathBuf) -> (Self, JoinHandle<()>) {
+    fn new(client: Client, names: PathBuf, asked: Asked) -> (Self, JoinHandle<()>) {
         let answers = mpsc::channel(CHANNEL);
         let (sends, to_send) = mpsc::channel(PENDING_MAX);
         let sender = tokio::spawn(send_in_order(client.clone(), to_send, answers.0.clone()));
         let (started, names) = (Instant::now(), Arc::new(names));
         let application =
-            Self { client, started, answers, sends, questions: JoinSet::new(), names, repaint: false };
+            Self { client, started, answers, sends, questions: JoinSet::new(), names, asked, repaint: false };
         (application, sender)
     }
 
@@ -209,6 +217,17 @@ impl Application {
                 Effect::SaveBook => self.save(model.book.clone()),
                 // There is room for as many as the model lets wait.
                 Effect::Send { local, target, text } => drop(self.sends.try_send((local, target, text))),
+                Effect::FindLost => {
+                    let found = self.asked.open_ones();
+                    quit |=
+                        self.step(model, found.map_or_else(|e| Event::Failed(e.to_string()), Event::Lost));
+                }
+                Effect::Asked(keys) => {
+                    if let Err(error) = self.asked.add(keys) {
+                        let why = format!("that you were asked cannot be kept: {error}");
+                        let _ = self.answers.0.try_send(Event::Failed(why));
+                    }
+                }
                 question => self.ask(question),
             }
         }
@@ -269,7 +288,12 @@ async fn answer(client: &Client, question: Effect) -> Option<Event> {
         Effect::Change { conversation, change } => {
             Event::Changed(client.change(conversation, change).await.map(|_: SendOk| ()).map_err(said))
         }
-        Effect::Quit | Effect::Repaint | Effect::SaveBook | Effect::Send { .. } => return None,
+        Effect::Quit
+        | Effect::Repaint
+        | Effect::SaveBook
+        | Effect::Send { .. }
+        | Effect::FindLost
+        | Effect::Asked(_) => return None,
     })
 }
 

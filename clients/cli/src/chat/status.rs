@@ -144,6 +144,7 @@ fn keys(model: &Model) -> &'static [(&'static str, &'static str)] {
         (Some(Dialog::New(_)), ..) => &[("Enter", "start"), ("Esc", "cancel"), ("Tab", "next field")],
         (Some(Dialog::Info(Info { prompt: Some(_), .. })), ..) => &[("Enter", "done"), ("Esc", "cancel")],
         (Some(Dialog::Info(_)), ..) => &[("Esc", "close"), ("↑↓", "choose")],
+        (Some(Dialog::Lost(_)), ..) => &[("Enter", "send again"), ("Esc", "leave it")],
         (None, Some(_), _) => &[("Enter", "older"), ("↓", "newer"), ("Esc", "close")],
         (None, None, Pane::List) => {
             &[("Enter", "open"), ("Ctrl-N", "new"), ("F1", "help"), ("Ctrl-Q", "quit"), ("↑↓", "choose")]

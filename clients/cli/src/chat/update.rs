@@ -11,6 +11,7 @@ use tern_client::{
 
 use super::keys;
 use super::layout;
+use super::lost::{self, Key, Lost as LostMessage};
 use super::messages;
 use super::model::{Conversation, Dialog, Fate, Link, Model, PENDING_MAX, Pending};
 use super::text;
@@ -43,6 +44,8 @@ pub(super) enum Event {
     Sent(u64, Result<SendOk, String>),
     Created(Result<ConversationId, String>),
     Changed(Result<(), String>),
+    /// Own messages that the server has lost, and for which the user has not been asked.
+    Lost(Vec<LostMessage>),
     /// Something on this device went wrong.
     Failed(String),
 }
@@ -84,6 +87,10 @@ pub(super) enum Effect {
         change: Change,
     },
     SaveBook,
+    /// Which own messages has the server lost?
+    FindLost,
+    /// The user was asked for these: never again.
+    Asked(Vec<Key>),
 }
 
 /// Takes an event into account.
@@ -132,6 +139,7 @@ pub(super) fn update(model: &mut Model, event: Event) -> Vec<Effect> {
                 pending.fate = Fate::Queued;
             }
         }
+        Event::Lost(found) => lost::on_found(model, found),
         Event::Sent(local, result) => on_sent(model, local, result),
         Event::Created(Ok(id)) => {
             model.notice = None;
@@ -181,25 +189,40 @@ pub(super) fn open(model: &mut Model, id: ConversationId, effects: &mut Vec<Effe
     }
     model.chosen = Some(id);
     model.pane = super::model::Pane::Chat;
+    lost::offer(model);
 }
 
 /// Queues what is in the edit line.
 pub(super) fn send(model: &mut Model, effects: &mut Vec<Effect>) {
-    let pending = model.pending().filter(|p| !matches!(p.fate, Fate::Refused(_))).count();
-    let (local, wall_ms) = (model.next_local(), model.wall_ms);
-    let Some((id, c)) = model.opened_mut() else { return };
+    let Some((id, c)) = model.opened() else { return };
     if c.input.text().trim().is_empty() {
         return;
     }
-    if !c.is_member {
-        model.notice = Some("you are no longer a member of this group".into());
-        return;
+    model.notice = refusal(model, id);
+    if model.notice.is_none()
+        && let Some((_, c)) = model.opened_mut()
+    {
+        let text = c.input.take();
+        queue(model, id, text, effects);
     }
-    if pending >= PENDING_MAX {
-        model.notice = Some(format!("{PENDING_MAX} messages wait for the server: wait for them to be sent"));
-        return;
+}
+
+/// Why no further message can wait for the server.
+pub(super) fn refusal(model: &Model, id: ConversationId) -> Option<String> {
+    let waiting = model.pending().filter(|p| !matches!(p.fate, Fate::Refused(_))).count();
+    if model.conversations.get(&id).is_none_or(|c| !c.is_member) {
+        Some("you are no longer a member of this group".into())
+    } else if waiting >= PENDING_MAX {
+        Some(format!("{PENDING_MAX} messages wait for the server: wait for them to be sent"))
+    } else {
+        None
     }
-    let text = c.input.take();
+}
+
+/// Lets a message wait for the server.
+pub(super) fn queue(model: &mut Model, id: ConversationId, text: String, effects: &mut Vec<Effect>) {
+    let (local, wall_ms) = (model.next_local(), model.wall_ms);
+    let Some(c) = model.conversations.get_mut(&id) else { return };
     let target = match (c.kind, c.peer) {
         (Kind::Direct, Some(peer)) => Target::User(peer),
         _ => Target::Conversation(id),
@@ -247,6 +270,8 @@ fn on_client(model: &mut Model, event: ClientEvent, effects: &mut Vec<Effect>) {
         }
         ClientEvent::HistoryReset { .. } => {
             let shown = [model.open, model.chosen];
+            let peers = model.conversations.iter().filter_map(|(id, c)| Some((*id, c.peer?)));
+            model.peers = peers.collect();
             model.conversations.retain(|id, c| shown.contains(&Some(*id)) || !c.pending.is_empty());
             // The list is asked for when the connection stands.
             model.listed = false;
@@ -272,7 +297,7 @@ fn on_client(model: &mut Model, event: ClientEvent, effects: &mut Vec<Effect>) {
                 on_sent(model, local, result.map_err(|e| format!("{} ({})", e.code, e.text)));
             }
         }
-        ClientEvent::CaughtUp => {}
+        ClientEvent::CaughtUp => effects.push(Effect::FindLost),
     }
 }
 

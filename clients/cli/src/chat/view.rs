@@ -11,6 +11,7 @@ use tern_client::{Kind, Seq};
 use super::help;
 use super::input::Input;
 use super::layout::{self, Areas, LIST_ITEM_ROWS, PROMPT_COLUMNS};
+use super::lost;
 use super::messages::{self, CLOCK, REFUSED, SENT, clock, date, dim};
 use super::model::{Body, Conversation, Dialog, Fate, Info, Link, Model, NewChat, Pane, Prompt};
 use super::status;
@@ -44,6 +45,10 @@ pub(super) fn view(model: &Model, frame: &mut Frame<'_>) {
         }
         Some(Dialog::New(new)) => dialog_new(new, frame),
         Some(Dialog::Info(info)) => dialog_info(model, info, frame),
+        Some(Dialog::Lost(id)) => {
+            lost::view(model, *id, frame);
+            None
+        }
     };
     isolate(frame.buffer_mut(), areas.rule);
     if let Some(at) = cursor {
@@ -163,6 +168,9 @@ fn list_item(model: &Model, c: &Conversation, title: &str, is_open: bool, area: 
 /// What was said last.
 fn preview(model: &Model, c: &Conversation) -> (Option<Span<'static>>, String) {
     let one_line = |text: &str| text.replace('\n', " ");
+    if !c.lost.is_empty() {
+        return (Some(Span::styled(REFUSED, Style::new().fg(Color::Red))), lost::count(c.lost.len()));
+    }
     if let Some(pending) = c.pending.last() {
         let mark = match &pending.fate {
             Fate::Held | Fate::Queued => CLOCK,

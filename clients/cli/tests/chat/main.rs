@@ -10,6 +10,8 @@ use serde_json::Value;
 use terminal::{Terminal, key};
 use tern_server::cli::Dev;
 use tern_server::dev::{self, Running};
+use tern_server::interrupt::Interrupt;
+use tern_server::offline;
 use vt100::Color;
 
 /// A server that can be stopped and started again at the same address, on the same data.
@@ -56,6 +58,14 @@ impl House {
     fn stop(&mut self) {
         let running = self.running.take().expect("it runs");
         self.runtime.block_on(running.server.stop());
+    }
+
+    /// Stops, does something with the data, and starts again.
+    fn meanwhile(&mut self, act: impl FnOnce(&Path, &Path, &Interrupt)) {
+        self.stop();
+        let interrupt = Interrupt::listen().unwrap();
+        act(&self.data(), &self.directory.path().join("backup"), &interrupt);
+        self.start();
     }
 
     fn terminal(&self, user: &str, size: (u16, u16)) -> Terminal {
@@ -247,5 +257,51 @@ fn a_group_and_a_long_conversation() {
     bob.keys(key::UP);
     bob.resize(120, 40);
     bob.sees("message number 20");
+    house.stop();
+}
+
+#[test]
+fn what_a_restored_server_has_lost_is_sent_again() {
+    let mut house = House::new();
+    let alice = house.terminal("alice", (80, 24));
+    alice.sees("online");
+    write_to(&alice, "bob");
+    say(&alice, "early");
+    alice.sees_line("early", "✓");
+    house.meanwhile(|data, file, interrupt| {
+        offline::backup(data, file, false, interrupt, &mut |_| {}).unwrap();
+    });
+    say(&alice, "late");
+    let mut bob = house.terminal("bob", (80, 24));
+    bob.sees_line("late", " 2");
+    bob.keys(key::CLICK_FIRST_ROW);
+    bob.sees("> write a message");
+    say(&bob, "seen");
+    alice.sees_line("seen", ":");
+    bob.keys(key::CTRL_Q);
+    assert!(bob.ended().success());
+    house.meanwhile(|data, file, interrupt| {
+        std::fs::rename(data.join("store"), data.join("broken")).unwrap();
+        offline::restore(file, data, interrupt, &mut |_| {}).unwrap();
+    });
+    let shown = alice.sees("lacks what you wrote here");
+    assert!(shown.contains("bob: 1 message lost") && shown.contains("late"), "{shown}");
+    alice.keys(key::ENTER);
+    alice.sees_line("late", "✓");
+    let mut alice = alice;
+    alice.keys(key::CTRL_Q);
+    assert!(alice.ended().success());
+    // Asked once.
+    let asked = std::fs::read_to_string(house.home("alice").join("state-chat.asked")).unwrap();
+    assert_eq!(asked.lines().count(), 1, "{asked}");
+    let alice = house.terminal("alice", (80, 24));
+    alice.sees("online");
+    let bob = house.terminal("bob", (80, 24));
+    bob.keys(key::CLICK_FIRST_ROW);
+    bob.sees("1 message lost");
+    escape(&bob, "lacks what");
+    say(&bob, "all there");
+    let shown = alice.sees_line("all there", "");
+    assert!(!shown.contains("lost"), "{shown}");
     house.stop();
 }

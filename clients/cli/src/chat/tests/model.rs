@@ -4,6 +4,7 @@ use ratatui::crossterm::event::MouseButton;
 use tern_client::{ErrorCode, ReceiptCount, ReceiptsMoved, SendOk, Target, UserReceipt, WireError};
 
 use super::*;
+use crate::chat::lost::{Key, Lost};
 use crate::chat::model::{Dialog, ENTRIES_MAX, PENDING_MAX, Pane};
 
 fn sent(local: u64, seq: u64) -> Event {
@@ -278,6 +279,9 @@ fn a_server_that_was_set_back_and_one_that_forgets() {
     case.on(Event::Client(ClientEvent::Reset { conversation: with("bob"), cursor: Seq(10), head: Seq(3) }));
     assert_eq!(case.taken(), [Effect::Page { conversation: with("bob"), before: None }]);
     assert!(!case.screen().contains("message 10"));
+    assert_eq!(case.model.conversations[&with("bob")].last_ms(), 0, "of what is gone");
+    case.page(with("bob"), 1, 3, |n| text(&format!("message {n}")));
+    assert_eq!(case.model.conversations[&with("bob")].last_ms(), NOON_MS + 3 * 60_000);
 }
 
 #[test]
@@ -476,4 +480,59 @@ fn pasted_text_is_harmless() {
     case.ctrl('n');
     case.on(Event::Paste("dave\neve".into()));
     assert!(matches!(&case.model.dialog, Some(Dialog::New(new)) if new.names.text() == "dave eve"));
+}
+
+/// (what was lost; the key that answers; what is sent again)
+#[test]
+fn what_the_server_lost_is_asked_about() {
+    let lost = |name: &str, n: u64, text: &str| {
+        let key = Key { conversation: with(name), client_seq: ClientSeq(n), time_ms: NOON_MS + n };
+        Lost { key, text: text.into() }
+    };
+    let keys = |found: &[Lost]| found.iter().map(|lost| lost.key).collect::<Vec<_>>();
+    let to_bob = [lost("bob", 7, "one\x1b"), lost("bob", 8, "two")];
+    let to_carol = [lost("carol", 9, "three")];
+    for (answer, sent) in [(KeyCode::Enter, vec!["one\x1b", "two"]), (KeyCode::Esc, vec![])] {
+        let mut case = Case::opened(1);
+        case.taken();
+        case.on(Event::Client(ClientEvent::CaughtUp));
+        assert_eq!(case.taken(), [Effect::FindLost]);
+        case.on(Event::Lost([&to_bob[..], &to_carol].concat()));
+        let shown = case.screen();
+        for expected in ["bob: 2 messages lost", "14:00  one\u{fffd}", "14:00  two", "✗ 1 message lost"] {
+            assert!(shown.contains(expected), "{expected} is missing:\n{shown}");
+        }
+        case.types("x");
+        assert_eq!(case.taken(), [], "other keys do nothing");
+        case.key(answer);
+        let effects = case.taken();
+        let texts = effects.iter().filter_map(|effect| match effect {
+            Effect::Send { target, text, .. } => {
+                assert_eq!(*target, Target::User(user("bob")));
+                Some(text.as_str())
+            }
+            _ => None,
+        });
+        assert_eq!(texts.collect::<Vec<_>>(), sent);
+        assert!(effects.contains(&Effect::Asked(keys(&to_bob))), "{effects:?}");
+        assert_eq!(case.model.dialog, None);
+        // The others when their conversation is opened.
+        case.taken();
+        case.on(Event::Key(KeyEvent::new(KeyCode::Down, KeyModifiers::ALT)));
+        assert_eq!(case.model.dialog, Some(Dialog::Lost(with("carol"))));
+        case.key(KeyCode::Esc);
+        assert!(case.taken().contains(&Effect::Asked(keys(&to_carol))));
+    }
+    // Nobody who is typing is interrupted, and no more are sent than may wait.
+    let mut case = Case::opened(1);
+    case.types("x");
+    case.on(Event::Lost((0..PENDING_MAX as u64 + 1).map(|n| lost("bob", n, "again")).collect()));
+    assert_eq!(case.model.dialog, None);
+    case.key(KeyCode::Tab);
+    case.key(KeyCode::Enter);
+    assert_eq!(case.model.dialog, Some(Dialog::Lost(with("bob"))));
+    assert!(case.screen().contains("and 184 more"), "{}", case.screen());
+    case.key(KeyCode::Enter);
+    assert_eq!((case.model.pending().count(), case.model.conversations[&with("bob")].lost.len()), (200, 1));
+    assert!(case.screen().contains("200 messages wait for the server"));
 }
