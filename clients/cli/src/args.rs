@@ -6,6 +6,9 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use tern_client::{ConversationId, DeviceId, Role, UserId};
 
+use crate::book::NAME_BYTES_MAX;
+use crate::output::commands_terminal;
+
 const EXAMPLES: &str = "\
 Examples:
   export TERN_SERVER=chat.example.com:7443 TERN_CA=ca.pem TERN_TOKEN=@token.jwt
@@ -25,8 +28,8 @@ write sub:NAME. Lines have the names that you have used here or given in `tern c
 
 State: `tern tail` remembers what it has shown in ~/.local/state/tern (or $XDG_STATE_HOME/tern); `tern chat`, and all
 other commands together, keep messages that wait to be sent in files beside it. They are three devices of the user, so
-that all can run at once. A message that could not be confirmed stays there and goes out with the next command, or when
-`tern chat` runs again.
+that all can run at once. What the server was handed and did not confirm in time stays there and goes out with the next
+command. While the server cannot be reached, `tern send` keeps nothing; what is written in `tern chat` waits there.
 
 Exit codes: 0 done; 1 refused by the server; 2 wrong usage, file or state; 3 the server cannot be reached.";
 
@@ -99,6 +102,12 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it sends something.
+    pub(crate) fn sends(&self) -> bool {
+        matches!(self, Command::Send(_) | Command::Group(_))
+            && !matches!(self, Command::Group(Group::Members { .. }))
+    }
+
     /// The users whom it names.
     pub(crate) fn users(&self) -> Vec<&User> {
         match self {
@@ -192,7 +201,7 @@ pub(crate) enum Group {
     /// Make a group with you as its owner; prints `conversation seq`.
     Create {
         /// Its title.
-        #[arg(long)]
+        #[arg(long, value_parser = title)]
         title: String,
         /// A member besides you; give it once for each.
         #[arg(long = "member", value_name = "USER", value_parser = user)]
@@ -224,6 +233,7 @@ pub(crate) enum Group {
         /// The group's id.
         group: ConversationId,
         /// The title.
+        #[arg(value_parser = title)]
         title: String,
     },
     /// List the members.
@@ -277,8 +287,20 @@ pub(crate) fn user(text: &str) -> Result<User, String> {
     match id {
         Some(id) => Ok(User { id, sub: None }),
         None if sub.is_empty() => Err("a user's name is empty".into()),
+        None if sub.trim() != sub => {
+            Err(format!("the name {sub:?} begins or ends with a blank: leave that out"))
+        }
+        // What was typed or pasted in `tern chat` has the second in place of the first.
+        None if sub.contains(|c| commands_terminal(c) || c == char::REPLACEMENT_CHARACTER) => {
+            Err(format!("the name {sub:?} has a control character: leave that out"))
+        }
+        None if sub.len() > NAME_BYTES_MAX => Err(format!("a name has {NAME_BYTES_MAX} bytes at most")),
         None => Ok(User { id: UserId::from_sub(sub), sub: Some(sub.to_owned()) }),
     }
+}
+
+fn title(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("a group needs a title".into()) } else { Ok(text.to_owned()) }
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -309,6 +331,19 @@ mod tests {
         assert_eq!(user("sub:bob"), named("bob"));
         assert_eq!(user(&bob.to_string()), Ok(User { id: bob, sub: None }));
         assert_eq!(user(&format!("sub:{bob}")), named(&bob.to_string()));
-        assert!(user("").is_err() && user("sub:").is_err());
+        for (name, why) in [
+            ("", "is empty"),
+            ("sub:", "is empty"),
+            (" bob", "begins or ends with a blank"),
+            ("bob\u{a0}", "begins or ends with a blank"),
+            ("sub:bob ", "begins or ends with a blank"),
+            (" \t", "begins or ends with a blank"),
+            ("bo\x1bb", "control character"),
+            ("bo\u{fffd}b", "control character"),
+            (&"x".repeat(257), "256 bytes"),
+        ] {
+            assert!(user(name).is_err_and(|said| said.contains(why)), "{name:?}");
+        }
+        assert_eq!(user("bob the builder"), named("bob the builder"));
     }
 }

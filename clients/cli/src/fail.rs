@@ -1,6 +1,7 @@
 //! Why a command failed: one line for people, one exit code for scripts.
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -91,16 +92,19 @@ impl From<StartError> for Fail {
             StartError::Storage(error) => Fail::usage(format!("the state cannot be used: {error}")),
             StartError::Config(error) => Fail::usage(error.to_string()),
             StartError::Offline(Lost::Closed(error)) => refused(&error),
-            StartError::Offline(lost) => {
-                let text = lost.to_string();
-                let hint = match text.contains("UnknownIssuer") {
-                    true => ": is the CA in --ca that of this server?",
-                    false => "",
-                };
-                Fail::Unreachable(text + hint)
-            }
+            StartError::Offline(lost) => Fail::Unreachable(lost.to_string()),
             StartError::Stopped(stop) => stop.into(),
         }
+    }
+}
+
+/// What to do about a connection that failed for this reason; empty when there is nothing to say. `ca` is the file with
+/// the authority, if one was given.
+pub(crate) fn hint(reason: &str, ca: Option<&Path>) -> String {
+    match ca {
+        _ if !reason.contains("UnknownIssuer") => String::new(),
+        Some(ca) => format!(": is the CA in {} that of this server?", ca.display()),
+        None => ": none of this system's CAs vouches for it: name the server's with --ca".into(),
     }
 }
 

@@ -4,7 +4,9 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use serde_json::json;
-use tern_client::{Change, Client, ConversationId, Error, HistoryFrom, Message, SendOk, Seq, Target, UserId};
+use tern_client::{
+    Change, Client, ConversationId, Error, ErrorCode, HistoryFrom, Message, SendOk, Seq, Target, UserId,
+};
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;
 use tokio::time::timeout;
 
@@ -19,6 +21,25 @@ struct Context<'a> {
     names: Names,
     json: bool,
     timeout: Duration,
+    /// What the server means when it calls an argument of this command invalid.
+    invalid: Option<String>,
+}
+
+/// The server has one text for all that can be wrong; what was asked of it is known here.
+fn invalid(command: &Command) -> Option<String> {
+    let beyond =
+        |option: &str, seq: u64| format!("the conversation has no {seq}: give {option} a seq that it has");
+    match command {
+        Command::Send(Send { reply_to: Some(seq), .. }) => Some(beyond("--reply-to", *seq)),
+        Command::Read(Read { upto: Some(seq), .. }) => Some(beyond("--upto", *seq)),
+        Command::Group(Group::Remove { .. }) => {
+            Some("nobody removes themselves: use `tern group leave`".into())
+        }
+        Command::Group(Group::Role { .. }) => {
+            Some("that is you, or nobody of this group; see `tern group members`".into())
+        }
+        _ => None,
+    }
 }
 
 pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
@@ -27,10 +48,21 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
         Command::Send(send) => Some(message(send).await?),
         _ => None,
     };
-    let (client, events, book) = session::connect(args, Purpose::OneShot).await?;
+    let (client, events, book) = match session::connect(args, Purpose::OneShot).await {
+        Err(Fail::Unreachable(why)) if args.command.sends() => {
+            return Err(Fail::Unreachable(format!("{why}; not sent, and not kept: try again")));
+        }
+        other => other?,
+    };
     drop(events);
     let names = Names { me: client.online().await?, book };
-    let context = Context { client: &client, names, json: args.json, timeout: args.timeout };
+    let context = Context {
+        client: &client,
+        names,
+        json: args.json,
+        timeout: args.timeout,
+        invalid: invalid(&args.command),
+    };
     let work = async {
         match &args.command {
             Command::Send(send) => context.send(&send.to, message.unwrap_or_else(empty)).await,
@@ -117,7 +149,7 @@ impl Context<'_> {
     /// An answer in time.
     async fn ask<T>(&self, question: impl Future<Output = Result<T, Error>>) -> Result<T, Fail> {
         match timeout(self.timeout, question).await {
-            Ok(answer) => Ok(answer?),
+            Ok(answer) => answer.map_err(|error| self.fail(error)),
             Err(_) => Err(Fail::timeout("no answer from the server", self.timeout)),
         }
     }
@@ -126,8 +158,17 @@ impl Context<'_> {
     async fn store(&self, target: Target, change: Change) -> Result<SendOk, Fail> {
         let pending = self.ask(self.client.enqueue(target, change)).await?;
         match timeout(self.timeout, pending).await {
-            Ok(result) => Ok(result?),
+            Ok(result) => result.map_err(|error| self.fail(error)),
             Err(_) => Err(self.unconfirmed()),
+        }
+    }
+
+    fn fail(&self, error: Error) -> Fail {
+        match (&error, &self.invalid) {
+            (Error::Refused(refused), Some(why)) if refused.code == ErrorCode::InvalidArgument => {
+                Fail::Refused(format!("{}: {why}", refused.code))
+            }
+            _ => error.into(),
         }
     }
 
@@ -280,6 +321,11 @@ impl Context<'_> {
                 (*group, Change::Role { member: user.id, role: (*role).into() })
             }
         };
+        if !id.is_group() {
+            return Err(Fail::usage(format!(
+                "{id} is a direct chat, which stays as it is: for more people, use `tern group create`"
+            )));
+        }
         let ok = self.store(Target::Conversation(id), change).await?;
         self.print_stored(&ok)
     }

@@ -111,7 +111,9 @@ pub(crate) fn change_text(change: &Change, names: &Names) -> String {
             }
         }
         Change::Create { title, members } => {
-            format!("* made the group \"{}\" with {}", printable(title), names.all(members))
+            let with =
+                if members.is_empty() { String::new() } else { format!(" with {}", names.all(members)) };
+            format!("* made the group \"{}\"{with}", printable(title))
         }
         Change::Add { members } => format!("* added {}", names.all(members)),
         Change::Remove { member } => format!("* removed {}", names.of(*member)),
@@ -367,6 +369,17 @@ mod tests {
         assert_eq!(time(951_782_399_000), "2000-02-28 23:59:59");
         assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00");
         assert_eq!(time(1_795_327_161_999), "2026-11-22 05:59:21");
+    }
+
+    #[test]
+    fn a_group_of_one_and_of_more() {
+        let (me, bob) = (UserId::from_sub("alice"), UserId::from_sub("bob"));
+        let mut names = Names { me, book: Book::default() };
+        names.book.set(bob, "bob");
+        for (members, with) in [(vec![], ""), (vec![bob, me], " with bob, me")] {
+            let create = Change::Create { title: "solo".into(), members };
+            assert_eq!(change_text(&create, &names), format!("* made the group \"solo\"{with}"));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::args::{self, Args};
 use crate::book::Book;
-use crate::fail::Fail;
+use crate::fail::{Fail, hint};
 
 /// Where systems keep the authorities that they trust.
 const SYSTEM_CA: &[&str] = &[
@@ -23,6 +23,9 @@ const SYSTEM_CA: &[&str] = &[
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
+
+/// A file of certificates has this.
+const PEM_BEGINS: &str = "-----BEGIN CERTIFICATE-----";
 
 /// Which of the user's two devices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +81,10 @@ pub(crate) async fn connect(args: &Args, purpose: Purpose) -> Result<(Client, Ev
     let connecting = Client::connect(config, storage);
     let quic = matches!(args.transport, args::Transport::Quic);
     let (client, events) = match timeout(args.timeout, connecting).await {
-        Ok(connected) => connected?,
+        Ok(connected) => connected.map_err(|error| match error.into() {
+            Fail::Unreachable(why) => Fail::Unreachable(format!("{why}{}", hint(&why, args.ca.as_deref()))),
+            other => other,
+        })?,
         Err(_) if quic => {
             return Err(Fail::timeout(&format!("no answer from {server} over QUIC (UDP)"), args.timeout));
         }
@@ -177,8 +183,15 @@ fn token(given: &str) -> Result<String, Fail> {
 
 fn authorities(given: Option<&Path>) -> Result<Vec<u8>, Fail> {
     if let Some(path) = given {
-        return fs::read(path)
-            .map_err(|e| Fail::usage(format!("the CA file {} cannot be read: {e}", path.display())));
+        let name = path.display();
+        let pem =
+            fs::read(path).map_err(|e| Fail::usage(format!("the CA file {name} cannot be read: {e}")))?;
+        if !String::from_utf8_lossy(&pem).contains(PEM_BEGINS) {
+            return Err(Fail::usage(format!(
+                "the CA file {name} has no certificate: PEM with {PEM_BEGINS} is expected"
+            )));
+        }
+        return Ok(pem);
     }
     let own = env::var("SSL_CERT_FILE").ok();
     own.as_deref()

@@ -81,12 +81,23 @@ fn cases() {
     check(home, &["send", "--to", "bob", "hi"], b"", 2, "--server is missing");
     check(home, &["--server", nobody, "send", "--to", "bob", "hi"], b"", 2, "--token is missing");
     check(home, &at(nobody)(&send), b"", 3, "refused");
+    check(home, &at(nobody)(&send), b"", 3, "; not sent, and not kept: try again");
+    check(home, &at(silent_at)(&send), b"", 3, "; not sent, and not kept: try again");
+    check(
+        home,
+        &at(nobody)(&["--ca", ca, "send", "--to", " bob", "hi"]),
+        b"",
+        2,
+        "begins or ends with a blank",
+    );
+    let group = ["--ca", ca, "group", "create", "--title", " ", "--member", "bob"];
+    check(home, &at(nobody)(&group), b"", 2, "a group needs a title");
     check(home, &at(silent_at)(&send), b"", 3, "within 1");
     check(home, &at(http_at)(&send), b"", 3, "does not speak TLS");
     check(home, &at("nowhere.invalid:1")(&send), b"", 3, "cannot be resolved");
     check(home, &at("nowhere")(&send), b"", 2, "host:port");
     check(home, &at(nobody)(&["--ca", "/nowhere", "tail"]), b"", 2, "cannot be read");
-    check(home, &at(nobody)(&["--ca", "/dev/null", "tail"]), b"", 2, "CA certificates");
+    check(home, &at(nobody)(&["--ca", "/dev/null", "tail"]), b"", 2, "CA file /dev/null has no");
     check(home, &at(nobody)(&["--ca", ca, "send", "--to", "bob"]), b"", 2, "empty");
     check(home, &at(nobody)(&["--ca", ca, "send", "--to", "bob"]), &[b'x'; 65_537], 2, "longer than 65536");
     check(home, &at(nobody)(&["--ca", ca, "send", "--to", "bob"]), &[b'x'; 65_536], 3, "refused");

@@ -1,6 +1,7 @@
 //! What the application knows. Plain data, changed by [`super::update`] alone and shown by [`super::view`].
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -46,6 +47,8 @@ pub(super) struct Model {
     pub(super) search: Option<Search>,
     /// Something that went wrong, or a hint; until the next key.
     pub(super) notice: Option<String>,
+    /// The file with the authority, if one was given.
+    pub(super) ca: Option<PathBuf>,
     /// Columns and rows.
     pub(super) size: (u16, u16),
     /// Whether the terminal's window has the keyboard. Without it nothing counts as read.
@@ -221,6 +224,7 @@ impl Model {
             dialog: None,
             search: None,
             notice: None,
+            ca: None,
             size: (80, 24),
             focused: true,
             now: Duration::ZERO,

@@ -10,6 +10,7 @@ use super::messages::dim;
 use super::model::{Dialog, Info, Link, Model, Pane};
 use super::text::{self, fit, width};
 use super::view::put;
+use crate::fail::hint;
 
 /// Who this is, and how the connection is: as much of it as fits.
 pub(super) fn bar(model: &Model, area: Rect, buffer: &mut Buffer) {
@@ -57,7 +58,11 @@ fn state(model: &Model, room: usize) -> String {
 /// Whether the first line has all that there is to say.
 pub(super) fn is_all_said(model: &Model) -> bool {
     let room = name(model, usize::from(model.size.0)).1;
-    state(model, room) == state(model, usize::MAX)
+    let known = match &model.link {
+        Link::Offline { reason, .. } => hint(reason, model.ca.as_deref()),
+        _ => String::new(),
+    };
+    known.is_empty() && state(model, room) == state(model, usize::MAX)
 }
 
 fn next_try(model: &Model) -> String {
@@ -92,7 +97,10 @@ pub(super) fn trouble(model: &Model, columns: usize) -> Vec<Line<'static>> {
     let (what, then) = match &model.link {
         Link::Online | Link::Connecting => return Vec::new(),
         Link::Offline { reason, .. } => (
-            format!("Not connected: {}", text::shown_line(reason)),
+            format!(
+                "Not connected: {}",
+                text::shown_line(&(reason.clone() + &hint(reason, model.ca.as_deref())))
+            ),
             match model.me {
                 Some(_) => "What you write is kept and goes out when the connection is back.",
                 None => "It goes on trying.",

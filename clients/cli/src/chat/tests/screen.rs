@@ -123,8 +123,12 @@ fn why_there_is_no_connection_is_told_in_full() {
         assert!(lines[0].ends_with(&first), "{shown}");
         let pane = lines.iter().map(|line| line.rsplit('│').next().unwrap_or(line));
         let told = words(&pane.collect::<Vec<_>>().join(" ")).join(" ");
-        assert!(told.contains(&format!("Not connected: {REFUSED} It goes on trying.")), "{shown}");
+        let hint = "none of this system's CAs vouches for it: name the server's with --ca";
+        assert!(told.contains(&format!("Not connected: {REFUSED}: {hint} It goes on trying.")), "{shown}");
     }
+    let mut case = stranded(200, 60);
+    case.model.ca = Some("my/ca.pem".into());
+    assert!(case.screen().contains("is the CA in my/ca.pem that"), "{}", case.screen());
     let mut case = stranded(40, 12);
     case.on(Event::Tick(Duration::from_secs(60), NOON_MS));
     assert!(case.screen().lines().next().unwrap().ends_with("○ offline, trying again"), "{}", case.screen());
