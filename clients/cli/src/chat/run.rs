@@ -64,16 +64,21 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     let (client, events) = Client::start(config, storage).await?;
     session::check_device(args, &client, &path)?;
     let mut model = Model::new(client.device(), book, TimeZone::system());
+    model.ca = args.ca.clone();
     restore(&mut model, &state);
     remember(&mut model, &history).map_err(tern_client::StartError::from)?;
-    let asked = Asked::load(beside(&path, ".asked"), history);
+    let asked = Asked::load(beside(&path, ".asked"), history.clone());
 
     let screen = Screen::take().map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))?;
     let (application, sender) = Application::new(client.clone(), names, asked);
-    let result = application.run(model, events, screen).await;
+    let result = application.run(&mut model, events, screen).await;
     // What was typed last is stored before the client closes.
     let _ = timeout(CLOSE_TIMEOUT, sender).await;
     let _ = timeout(CLOSE_TIMEOUT * 2, client.close()).await;
+    if let Some(line) = waiting(&model, &history) {
+        // Nobody may be left to read it.
+        let _ = output::line(&line);
+    }
     result.map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))
 }
 
@@ -126,6 +131,17 @@ fn remember(model: &mut Model, history: &LocalHistory) -> Result<(), StorageErro
     Ok(())
 }
 
+/// What is still to be sent, for who has quit.
+fn waiting(model: &Model, history: &LocalHistory) -> Option<String> {
+    let with_pending = model.conversations.iter().filter(|(_, c)| !c.pending.is_empty());
+    let unsent = with_pending.filter_map(|(id, _)| history.unsent(*id).ok()).flatten();
+    match unsent.filter(|unsent| matches!(unsent.change, Change::Message(_))).count() {
+        0 => None,
+        1 => Some("1 message waits; it goes out when tern chat runs again".into()),
+        count => Some(format!("{count} messages wait; they go out when tern chat runs again")),
+    }
+}
+
 /// A file of the application's own beside the state.
 fn beside(state: &Path, suffix: &str) -> PathBuf {
     let mut path = state.as_os_str().to_owned();
@@ -162,7 +178,7 @@ impl Application {
         (application, sender)
     }
 
-    async fn run(mut self, mut model: Model, mut events: Events, mut screen: Screen) -> io::Result<()> {
+    async fn run(mut self, model: &mut Model, mut events: Events, mut screen: Screen) -> io::Result<()> {
         let mut keys = keys();
         let mut interrupted = std::pin::pin!(session::interrupted());
         let mut hangup = std::pin::pin!(hangup());
@@ -170,13 +186,13 @@ impl Application {
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut client_runs = true;
         loop {
-            let mut quit = self.step(&mut model, Event::Tick(self.started.elapsed(), wall_ms()));
+            let mut quit = self.step(model, Event::Tick(self.started.elapsed(), wall_ms()));
             if std::mem::take(&mut self.repaint) {
                 screen.wipe()?;
             }
             screen.draw(|frame| {
                 model.size = (frame.area().width, frame.area().height);
-                view(&model, frame);
+                view(model, frame);
             })?;
             let event = tokio::select! {
                 key = keys.recv() => match key {
@@ -195,11 +211,11 @@ impl Application {
                 () = &mut interrupted => return Ok(()),
                 () = &mut hangup => return Ok(()),
             };
-            quit |= self.step(&mut model, event);
+            quit |= self.step(model, event);
             for _ in 0..BATCH_MAX {
                 let next = keys.try_recv().ok().or_else(|| self.answers.1.try_recv().ok());
                 let Some(event) = next.or_else(|| events.try_next().map(Event::Client)) else { break };
-                quit |= self.step(&mut model, event);
+                quit |= self.step(model, event);
             }
             if quit {
                 return Ok(());

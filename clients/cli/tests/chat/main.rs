@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use serde_json::Value;
 use terminal::{Terminal, key};
+use tern_client::{ConversationId, UserId};
 use tern_server::cli::Dev;
 use tern_server::dev::{self, Running};
 use tern_server::interrupt::Interrupt;
@@ -86,6 +87,19 @@ impl House {
         Terminal::start(user, command, size)
     }
 
+    /// A command of alice's that is refused; what it says.
+    fn refuses(&self, args: &[&str]) -> String {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_tern"))
+            .args(["--server", &self.address.to_string(), "--ca", path(&self.data().join("ca.pem"))])
+            .args(["--token", self.tokens["alice"].as_str().unwrap()])
+            .args(["--state", path(&self.home("alice").join("state"))])
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{args:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+
     fn home(&self, user: &str) -> PathBuf {
         self.directory.path().join(user)
     }
@@ -150,6 +164,7 @@ fn two_people_and_a_server_that_restarts() {
     say(&alice, "are you there?");
     alice.sees_line("are you there?", "◷");
     alice.keys(key::CTRL_Q);
+    alice.sees("1 message waits; it goes out when tern chat runs again");
     assert!(alice.ended().success());
     // What was queued survives the end of the program.
     let mut alice = house.terminal("alice", (80, 24));
@@ -170,8 +185,10 @@ fn two_people_and_a_server_that_restarts() {
     assert_eq!(shown.matches("are you there?").count(), 1, "once:\n{shown}");
     say(&bob, "here I am");
     alice.sees_line("here I am", ":");
+    bob.sees_line("here I am", "✓✓");
     bob.keys(key::CTRL_Q);
     assert!(bob.ended().success());
+    assert!(!bob.shows("waits;"));
     assert!(bob.is_cooked());
     alice.signal(Signal::TERM);
     assert!(alice.ended().success());
@@ -257,6 +274,30 @@ fn a_group_and_a_long_conversation() {
     bob.keys(key::UP);
     bob.resize(120, 40);
     bob.sees("message number 20");
+    house.stop();
+}
+
+/// (what is asked; what is said)
+#[test]
+fn what_the_server_calls_invalid_is_told_by_the_command() {
+    let mut house = House::new();
+    let chat = ConversationId::direct(UserId::from_sub("alice"), UserId::from_sub("bob")).to_string();
+    for (args, said) in [
+        (&["send", "--to", "bob", "--reply-to", "99", "hi"][..], "has no 99: give --reply-to a seq"),
+        (&["send", "--to", "bob", "--reply-to", "0", "hi"], "--reply-to"),
+        (&["group", "add", &chat, "carol"], "is a direct chat, which stays as it is"),
+        (&["read", "--to", "bob", "--upto", "99"], "unknown_conversation"),
+    ] {
+        let told = house.refuses(args);
+        assert!(told.contains(said), "{args:?}: {told}");
+    }
+    let alice = house.terminal("alice", (80, 24));
+    alice.sees("online");
+    write_to(&alice, "bob");
+    say(&alice, "hello");
+    alice.sees_line("hello", "✓");
+    let told = house.refuses(&["read", "--to", "bob", "--upto", "99"]);
+    assert_eq!(told, "tern: invalid_argument: the conversation has no 99: give --upto a seq that it has\n");
     house.stop();
 }
 

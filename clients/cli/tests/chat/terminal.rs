@@ -110,6 +110,11 @@ impl Terminal {
     }
 
     /// Waits until this text is on the screen, and returns all of it.
+    /// Whether this is there at present.
+    pub(crate) fn shows(&self, unwanted: &str) -> bool {
+        text(self.seen.screen.lock().unwrap().screen()).contains(unwanted)
+    }
+
     pub(crate) fn sees(&self, wanted: &str) -> String {
         self.wait(wanted, |screen| text(screen).contains(wanted))
     }
