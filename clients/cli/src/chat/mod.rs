@@ -11,9 +11,11 @@
 //! - [`update`], [`keys`]: what an event changes, and what is to be done about it; no I/O.
 //! - [`view`], [`messages`], [`status`], [`help`], [`layout`]: the model as a screen.
 //! - [`mod@lost`]: what a server that was set back has lost, and the offer to send it again.
+//! - [`drafts`]: what was being written survives the end.
 //! - [`text`], [`input`]: what strangers write is made harmless, and everything is counted in columns.
 //! - [`mod@run`], [`terminal`]: carries effects out; the terminal is left as it was found.
 
+mod drafts;
 mod help;
 mod input;
 mod keys;

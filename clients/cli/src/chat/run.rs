@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::drafts;
 use super::lost::Asked;
 use super::model::{ENTRIES_KEPT, Fate, Model, PENDING_MAX, Pending, shortened, title};
 use super::terminal::Screen;
@@ -67,11 +68,14 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
     model.ca = args.ca.clone();
     restore(&mut model, &state);
     remember(&mut model, &history).map_err(tern_client::StartError::from)?;
+    let drafts = beside(&path, ".drafts");
+    drafts::load(&drafts, &mut model);
     let asked = Asked::load(beside(&path, ".asked"), history.clone());
 
     let screen = Screen::take().map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))?;
     let (application, sender) = Application::new(client.clone(), names, asked);
     let result = application.run(&mut model, events, screen).await;
+    let kept = drafts::save(&drafts, &model);
     // What was typed last is stored before the client closes.
     let _ = timeout(CLOSE_TIMEOUT, sender).await;
     let _ = timeout(CLOSE_TIMEOUT * 2, client.close()).await;
@@ -79,7 +83,9 @@ pub(crate) async fn run(args: &Args) -> Result<(), Fail> {
         // Nobody may be left to read it.
         let _ = output::line(&line);
     }
-    result.map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))
+    result.map_err(|e| Fail::usage(format!("the terminal cannot be used: {e}")))?;
+    let place = drafts.display();
+    kept.map_err(|e| Fail::usage(format!("what was being written cannot be kept in {place}: {e}")))
 }
 
 /// What this device knows without the server: which conversations there are, and what it has still to send.

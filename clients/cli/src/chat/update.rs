@@ -272,7 +272,9 @@ fn on_client(model: &mut Model, event: ClientEvent, effects: &mut Vec<Effect>) {
             let shown = [model.open, model.chosen];
             let peers = model.conversations.iter().filter_map(|(id, c)| Some((*id, c.peer?)));
             model.peers = peers.collect();
-            model.conversations.retain(|id, c| shown.contains(&Some(*id)) || !c.pending.is_empty());
+            model.conversations.retain(|id, c| {
+                shown.contains(&Some(*id)) || !c.pending.is_empty() || !c.input.text().is_empty()
+            });
             // The list is asked for when the connection stands.
             model.listed = false;
             for id in model.conversations.keys().copied().collect::<Vec<_>>() {

@@ -185,6 +185,8 @@ fn two_people_and_a_server_that_restarts() {
     assert_eq!(shown.matches("are you there?").count(), 1, "once:\n{shown}");
     say(&bob, "here I am");
     alice.sees_line("here I am", ":");
+    alice.keys("half a thought");
+    alice.sees("> half a thought");
     bob.sees_line("here I am", "✓✓");
     bob.keys(key::CTRL_Q);
     assert!(bob.ended().success());
@@ -193,6 +195,10 @@ fn two_people_and_a_server_that_restarts() {
     alice.signal(Signal::TERM);
     assert!(alice.ended().success());
     assert!(alice.is_cooked());
+    let alice = house.terminal("alice", (80, 24));
+    alice.sees_line("here I am", "");
+    alice.keys(key::ENTER);
+    alice.sees("> half a thought");
     house.stop();
 }
 

@@ -109,12 +109,12 @@ impl Terminal {
         text
     }
 
-    /// Waits until this text is on the screen, and returns all of it.
     /// Whether this is there at present.
     pub(crate) fn shows(&self, unwanted: &str) -> bool {
         text(self.seen.screen.lock().unwrap().screen()).contains(unwanted)
     }
 
+    /// Waits until this text is on the screen, and returns all of it.
     pub(crate) fn sees(&self, wanted: &str) -> String {
         self.wait(wanted, |screen| text(screen).contains(wanted))
     }

@@ -4,6 +4,7 @@ use ratatui::crossterm::event::MouseButton;
 use tern_client::{ErrorCode, ReceiptCount, ReceiptsMoved, SendOk, Target, UserReceipt, WireError};
 
 use super::*;
+use crate::chat::drafts;
 use crate::chat::lost::{Key, Lost};
 use crate::chat::model::{Dialog, ENTRIES_MAX, PENDING_MAX, Pane};
 
@@ -535,4 +536,40 @@ fn what_the_server_lost_is_asked_about() {
     case.key(KeyCode::Enter);
     assert_eq!((case.model.pending().count(), case.model.conversations[&with("bob")].lost.len()), (200, 1));
     assert!(case.screen().contains("200 messages wait for the server"));
+}
+
+#[test]
+fn what_was_being_written_is_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("drafts");
+    let mut case = Case::opened(1);
+    drafts::save(&path, &case.model).unwrap();
+    assert!(!path.exists(), "there is nothing");
+    case.types("half a ");
+    case.on(Event::Paste("\"line\"\nand more 👍".into()));
+    drafts::save(&path, &case.model).unwrap();
+
+    // In another run the conversation may not be known; whom it is with, the names tell.
+    for mut next in [Case::opened(1), Case::new()] {
+        drafts::load(&path, &mut next.model);
+        assert_eq!(next.model.conversations[&with("bob")].input.text(), "half a \"line\"\nand more 👍");
+        next.model.conversations.get_mut(&with("bob")).unwrap().input.take();
+        drafts::save(&path, &next.model).unwrap();
+        let mut last = Case::new();
+        drafts::load(&path, &mut last.model);
+        assert!(last.model.conversations.is_empty(), "sent or thrown away");
+        drafts::save(&path, &case.model).unwrap();
+    }
+    // Bounded, and what somebody else has put there does no harm.
+    for n in 0..30 {
+        let c = case.model.conversation(with(&n.to_string())).unwrap();
+        assert!(c.input.insert(&"x".repeat(60_000)));
+    }
+    case.model.sort();
+    drafts::save(&path, &case.model).unwrap();
+    assert!(path.metadata().unwrap().len() < 1 << 20);
+    std::fs::write(&path, "nonsense").unwrap();
+    let mut next = Case::new();
+    drafts::load(&path, &mut next.model);
+    assert!(next.model.conversations.is_empty());
 }
