@@ -333,7 +333,9 @@ pub(crate) fn event_text(event: &Event, names: &Names) -> String {
             format!("-- {conversation} {from} to {to} are no longer on the server")
         }
         Event::HistoryReset { .. } => {
-            "-- the server was restored from a backup: starting all conversations anew".into()
+            "-- the server was restored from a backup: starting all conversations anew; what the backup lacks is gone \
+             (tern chat shows which of its own messages)"
+                .into()
         }
         Event::Reset { conversation, .. } => format!(
             "-- the server's store is older than what this device has seen: starting {conversation} anew"
