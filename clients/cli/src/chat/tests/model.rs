@@ -328,7 +328,11 @@ fn a_new_conversation_with_one_or_with_several() {
     case.on(Event::Created(Ok(group())));
     assert_eq!(case.model.open, Some(group()));
 
-    for (names, title, why) in [("", "", "name somebody first"), ("bob carol", "", "a group needs a title")] {
+    for (names, title, why) in [
+        ("", "", "name somebody first"),
+        ("bob carol", "", "a group needs a title"),
+        ("bob ca\x1brol", "Lunch", "has a control character"),
+    ] {
         let mut case = new(names, title);
         assert_eq!(case.taken(), []);
         assert!(case.screen().contains(why), "{}", case.screen());
@@ -364,6 +368,12 @@ fn who_is_in_a_group_and_what_they_are_called() {
         let effects = change.map(|change| Effect::Change { conversation: group(), change });
         assert_eq!(case.taken(), effects.into_iter().collect::<Vec<_>>());
     }
+    for typed in ["a", "bo\x1bb"] {
+        case.types(typed);
+    }
+    case.key(KeyCode::Enter);
+    assert_eq!(case.taken(), []);
+    assert!(case.screen().contains("has a control character"), "{}", case.screen());
     case.on(Event::Changed(Err("forbidden: ask its owner".into())));
     assert!(case.screen().contains("forbidden: ask its owner"));
     case.key(KeyCode::Esc);
@@ -568,6 +578,14 @@ fn what_was_being_written_is_kept() {
     case.model.sort();
     drafts::save(&path, &case.model).unwrap();
     assert!(path.metadata().unwrap().len() < 1 << 20);
+    let mut case = Case::new();
+    for n in 0..150 {
+        let c = case.model.conversation(with(&n.to_string())).unwrap();
+        assert!(c.input.insert("x"));
+    }
+    case.model.sort();
+    drafts::save(&path, &case.model).unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap().matches("\"x\"").count(), 100);
     std::fs::write(&path, "nonsense").unwrap();
     let mut next = Case::new();
     drafts::load(&path, &mut next.model);
