@@ -89,8 +89,15 @@ impl House {
 
     /// A command of alice's that is refused; what it says.
     fn refuses(&self, args: &[&str]) -> String {
+        let ca = self.data().join("ca.pem");
+        self.refuses_with(&["--ca", path(&ca)], args)
+    }
+
+    fn refuses_with(&self, ca: &[&str], args: &[&str]) -> String {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_tern"))
-            .args(["--server", &self.address.to_string(), "--ca", path(&self.data().join("ca.pem"))])
+            .args(["--server", &self.address.to_string()])
+            .args(ca)
+            .env("SSL_CERT_FILE", self.directory.path().join("other.pem"))
             .args(["--token", self.tokens["alice"].as_str().unwrap()])
             .args(["--state", path(&self.home("alice").join("state"))])
             .args(args)
@@ -280,6 +287,23 @@ fn a_group_and_a_long_conversation() {
     bob.keys(key::UP);
     bob.resize(120, 40);
     bob.sees("message number 20");
+    house.stop();
+}
+
+/// (the authority that is given; what is said)
+#[test]
+fn an_authority_that_does_not_vouch_for_the_server() {
+    let mut house = House::new();
+    let made = rcgen::generate_simple_self_signed(vec!["elsewhere".into()]).unwrap();
+    let other = house.directory.path().join("other.pem");
+    std::fs::write(&other, made.cert.pem()).unwrap();
+    for (ca, said) in [
+        (&["--ca", path(&other)][..], format!("is the CA in {} that of this server?", other.display())),
+        (&[], "none of this system's CAs vouches for it: name the server's with --ca".into()),
+    ] {
+        let told = house.refuses_with(ca, &["conversations"]);
+        assert!(told.contains(&said), "{told}");
+    }
     house.stop();
 }
 
