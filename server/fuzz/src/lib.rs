@@ -1,8 +1,7 @@
 //! Fuzz targets: each takes any bytes, and panics when the code under it does what it never may.
 //!
 //! `cargo test -p tern-fuzz` runs each with what fuzzing has found worth keeping (`corpus/`). To look for more, with
-//! [cargo-fuzz](https://github.com/rust-fuzz/cargo-fuzz) (`session` stands for any of [`TARGETS`]; no sanitizer, since
-//! there is no unsafe code here):
+//! cargo-fuzz (`session` stands for any of [`TARGETS`]; no sanitizer, since nothing here could use one):
 //!
 //! ```text
 //! cargo fuzz run --fuzz-dir server/fuzz --features libfuzzer --sanitizer none session
