@@ -9,16 +9,13 @@ import tern_pb2 as pb
 
 FRAME_BYTES_MAX, DEAD_AFTER_S, WAITING_BEAT_S, TRIES_MAX = 1 << 20, 30, 2, 8
 # Error codes, from spec/errors.md. `internal` and what is not in the table are tried again for some time only.
+# Of BY_NUMBER nothing was stored under this number, or something else: take one above the highest.
 LATER, CLOSES, FINAL = (23, 24, 25, 26, 28), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 21), 22)
-BY_NUMBER = (21, 29)  # never stored under this number: take one above the highest
-SCHEMA = """
-create table if not exists device (id blob);
-create table if not exists epoch (only primary key, id blob);
-create table if not exists conversation (id blob primary key, cursor);
-create table if not exists entry (conversation blob, seq, bytes blob, primary key (conversation, seq));
-create table if not exists number (user blob primary key, last);
-create table if not exists outbox (place integer primary key autoincrement, send blob);
-"""
+BY_NUMBER = (21, 29)
+SCHEMA = "".join(f"create table if not exists {table};" for table in (
+    "device (id blob)", "epoch (only primary key, id blob)", "conversation (id blob primary key, cursor)",
+    "entry (conversation blob, seq, bytes blob, primary key (conversation, seq))",
+    "number (user blob primary key, last)", "outbox (place integer primary key autoincrement, send blob)"))
 
 
 class Refused(Exception):
@@ -74,19 +71,15 @@ class Client:
         login = pb.Login(token=self.token, device=self.device, version_min=1, version_max=1, client="tern.py/1")
         answer = self.ask(login=login).login_ok
         self.heartbeat_s = answer.heartbeat_ms / 1000
-        self.compare(answer.store_epoch)
-        self.sync()
-        self.flush()
-        return self.receive(0)
-
-    def compare(self, epoch):
-        """Drops entries and cursors of another history of the server's store (`reset`: it did); sends stay."""
-        known = self.value("select id from epoch")
+        epoch, known = answer.store_epoch, self.value("select id from epoch")
         self.reset = bool(epoch and known and epoch != known)
-        with self.db:
+        with self.db:  # of another history of the server's store entries and cursors go, sends stay
             for table in ("entry", "conversation") if self.reset else ():
                 self.db.execute("delete from " + table)
             self.db.execute("replace into epoch values (1, ?)", [epoch or known])
+        self.sync()
+        self.flush()
+        return self.receive(0)
 
     def write(self, data):
         self.socket.settimeout(DEAD_AFTER_S)
@@ -185,7 +178,7 @@ class Client:
     def send(self, user, text):
         """Sends text to the direct chat with `user`. -> its seq, which says that it is safe"""
         number = (self.value("select last from number where user = ?", user) or 0) + 1
-        message = {"content_type": "text/plain", "payload": text.encode()}
+        message = pb.Message(content_type="text/plain", payload=text.encode())
         send = pb.Send(user=user, client_seq=number, message=message).SerializeToString()
         with self.db:
             self.db.execute("replace into number values (?, ?)", [user, number])
@@ -203,7 +196,12 @@ class Client:
                 if error.code in CLOSES:
                     raise
                 if error.code in BY_NUMBER:
-                    self.renumber(row[0], pb.Send.FromString(row[1]), error.client_seq)
+                    send = pb.Send.FromString(row[1])
+                    last = self.value("select last from number where user = ?", send.user) or 0
+                    send.client_seq = max(last, error.client_seq) + 1
+                    with self.db:
+                        self.db.execute("replace into number values (?, ?)", [send.user, send.client_seq])
+                        self.db.execute("update outbox set send = ? where place = ?", [send.SerializeToString(), row[0]])
                     continue
                 if error.code in LATER or (error.code not in FINAL and tries < TRIES_MAX):
                     advice_s, bound_s = error.retry_after_ms / 1000, min(60, 2**tries)
@@ -213,11 +211,3 @@ class Client:
                 raise
             self.change("delete from outbox where place = ?", row[0])
         return seq
-
-    def renumber(self, place, send, highest):
-        """Under this number the server has something else of this device, or never will have anything."""
-        last = self.value("select last from number where user = ?", send.user) or 0
-        send.client_seq = max(last, highest) + 1
-        with self.db:
-            self.db.execute("replace into number values (?, ?)", [send.user, send.client_seq])
-            self.db.execute("update outbox set send = ? where place = ?", [send.SerializeToString(), place])

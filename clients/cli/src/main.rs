@@ -7,7 +7,7 @@
 //! - [`chat`]: conversations in the whole terminal.
 //! - [`tail`]: what happens, as it happens.
 //! - [`output`]: lines and JSON.
-//! - [`file`]: small files, replaced as a whole.
+//! - [`mod@file`]: small files, replaced as a whole.
 //! - [`fail`]: one clear line and an exit code.
 
 mod args;
