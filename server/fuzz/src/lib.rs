@@ -7,8 +7,8 @@
 //! cargo fuzz run --fuzz-dir server/fuzz --features libfuzzer --sanitizer none session
 //! ```
 //!
-//! - `wire`: frames, messages and the agreement at login; [`mod@session`]: one connection.
-//! - `stored`: records and keys; [`mod@resolver`]: against a list of everything that was written.
+//! - `wire`: frames, messages and the agreement at login; `session`: one connection.
+//! - `stored`: records and keys; `resolver`: against a list of everything that was written.
 //!
 //! Those of the gateway (tokens, key sets, PROXY headers) are in `server/gateway/fuzz`.
 #![forbid(unsafe_code)]
