@@ -182,6 +182,14 @@ impl Rig {
         rig
     }
 
+    /// Some seconds pass; a link that has died of silence meanwhile is made anew.
+    pub(super) fn wait_online(&mut self) {
+        self.advance(seconds(5));
+        if self.other.iter().any(|output| matches!(output, Output::Connect { .. })) {
+            self.connect();
+        }
+    }
+
     pub(super) fn whole_sends(&mut self) -> Vec<(RequestId, Send)> {
         let sends = self.sent.iter().filter_map(|r| match &r.body {
             RequestBody::Send(send) => Some((r.id, send.clone())),
