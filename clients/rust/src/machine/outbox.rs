@@ -178,8 +178,12 @@ impl Machine {
             let Some(id) = self.ready.pop_front() else { return };
             let o = &mut conversation(&mut self.conversations, self.base, id).outbox;
             o.in_ready = false;
+            let first_is_alone = o.under_way > 0 && o.sends[0].client_seq <= o.highest;
+            let last =
+                o.under_way.checked_sub(1).map_or(o.highest, |at| o.sends[at].client_seq.max(o.highest));
             let Some(send) = o.sends.get_mut(o.under_way) else { continue };
-            let window = if o.careful || send.client_seq <= o.highest { 1 } else { WINDOW };
+            let alone = o.careful || first_is_alone || send.client_seq <= last;
+            let window = if alone { 1 } else { WINDOW };
             if o.blocked.is_some() || o.under_way >= window {
                 continue;
             }
