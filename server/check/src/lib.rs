@@ -20,6 +20,7 @@
 
 mod history;
 mod membership;
+pub mod random;
 mod receipts;
 mod seen;
 pub mod stream;

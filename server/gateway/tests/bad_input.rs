@@ -13,8 +13,6 @@ mod heartbeats;
 mod jwt;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
-#[path = "support/random.rs"]
-mod random;
 #[path = "bad_input/rows.rs"]
 mod rows;
 #[path = "serve/served.rs"]

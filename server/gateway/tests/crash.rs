@@ -4,17 +4,15 @@
 
 #[path = "support/load.rs"]
 mod load;
-#[path = "support/random.rs"]
-mod random;
 mod support;
 
 use std::time::{Duration, Instant};
 
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
-use random::Random;
 use support::{Start, Ternd};
 use tempfile::TempDir;
 use tern_check::Stage;
+use tern_check::random::{self, Random};
 use tern_protocol::ids::ConversationId;
 
 const ROUNDS: u64 = 20;

@@ -5,8 +5,6 @@
 mod faults;
 #[path = "support/load.rs"]
 mod load;
-#[path = "support/random.rs"]
-mod random;
 mod support;
 
 use std::io::Write;
@@ -17,9 +15,9 @@ use std::time::{Duration, Instant};
 use faults::{Faults, Tree};
 use hyper::StatusCode;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
-use random::Random;
 use support::{Session, Start, TRANSPORTS, Ternd, message, text, texts, user};
 use tern_check::Stage;
+use tern_check::random::{self, Random};
 use tern_client::Transport;
 use tern_core::limits::SENDS_WAITING_MIN;
 use tern_protocol::error::ErrorCode;

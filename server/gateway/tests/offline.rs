@@ -2,8 +2,6 @@
 
 #[path = "support/load.rs"]
 mod load;
-#[path = "support/random.rs"]
-mod random;
 mod support;
 
 use std::io::{Read, Write};
@@ -15,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use load::{Phase, Readers, Running, Server, Shared, create_group, lock};
-use random::Random;
 use support::{PATIENCE, Start, Ternd, message, user};
 use tern_check::Stage;
+use tern_check::random::{self, Random};
 use tern_client::Transport;
 use tern_protocol::ids::{ConversationId, Seq, StoreEpoch};
 use tern_protocol::limits::PAYLOAD_BYTES_MAX;

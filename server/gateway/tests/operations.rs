@@ -10,8 +10,6 @@ mod faults;
 mod logs;
 #[path = "operations/moves/mod.rs"]
 mod moves;
-#[path = "support/random.rs"]
-mod random;
 #[path = "serve/served.rs"]
 mod served;
 mod support;

@@ -21,7 +21,6 @@ pub mod device;
 pub mod net;
 pub mod node;
 pub mod plan;
-pub mod random;
 pub mod repeat;
 pub mod shrink;
 pub mod storage;

@@ -12,7 +12,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::random::Random;
+use tern_check::random::Random;
 
 /// Bytes on their way in one direction, as in the buffers of two sockets.
 const PIPE_BYTES_MAX: usize = 128 * 1024;

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 
 use crate::net::End;
-use crate::random::Random;
+use tern_check::random::Random;
 
 /// What signs the tokens of the simulation.
 pub const TOKEN_SECRET: &[u8] = b"the simulation's tokens are signed with these bytes";

@@ -1,6 +1,6 @@
 //! What happens in a run, made from its seed before it begins; so a step can be left out, to see whether it matters.
 
-use crate::random::Random;
+use tern_check::random::Random;
 
 /// A step: so long after the one before it, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +111,7 @@ fn action(random: &mut Random) -> Action {
             let bytes = if random.chance(30) { random.within(1_000..60_000) } else { random.below(100) };
             Action::Send { device, to: user, count, bytes }
         }
-        38..42 => Action::Create { device, users: random.number() },
+        38..42 => Action::Create { device, users: random.any() },
         42..52 => Action::Change { device, group: random.below(1_000), user, what: random.below(100) },
         52..58 => Action::Read { device, conversation: random.below(1_000) },
         58..63 => {

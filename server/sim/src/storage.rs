@@ -3,7 +3,7 @@
 use tern_client::storage::{Record, State};
 use tern_protocol::ids::{ConversationId, Seq};
 
-use crate::random::Random;
+use tern_check::random::Random;
 
 /// A device's storage.
 #[derive(Debug, Default)]

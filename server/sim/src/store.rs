@@ -10,8 +10,8 @@ use tern_store::memory::{FaultPlan, Memory};
 use tern_store::{BoxFuture, CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
 use tokio::time::{Instant, sleep};
 
-use crate::random::Random;
 use crate::wrong::Wrong;
+use tern_check::random::Random;
 
 /// The store of a run: it outlives the nodes.
 #[derive(Clone)]
@@ -44,7 +44,7 @@ impl SimStore {
 
     /// From now on so many commits and reads in a thousand fail.
     pub fn fail(&self, commits_per_mille: u16, reads_per_mille: u16) {
-        let seed = self.lock().random.number();
+        let seed = self.lock().random.any();
         self.memory.set_faults(FaultPlan::Seeded { seed, commits_per_mille, reads_per_mille });
     }
 

@@ -24,11 +24,11 @@ use crate::device::{Command, Device};
 use crate::net::{self, Trouble};
 use crate::node::{SimNode, TOKEN_SECRET};
 use crate::plan::{Action, Plan};
-use crate::random::Random;
 use crate::repeat;
 use crate::store::SimStore;
 use crate::trace::{Keep, Trace};
 use crate::wrong::Wrong;
+use tern_check::random::Random;
 
 /// When the simulation begins, by the wall clock: any moment would do.
 const EPOCH: WallMillis = WallMillis(1_800_000_000_000);
@@ -117,7 +117,7 @@ impl World {
         let open: Vec<_> = nodes.iter().filter(|node| node.is_open()).collect();
         let mut random = self.random.borrow_mut();
         let node = open.get(random.below(open.len().max(1) as u64) as usize)?;
-        let (client, server, trouble) = net::connection(self.latency_ms, random.fork());
+        let (client, server, trouble) = net::connection(self.latency_ms, random.split());
         node.accept(server, &mut random);
         Some((client, trouble))
     }
@@ -209,7 +209,7 @@ impl World {
             Action::Create { device: number, users } => {
                 if self.groups.borrow().len() < GROUPS_MAX {
                     let mut random = self.random.borrow_mut();
-                    let id = u128::from(random.number()) << 64 | u128::from(random.number());
+                    let id = u128::from(random.any()) << 64 | u128::from(random.any());
                     let group = ConversationId::group_from_random(id.to_be_bytes());
                     self.groups.borrow_mut().push(group);
                     let mut members: Vec<_> =
@@ -449,7 +449,7 @@ pub fn identity(number: u64) -> (String, String) {
 /// A message.
 pub fn text(random: &mut Random, bytes: u64) -> Change {
     let mut payload = String::new();
-    let _ = write!(payload, "{:016x}", random.number());
+    let _ = write!(payload, "{:016x}", random.any());
     let payload: Vec<u8> = payload.bytes().cycle().take(bytes.max(16) as usize).collect();
     Change::Message(Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None })
 }
@@ -478,7 +478,7 @@ pub fn try_run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Result<Outcome,
 
 async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
     let mut random = Random::new(plan.seed);
-    let store = SimStore::new(random.fork(), wrong);
+    let store = SimStore::new(random.split(), wrong);
     let world = Rc::new(World {
         history: RefCell::default(),
         trace: RefCell::new(Trace::new(keep)),

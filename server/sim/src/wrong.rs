@@ -8,7 +8,7 @@ use tern_protocol::event::{ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
 use tern_protocol::model::{Change, Entry};
 
-use crate::random::Random;
+use tern_check::random::Random;
 
 /// What is wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

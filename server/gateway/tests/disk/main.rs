@@ -10,8 +10,6 @@
 mod load;
 mod media;
 mod mount;
-#[path = "../support/random.rs"]
-mod random;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -22,8 +20,8 @@ use std::time::Instant;
 use load::{Device, Phase, Readers, Running, Server, Shared, create_group, lock};
 use media::Fate;
 use mount::{Disk, Fault};
-use random::Random;
 use support::{Start, Ternd};
+use tern_check::random::{self, Random};
 use tern_check::{Stage, assert_none, same_log};
 use tern_protocol::ids::ConversationId;
 use tern_server::server::EXIT_STORE_FAILED;

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::sync::Arc;
 
-use crate::random::Random;
+use tern_check::random::Random;
 
 const PAGE: u64 = 4096;
 const SECTOR: u64 = 512;

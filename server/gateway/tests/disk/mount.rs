@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use crate::media::{Contents, Media, Node};
-use crate::random::Random;
 use crate::support::PATIENCE;
+use tern_check::random::Random;
 
 /// Nothing changes the disk behind the kernel's back while it is mounted.
 const FOREVER: Duration = Duration::from_secs(86_400);

@@ -1,7 +1,5 @@
 //! The real server over both transports, as clients see it.
 
-#[path = "../support/random.rs"]
-mod random;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -6,8 +6,8 @@ use tern_protocol::limits::PAYLOAD_BYTES_MAX;
 use tern_protocol::model::{Change, Entry, Message, Target};
 use tern_protocol::request::{History, HistoryFrom, RequestBody, Send};
 
-use crate::random::{self, Random};
 use crate::support::{group, over_each, seqs};
+use tern_check::random::{self, Random};
 
 /// 20 MB: more than sockets hold on both ends together, and the server's own queue, by far.
 const SENDS: u64 = 320;

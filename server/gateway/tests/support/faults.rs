@@ -13,8 +13,8 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::random::Random;
 use crate::support::{PATIENCE, Start};
+use tern_check::random::Random;
 
 const SECTOR: usize = 512;
 /// What has happened and was not asked for yet. Beyond, the server waits in its next write.

@@ -19,8 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::random::Random;
 use crate::support::{PATIENCE, Session, TRANSPORTS, Ternd, user};
+use tern_check::random::Random;
 use tern_check::{History, Key, Listener, Stage, assert_none, same_log};
 
 const USERS: usize = 6;

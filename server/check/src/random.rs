@@ -1,5 +1,4 @@
-//! Random numbers that a seed repeats.
-#![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
+//! Random numbers that a seed repeats: for whoever makes a run that is checked.
 
 use std::ops::Range;
 
@@ -26,6 +25,16 @@ impl Random {
         range.start + self.any() % (range.end - range.start)
     }
 
+    /// Below `bound`, which is not 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.within(0..bound)
+    }
+
+    /// True with so many chances in a thousand.
+    pub fn chance(&mut self, per_mille: u64) -> bool {
+        self.below(1_000) < per_mille
+    }
+
     /// True once in `n` times.
     pub fn one_in(&mut self, n: u64) -> bool {
         self.within(0..n) == 0
@@ -38,6 +47,9 @@ impl Random {
 }
 
 /// The seed of this run: `TERN_SEED`, or a new one, which is printed.
+///
+/// # Panics
+/// When `TERN_SEED` is no number.
 pub fn seed() -> u64 {
     let given = std::env::var("TERN_SEED").ok().map(|text| text.parse().expect("TERN_SEED is a number"));
     let seed = given.unwrap_or_else(|| {
