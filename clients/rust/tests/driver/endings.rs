@@ -8,6 +8,8 @@ use std::task::Poll;
 use tern_client::storage::{Record, State};
 use tern_client::{Error, Stop};
 
+use tokio::sync::mpsc;
+
 use super::*;
 
 async fn within<T>(what: impl Future<Output = T>) -> T {
@@ -111,14 +113,20 @@ async fn closing_twice_is_closing_once() {
     }
 }
 
+/// A client of a server that answers nothing any more, with 20 messages that wait for it.
+async fn with_unanswered(server: &Listening, path: &Path) -> (Client, Events) {
+    let (client, events) = start(server, SqliteStorage::open(path).unwrap()).await;
+    answers(server, false);
+    enqueue(&client, 20).await;
+    (client, events)
+}
+
 #[tokio::test]
 async fn who_asks_to_close_need_not_wait() {
     let server = listen(Transport::Tcp, ALPN).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
-    let (client, mut events) = start(&server, SqliteStorage::open(&path).unwrap()).await;
-    answers(&server, false);
-    enqueue(&client, 20).await;
+    let (client, mut events) = with_unanswered(&server, &path).await;
     let asked = for_turns(1, client.close()).await;
     assert_eq!(asked, None, "the server does not answer");
     answers(&server, true);
@@ -131,9 +139,7 @@ async fn dropping_the_last_handle_waits_for_nothing_and_frees_the_storage() {
     let server = listen(Transport::Tcp, ALPN).await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("state");
-    let (client, mut events) = start(&server, SqliteStorage::open(&path).unwrap()).await;
-    answers(&server, false);
-    enqueue(&client, 20).await;
+    let (client, mut events) = with_unanswered(&server, &path).await;
     drop(client.clone());
     enqueue(&client, 1).await;
     drop(client);
@@ -179,25 +185,28 @@ async fn a_runtime_that_is_shut_down_takes_no_message_with_it() {
     assert!(within(again.close()).await);
 }
 
+/// One at a time, and one more that says that the runtime is held up.
+const ASKS_MAX: usize = 2;
+
 /// A storage on a disk that answers when the runtime says so.
 struct SlowDisk {
     state: State,
-    asks: tokio::sync::mpsc::UnboundedSender<&'static str>,
+    asks: mpsc::Sender<&'static str>,
     answers: Receiver<()>,
 }
 
 impl SlowDisk {
     /// And what it asks for, and where to answer.
-    fn new() -> (Self, tokio::sync::mpsc::UnboundedReceiver<&'static str>, Sender<()>) {
-        let (asks, asked) = tokio::sync::mpsc::unbounded_channel();
+    fn new() -> (Self, mpsc::Receiver<&'static str>, Sender<()>) {
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
         let (answer, answers) = channel();
         (Self { state: State::default(), asks, answers }, asked, answer)
     }
 
     fn wait(&self, what: &'static str) -> Result<(), StorageError> {
-        self.asks.send(what).map_err(|_| StorageError::Other("the test is over".into()))?;
+        self.asks.try_send(what).map_err(|_| StorageError::Other("the test is over".into()))?;
         self.answers.recv_timeout(PATIENCE / 4).map_err(|_| {
-            let _ = self.asks.send("the runtime, which waits");
+            let _ = self.asks.try_send("the runtime, which waits");
             StorageError::Other("no answer".into())
         })
     }

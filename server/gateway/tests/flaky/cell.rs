@@ -102,13 +102,11 @@ pub(crate) struct Started<'a> {
 impl<'a> Started<'a> {
     /// Waits until so many sends have been answered.
     pub(crate) async fn answered(&self, count: u64) {
-        let answered = async {
-            while self.people.book.lock().history.totals().acked < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let answered = tokio::time::timeout(PATIENCE, answered).await;
-        answered.unwrap_or_else(|_| panic!("{}: answers within {PATIENCE:?}", self.people.cell.name()));
+        let mut acked = self.people.book.lock().acked.subscribe();
+        let answered = tokio::time::timeout(PATIENCE, acked.wait_for(|acked| *acked >= count)).await;
+        let answered =
+            answered.unwrap_or_else(|_| panic!("{}: answers within {PATIENCE:?}", self.people.cell.name()));
+        answered.expect("the book is open as long as anybody waits");
     }
 
     /// Until everybody has everything.

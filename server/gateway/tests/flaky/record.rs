@@ -9,6 +9,7 @@ use tern_client::{Storage, StorageError};
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ConversationId, Seq};
 use tern_protocol::model::Sender;
+use tokio::sync::watch;
 
 /// Shared by the devices of a cell.
 #[derive(Clone, Default)]
@@ -20,6 +21,8 @@ pub(crate) struct Written {
     pub(crate) history: History,
     last: HashMap<(ConversationId, Sender), Key>,
     heads: HashMap<ConversationId, Seq>,
+    /// How many sends have been answered.
+    pub(crate) acked: watch::Sender<u64>,
 }
 
 impl Book {
@@ -43,6 +46,7 @@ impl Written {
 
     pub(crate) fn ack(&mut self, key: Key, ok: &SendOk) {
         self.history.ack(key, ok);
+        self.acked.send_replace(self.history.totals().acked);
         let head = self.heads.entry(key.conversation).or_default();
         *head = (*head).max(ok.seq);
     }

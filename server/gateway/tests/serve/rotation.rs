@@ -1,7 +1,5 @@
 //! Everything that is replaced under load: certificate, keys, revocations. Whoever is not meant does not notice.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tern_client::Transport;
@@ -20,16 +18,16 @@ const STEP: u64 = 20;
 
 /// Two connections, one of which sends to the other all the time.
 struct Pair {
-    stored: Arc<AtomicU64>,
+    stored: watch::Receiver<u64>,
     sending: JoinHandle<()>,
     hearing: JoinHandle<()>,
 }
 
 impl Pair {
     fn new(sender: Session, listener: Session, stop: &watch::Receiver<bool>) -> Self {
-        let stored = Arc::new(AtomicU64::new(0));
+        let (count, stored) = watch::channel(0);
         let (told, total) = watch::channel(None);
-        let sending = send_until(sender, listener.user(), stored.clone(), stop.clone(), told);
+        let sending = send_until(sender, listener.user(), count, stop.clone(), told);
         Self { stored, sending: tokio::spawn(sending), hearing: tokio::spawn(hear_all(listener, total)) }
     }
 }
@@ -38,7 +36,7 @@ impl Pair {
 async fn send_until(
     mut sender: Session,
     to: UserId,
-    stored: Arc<AtomicU64>,
+    stored: watch::Sender<u64>,
     stop: watch::Receiver<bool>,
     total: watch::Sender<Option<u64>>,
 ) {
@@ -47,7 +45,7 @@ async fn send_until(
         sent += 1;
         let ok = sender.text(to, "all the time").await.expect("stored");
         assert_eq!((ok.seq, ok.duplicate), (Seq(sent), false));
-        stored.store(sent, Ordering::SeqCst);
+        stored.send_replace(sent);
     }
     total.send_replace(Some(sent));
 }
@@ -103,14 +101,11 @@ impl Rotation {
     /// Until every pair has got on.
     async fn load(&self) {
         for pair in &self.pairs {
-            let before = pair.stored.load(Ordering::SeqCst);
-            let got_on = async {
-                while pair.stored.load(Ordering::SeqCst) < before + STEP {
-                    assert!(!pair.sending.is_finished() && !pair.hearing.is_finished(), "it was cut off");
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            };
-            tokio::time::timeout(PATIENCE, got_on).await.expect("it goes on");
+            let mut stored = pair.stored.clone();
+            let enough = *stored.borrow() + STEP;
+            let got_on = tokio::time::timeout(PATIENCE, stored.wait_for(|stored| *stored >= enough));
+            got_on.await.expect("it goes on").expect("it was cut off");
+            assert!(!pair.sending.is_finished() && !pair.hearing.is_finished(), "it was cut off");
         }
     }
 
