@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tern_client::raw::{Connection, Received};
+use tern_client::raw::{Connection, Received, Receiver};
 use tern_protocol::convert::encode_request;
 use tern_protocol::event::ServerBody;
 use tern_protocol::frame;
@@ -76,22 +76,26 @@ pub(super) async fn bombs(target: &Rc<Target>) -> Result<(), Error> {
     .await
 }
 
+/// Writes as long as anybody reads, and reads what comes meanwhile.
+async fn beside_reading(mut receiver: Receiver, write: impl Future<Output = ()>) {
+    let read =
+        async { while matches!(receiver.recv().await, Ok(Received::Message(_) | Received::Heartbeat)) {} };
+    tokio::select! {
+        () = write => {}
+        () = read => {}
+    }
+}
+
 /// Sends the same again and again, and reads what comes.
 pub(super) async fn pour(target: &Rc<Target>, bytes: Bytes) -> Result<(), Error> {
     all(target, async move |target, _, connection| {
-        let (mut sender, mut receiver, _open) = connection.into_split();
+        let (mut sender, receiver, _open) = connection.into_split();
         let write = async {
             while sender.send_bytes(&bytes).await.is_ok() {
                 target.counted();
             }
         };
-        let read = async {
-            while matches!(receiver.recv().await, Ok(Received::Message(_) | Received::Heartbeat)) {}
-        };
-        tokio::select! {
-            () = write => {}
-            () = read => {}
-        }
+        beside_reading(receiver, write).await;
     })
     .await
 }
@@ -162,7 +166,7 @@ pub(super) async fn giant_groups(target: &Rc<Target>) -> Result<(), Error> {
         if connection.send_bytes(&create).await.is_err() {
             return;
         }
-        let (mut sender, mut receiver, _open) = connection.into_split();
+        let (mut sender, receiver, _open) = connection.into_split();
         let write = async {
             for n in 2.. {
                 if sender.send_bytes(&send(group, n, message(1_000))).await.is_err() {
@@ -171,13 +175,7 @@ pub(super) async fn giant_groups(target: &Rc<Target>) -> Result<(), Error> {
                 target.counted();
             }
         };
-        let read = async {
-            while matches!(receiver.recv().await, Ok(Received::Message(_) | Received::Heartbeat)) {}
-        };
-        tokio::select! {
-            () = write => {}
-            () = read => {}
-        }
+        beside_reading(receiver, write).await;
     })
     .await
 }

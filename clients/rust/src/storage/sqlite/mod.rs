@@ -29,17 +29,9 @@ pub use history::{LocalConversation, LocalHistory, LostMessage, Unsent};
 /// "Tern", in the header of the database.
 const APPLICATION_ID: i64 = 0x5465_726e;
 const SCHEMA_VERSION: i64 = 2;
-const SCHEMA: &str = include_str!("schema.sql");
+const SCHEMA: &str = concat!(include_str!("schema.sql"), include_str!("lost.sql"));
 /// What version 2 added.
-const FROM_VERSION_1: &str = "
-    ALTER TABLE device ADD COLUMN epoch BLOB;
-    CREATE TABLE lost (
-      conversation BLOB NOT NULL,
-      client_seq INTEGER NOT NULL,
-      seq INTEGER NOT NULL,
-      entry BLOB NOT NULL,
-      UNIQUE (conversation, client_seq)
-    ) STRICT;";
+const FROM_VERSION_1: &str = concat!("ALTER TABLE device ADD COLUMN epoch BLOB;", include_str!("lost.sql"));
 /// The write-ahead log is cut back to this when it has been copied into the database.
 const LOG_BYTES: i64 = 4 << 20;
 /// So long another program that writes to the database is waited for, and SQLite's own short exclusive moments
