@@ -14,21 +14,26 @@ pub(super) async fn files_are_used_up(expected: &[Move]) {
     let data = tempfile::tempdir().expect("a temporary directory");
     let ternd = Ternd::start(data.path(), &Start::default());
     let mut watch = Watch::new(ternd.admin).await;
-    let open_files = || {
+    let descriptors = || {
         let files = std::fs::read_dir(format!("/proc/{}/fd", ternd.pid())).expect("it runs");
-        files.count() as u64
+        let number = |file: std::io::Result<std::fs::DirEntry>| file.ok()?.file_name().to_str()?.parse().ok();
+        files.filter_map(number).collect::<Vec<u64>>()
     };
-    let limit = open_files() + 8;
+    // The limit is one of numbers, and those in use have gaps between them.
+    let limit = descriptors().into_iter().max().expect("its standard streams") + 9;
+    // The thread of the control socket waits in accept(2), which holds a number that is not listed.
+    let full = limit as usize - 1;
     let pid = Pid::from_raw(ternd.pid() as i32);
     let files = Rlimit { current: Some(limit), maximum: Some(limit) };
     rustix::process::prlimit(pid, Resource::Nofile, files).expect("lower is allowed");
     let using_up = async {
         while !watch.still(expected).is_empty() {
             let mut silent = Vec::new();
-            for _ in 0..32 {
+            // More than there are numbers.
+            for _ in 0..limit {
                 silent.push(TcpStream::connect(ternd.address).await.expect("the kernel takes it"));
             }
-            while open_files() < limit {
+            while descriptors().len() < full {
                 tokio::task::yield_now().await;
             }
             // Those that were not accepted wait. The page needs files, too.
