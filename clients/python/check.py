@@ -75,7 +75,8 @@ def check(server, directory, backup):
     assert stored == list(range(1, 26)), "each entry once and in order"
 
     # Her file comes back from a backup, and numbers as it has numbered.
-    alice.change("update number set last = 1")
+    with alice.db:
+        alice.db.execute("update number set last = 1")
     assert [alice.send(to_bob, text) for text in ("new", "newer")] == [26, 27], "nothing is taken for what was sent before"
     assert texts(receive(bob, 2)) == ["new", "newer"]
 

@@ -1,21 +1,19 @@
 """A client for Tern, written from `spec/` and `protocol/tern.proto` alone: messages, over TLS/TCP, in one thread.
 
 What must not be lost is in one SQLite file: the device's id, entries and cursors, sends that have no answer yet.
-One request is under way at a time, so a write never waits for a server that waits to be read. Any `OSError` says
-that the connection is gone: `connect` again, after a backoff; nothing is lost.
+One request is under way at a time: no write waits for a server that waits to be read. Any `OSError` says that the
+connection is gone: `connect` again, after a backoff; nothing is lost.
 """
-import random, secrets, socket, sqlite3, ssl, time, uuid
+import random, socket, sqlite3, ssl, time, uuid
 import tern_pb2 as pb
 
 FRAME_BYTES_MAX, DEAD_AFTER_S, WAITING_BEAT_S, TRIES_MAX = 1 << 20, 30, 2, 8
 # Error codes, from spec/errors.md. `internal` and what is not in the table are tried again for some time only.
 # Of BY_NUMBER nothing was stored under this number, or something else: take one above the highest.
-LATER, CLOSES, FINAL = (23, 24, 25, 26, 28), (1, 2, 3, 6, 7, 8, 9, 10, 11), (4, 5, *range(12, 21), 22)
-BY_NUMBER = (21, 29)
-SCHEMA = "".join(f"create table if not exists {table};" for table in (
-    "device (id blob)", "epoch (only primary key, id blob)", "conversation (id blob primary key, cursor)",
+LATER, CLOSES, FINAL, BY_NUMBER = (23, 24, 25, 26, 28), (1, 2, 3, *range(6, 12)), (4, 5, *range(12, 21), 22), (21, 29)
+TABLES = ("device (id blob)", "epoch (only primary key, id blob)", "conversation (id blob primary key, cursor)",
     "entry (conversation blob, seq, bytes blob, primary key (conversation, seq))",
-    "number (user blob primary key, last)", "outbox (place integer primary key autoincrement, send blob)"))
+    "number (user blob primary key, last)", "outbox (place integer primary key autoincrement, send blob)")
 
 
 class Refused(Exception):
@@ -30,21 +28,6 @@ def varint(number):
     return bytes([number]) if number < 0x80 else bytes([number & 0x7F | 0x80]) + varint(number >> 7)
 
 
-def cut_frame(buffer):
-    """Takes the first whole frame off `buffer`; None: it is not all there yet."""
-    end = next((at for at, byte in enumerate(buffer[:3], 1) if byte < 0x80), None)
-    if end is None and len(buffer) < 3:
-        return None
-    length = sum((byte & 0x7F) << 7 * at for at, byte in enumerate(buffer[:end]))
-    if end is None or length > FRAME_BYTES_MAX or (end > 1 and buffer[end - 1] == 0):
-        raise ConnectionError("the server's bytes are no frames")
-    if len(buffer) < end + length:
-        return None
-    frame = bytes(buffer[end : end + length])
-    del buffer[: end + length]
-    return frame
-
-
 class Client:
     def __init__(self, host, port, ca_file, token, path):
         self.address, self.token = (host, port), token
@@ -52,26 +35,21 @@ class Client:
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
         self.tls.set_alpn_protocols(["tern/1"])
         self.db = sqlite3.connect(path)
-        self.db.executescript(SCHEMA)
-        self.change("insert into device select ? where not exists (select * from device)", secrets.token_bytes(8))
+        self.db.executescript("".join(f"create table if not exists {table};" for table in TABLES)
+                              + "insert into device select randomblob(8) where not exists (select * from device)")
         self.device = int.from_bytes(self.value("select id from device"), "little")
-
-    def change(self, statement, *values):
-        with self.db:
-            self.db.execute(statement, values)
 
     def value(self, query, *values):
         return next((row[0] for row in self.db.execute(query, values)), None)
 
     def connect(self):
         """Logs in, learns what was missed, sends again what has no answer. -> the entries that were missed"""
-        self.buffer, self.requests, self.behind, self.fresh = bytearray(), 0, set(), []
+        self.buffer, self.requests, self.behind, self.fresh = b"", 0, set(), []
         self.heartbeat_s, self.heard, self.spoken = 60, time.monotonic(), time.monotonic()
         self.socket = self.tls.wrap_socket(socket.create_connection(self.address, 10), server_hostname=self.address[0])
-        login = pb.Login(token=self.token, device=self.device, version_min=1, version_max=1, client="tern.py/1")
-        answer = self.ask(login=login).login_ok
-        self.heartbeat_s = answer.heartbeat_ms / 1000
-        epoch, known = answer.store_epoch, self.value("select id from epoch")
+        login = {"token": self.token, "device": self.device, "version_min": 1, "version_max": 1, "client": "tern.py"}
+        ok = self.ask(login=login).login_ok
+        self.heartbeat_s, epoch, known = ok.heartbeat_ms / 1000, ok.store_epoch, self.value("select id from epoch")
         self.reset = bool(epoch and known and epoch != known)
         with self.db:  # of another history of the server's store entries and cursors go, sends stay
             for table in ("entry", "conversation") if self.reset else ():
@@ -86,10 +64,20 @@ class Client:
         self.socket.sendall(data)
         self.spoken = time.monotonic()
 
+    def cut_frame(self):
+        """Takes the first whole frame off what has come; None: it is not all there yet."""
+        end = next((at for at, byte in enumerate(self.buffer[:3], 1) if byte < 0x80), 0)
+        length = sum((byte & 0x7F) << 7 * at for at, byte in enumerate(self.buffer[:end]))
+        if (not end and len(self.buffer) > 2) or length > FRAME_BYTES_MAX or (end > 1 and self.buffer[end - 1] == 0):
+            raise ConnectionError("the server's bytes are no frames")
+        if end and len(self.buffer) >= end + length:
+            frame, self.buffer = self.buffer[end : end + length], self.buffer[end + length :]
+            return frame
+
     def read(self, until=None):
         """-> the next frame with something in it, or None at `until`. Without `until` an answer is waited for."""
         while True:
-            while (frame := cut_frame(self.buffer)) is not None:
+            while (frame := self.cut_frame()) is not None:
                 content = pb.ServerFrame.FromString(frame)
                 if content.WhichOneof("body") == "error":
                     raise Refused(content.error)
@@ -136,12 +124,10 @@ class Client:
 
     def handle(self, event):
         kind = event.WhichOneof("body")
-        if kind == "push" and event.push.entry.seq == self.cursor(event.push.conversation) + 1:
+        if kind == "push" and event.push.entry.seq <= self.cursor(event.push.conversation) + 1:
             self.store(event.push.conversation, [event.push.entry])
-        elif kind == "push" and event.push.entry.seq > self.cursor(event.push.conversation):
-            self.behind.add(event.push.conversation)
-        elif kind == "head_moved":
-            self.behind.add(event.head_moved.conversation)
+        elif kind in ("push", "head_moved"):
+            self.behind.add(getattr(event, kind).conversation)
 
     def store(self, conversation, entries, floor=0, head=0):
         """Stores the entries above the cursor, which have no gap, and moves the cursor, in one transaction."""
@@ -177,37 +163,37 @@ class Client:
 
     def send(self, user, text):
         """Sends text to the direct chat with `user`. -> its seq, which says that it is safe"""
-        number = (self.value("select last from number where user = ?", user) or 0) + 1
-        message = pb.Message(content_type="text/plain", payload=text.encode())
-        send = pb.Send(user=user, client_seq=number, message=message).SerializeToString()
-        with self.db:
-            self.db.execute("replace into number values (?, ?)", [user, number])
-            self.db.execute("insert into outbox (send) values (?)", [send])
+        message = {"content_type": "text/plain", "payload": text.encode()}
+        self.put(None, pb.Send(user=user, client_seq=self.number(user), message=message))
         return self.flush()
+
+    def number(self, user):
+        return (self.value("select last from number where user = ?", user) or 0) + 1
+
+    def put(self, place, send):
+        with self.db:
+            self.db.execute("replace into number values (?, ?)", [send.user, send.client_seq])
+            self.db.execute("replace into outbox values (?, ?)", [place, send.SerializeToString()])
 
     def flush(self):
         """Sends what is in the outbox, in its order, each until its answer is final. -> the last one's seq"""
         seq, tries = None, 0
         while row := self.db.execute("select place, send from outbox order by place").fetchone():
+            place, send = row[0], pb.Send.FromString(row[1])
             try:
-                seq, tries = self.ask(send=pb.Send.FromString(row[1])).send_ok.seq, 0
+                seq, tries, error = self.ask(send=send).send_ok.seq, 0, pb.Error()
             except Refused as refused:
                 error, tries = refused.args[0], tries + 1
-                if error.code in CLOSES:
-                    raise
-                if error.code in BY_NUMBER:
-                    send = pb.Send.FromString(row[1])
-                    last = self.value("select last from number where user = ?", send.user) or 0
-                    send.client_seq = max(last, error.client_seq) + 1
-                    with self.db:
-                        self.db.execute("replace into number values (?, ?)", [send.user, send.client_seq])
-                        self.db.execute("update outbox set send = ? where place = ?", [send.SerializeToString(), row[0]])
-                    continue
-                if error.code in LATER or (error.code not in FINAL and tries < TRIES_MAX):
-                    advice_s, bound_s = error.retry_after_ms / 1000, min(60, 2**tries)
-                    time.sleep(advice_s * random.uniform(1, 2) or random.uniform(0, bound_s))
-                    continue
-                self.change("delete from outbox where place = ?", row[0])
-                raise
-            self.change("delete from outbox where place = ?", row[0])
+            if error.code in CLOSES:
+                raise Refused(error)
+            if error.code in BY_NUMBER:
+                send.client_seq = max(self.number(send.user), error.client_seq + 1)
+                self.put(place, send)
+            elif error.code in LATER or (error.code and error.code not in FINAL and tries < TRIES_MAX):
+                time.sleep(error.retry_after_ms / 1000 * random.uniform(1, 2) or random.uniform(0, min(60, 2**tries)))
+            else:
+                with self.db:
+                    self.db.execute("delete from outbox where place = ?", [place])
+                if error.code:
+                    raise Refused(error)
         return seq

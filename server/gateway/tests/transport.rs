@@ -316,9 +316,17 @@ async fn a_restarted_server_leaves_no_datagram_of_an_old_connection_unanswered()
     let endpoint = quic_client(tern_client(&server).0);
     let connection = connect_quic(&endpoint, proxy.address).await.unwrap();
     let mut stream = connection.open_bi().await.unwrap();
-    ask(&mut stream, 1).await.unwrap();
-    let datagram = proxy.latest.borrow().clone();
-    assert_eq!(datagram[0] & 0x80, 0, "a datagram of an established connection");
+    // A datagram of an established connection. Those of the handshake may be sent again after it.
+    let is_established = |datagram: &[u8]| datagram[0] & 0x80 == 0;
+    let mut question = 0;
+    let datagram = loop {
+        question += 1;
+        in_time("an answer", ask(&mut stream, question)).await.unwrap();
+        let latest = proxy.latest.borrow().clone();
+        if is_established(&latest) {
+            break latest;
+        }
+    };
     server.stop();
 
     let _server = Server::start(dir.path(), Options { address, shards: 1, ..Options::default() });
