@@ -107,12 +107,13 @@ pub enum Command {
     #[command(
         after_help = "Examples:\n  tern-bench mixed --connections 1000 --rate 500 --members 3,20,200\n  \
         tern-bench mixed --share-direct 0.3 --share-group 0.3 --share-history 0.2 --share-vanish 0.2 --away 1\n  \
-        tern-bench mixed --connections 2000 --duration 1800 --json day.json\n\n\
+        tern-bench mixed --connections 500 --duration 1800 --kills 10 --json soak.json\n\n\
         --rate counts messages; the shares say what else is done for so many messages: with the defaults, 90 of 100 \
         things done are messages, 8 are looks back into a conversation, 2 are departures. The same seed gives the same \
         clients the same things to do at the same times. Times of messages to or from somebody who was away meanwhile are \
         kept apart (`…_missed`, `…_ack_after_return`), as is the time from wanting to be back until all that was missed is \
-        there (`return`)."
+        there (`return`). What is called `…_start_…`, `…_middle_…` and `…_end_…` belongs to the first tenth of the \
+        measured time, to the seventh, before which all kills are over, and to the last."
     )]
     Mixed(MixedArgs),
     /// Pairs of clients talk and newcomers come, while others mean harm: what ordinary users notice, what it takes

@@ -45,6 +45,11 @@ pub fn usage(pid: u32) -> Result<Usage, Error> {
     })
 }
 
+/// Files and sockets that a process has open; `None` when there is no such process, or it is somebody else's.
+pub fn open_files(pid: u32) -> Option<u64> {
+    std::fs::read_dir(format!("/proc/{pid}/fd")).ok().map(|files| files.count() as u64)
+}
+
 /// Memory that the kernel of this machine uses for sockets, as far as it says: TCP's buffers, and all of its small
 /// objects (slab), of which sockets are those that a load generator makes more of. `None` where it does not say.
 pub fn kernel_memory_bytes() -> Option<u64> {
@@ -121,5 +126,7 @@ mod tests {
     #[test]
     fn this_process_uses_something() {
         assert!(usage(std::process::id()).expect("it exists").rss_bytes > 0);
+        assert!(open_files(std::process::id()).expect("it exists") > 0);
+        assert_eq!(open_files(u32::MAX), None);
     }
 }

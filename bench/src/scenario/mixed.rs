@@ -14,13 +14,13 @@ use crate::Error;
 use crate::args::{Common, MixedArgs};
 use crate::chat::{Chat, Circle};
 use crate::fleet::{Crew, Phase, Share};
+use crate::mixed::course::measure;
 use crate::mixed::member::{Member, ROOMS_MAX};
 use crate::mixed::plan::{Load, Part, Plan, Shares, cast};
 use crate::mixed::room::Room;
 use crate::mixed::scene::{Orders, Scene, direct};
 use crate::mixed::tail::Tail;
 use crate::pace::Pace;
-use crate::process;
 use crate::random::Random;
 use crate::returning::{Patience, Returning};
 use crate::run::{Run, Scenario};
@@ -82,8 +82,13 @@ impl Scenario for MixedArgs {
     fn load(&self) -> String {
         let Shares { direct, group, history, vanish } = self.shares();
         let sizes: Vec<String> = self.sizes().map(|size| size.to_string()).collect();
+        let kills = if self.kills > 0 {
+            format!("; the server is killed {} times", self.kills)
+        } else {
+            String::new()
+        };
         format!(
-            "rate {}; direct {direct}, groups of {} {group}, history {history}, vanish {vanish}; idle {}",
+            "rate {}; direct {direct}, groups of {} {group}, history {history}, vanish {vanish}; idle {}{kills}",
             self.rate,
             sizes.join(" and "),
             self.share_idle
@@ -125,9 +130,7 @@ impl Scenario for MixedArgs {
         let crew = Crew::new(accounts).together(self.per_thread());
         let day = self.day();
         let fleet = run.fleet(&crew, async move |share| day.drive(share).await)?;
-        memory(run, "start")?;
-        run.measure(&fleet);
-        memory(run, "end")?;
+        run.attempt(|run| measure(run, &fleet, self.kills));
         for faults in run.finish(fleet) {
             run.faults.add(&faults);
         }
@@ -159,18 +162,6 @@ impl Scenario for MixedArgs {
         }
         Ok(())
     }
-}
-
-/// Notes how much memory server and driver have.
-fn memory(run: &mut Run<'_>, when: &str) -> Result<(), Error> {
-    let server = run.server()?.usage();
-    let driver = process::usage(std::process::id()).ok();
-    for (whose, usage) in [("server", server), ("driver", driver)] {
-        if let Some(usage) = usage {
-            run.figure(&format!("{whose}_rss_{when}_bytes"), usage.rss_bytes as f64);
-        }
-    }
-    Ok(())
 }
 
 /// What happens in a thread.

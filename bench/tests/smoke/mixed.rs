@@ -43,6 +43,11 @@ fn a_day_goes_by() {
         &results,
         &figures.map(|name| format!("/scenario_figures/{name}")).each_ref().map(String::as_str),
     );
+    for part in ["start", "middle", "end"] {
+        let figures = ["ack_{}_p50_ms", "deliver_{}_p99_ms", "server_rss_{}_bytes", "data_{}_bytes"];
+        let figures = figures.map(|name| format!("/scenario_figures/{}", name.replace("{}", part)));
+        above_0(&results, &figures.each_ref().map(String::as_str));
+    }
     for result in &results {
         assert_eq!(result["connections"], 40);
         assert_eq!(result["scenario_figures"]["connections_lost"], 0.0, "{result:#}");
