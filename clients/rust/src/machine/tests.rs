@@ -1,8 +1,11 @@
 //! The machine against scripts, and against a small model of a server under random faults.
 
-mod cases;
+mod catch_up;
 mod epoch;
+mod links;
+mod marks;
 mod model;
 mod network;
 mod random;
+mod rig;
 mod sends;

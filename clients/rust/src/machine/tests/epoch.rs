@@ -5,8 +5,8 @@ use tern_protocol::ids::{ClientSeq, RequestId, Seq, StoreEpoch};
 use tern_protocol::request::{Mark, RequestBody};
 
 use super::super::{ConversationProgress, Output, Progress, Settings, Ticket};
-use super::cases::{Rig, line, seconds, with_cursor};
 use super::model::{entry, group, login_ok};
+use super::rig::{Rig, line, seconds, with_cursor};
 use crate::event::{Event, Lost};
 use crate::storage::{Marks, Record, State};
 

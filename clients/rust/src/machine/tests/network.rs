@@ -7,8 +7,8 @@ use tern_protocol::ids::Seq;
 use tern_protocol::model::Entry;
 
 use super::super::{Output, Settings};
-use super::cases::{Rig, seconds, with_cursor};
 use super::model::{entry, group, login_ok};
+use super::rig::{Rig, seconds, with_cursor};
 use crate::event::{ConnectionState, Event, Lost};
 use crate::storage::{Record, State};
 
@@ -230,7 +230,7 @@ fn what_is_handed_over_is_kept_before() {
         // The log is replaced: what was kept of the old one goes before the new one comes.
         rig.reconnect();
         rig.other.clear();
-        let mut line = super::cases::line(group(1), 1, 0);
+        let mut line = super::rig::line(group(1), 1, 0);
         line.entries = vec![entry(1, "new")];
         rig.answer_sync(SyncPage { conversations: vec![line.clone()], covered_until: None });
         line.entries.clear();

@@ -6,8 +6,8 @@ use tern_protocol::ids::ClientSeq;
 use tern_protocol::model::Target;
 
 use super::super::{Output, Ticket};
-use super::cases::{Rig, seconds, stored};
 use super::model::{error, group, message};
+use super::rig::{Rig, seconds, stored};
 use crate::event::Lost;
 use crate::storage::{Record, State};
 
