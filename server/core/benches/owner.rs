@@ -45,7 +45,7 @@ impl Busy {
                     owner.on_loaded(NOW, Ok((Version(1), Some(stored))));
                 }
                 Some(Effect::LoadWindows(_)) => {
-                    let windows = (0..senders).map(|n| (sender(n), SendWindow::default())).collect();
+                    let windows = (0..senders).map(|n| (sender(n), Ok(SendWindow::default()))).collect();
                     owner.on_windows(NOW, Ok((head, windows)));
                 }
                 Some(Effect::Commit(_)) => break,

@@ -127,6 +127,9 @@ pub enum CommitFault {
     Failed,
 }
 
+/// A device's send window, or why it could not be loaded.
+pub type LoadedWindow = (Sender, Result<SendWindow, LoadFault>);
+
 /// Why a conversation, or a part of it, could not be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoadFault {
@@ -390,12 +393,13 @@ impl<T> Owner<T> {
         self.pump(now);
     }
 
-    /// The answer to [`Effect::LoadWindows`], with the head that was read together with them; `Err` when they could not
-    /// be loaded.
-    pub fn on_windows(&mut self, now: Now, loaded: Result<(Head, Vec<(Sender, SendWindow)>), LoadFault>) {
+    /// The answer to [`Effect::LoadWindows`], with the head that was read together with them; `Err` when they, or one of
+    /// them, could not be loaded.
+    pub fn on_windows(&mut self, now: Now, loaded: Result<(Head, Vec<LoadedWindow>), LoadFault>) {
         self.windows_asked = false;
         // While a commit is in flight, the windows in memory know more than the store.
         let may_forget = matches!(self.phase, Phase::Ready(_));
+        let mut faults = Vec::new();
         match (&mut self.phase, loaded) {
             (_, Err(fault)) => {
                 while let Some(queued) = self.queue.pop_front() {
@@ -409,8 +413,11 @@ impl<T> Owner<T> {
                     known.windows.clear();
                 }
                 for (sender, window) in windows {
-                    // One that is cached is newer: it has what was numbered since.
-                    known.windows.entry(sender).or_insert(window);
+                    match window {
+                        // One that is cached is newer: it has what was numbered since.
+                        Ok(window) => _ = known.windows.entry(sender).or_insert(window),
+                        Err(fault) => faults.push((sender, fault)),
+                    }
                 }
             }
             // Somebody else has appended since, so the windows and the rest of the picture do not belong together.
@@ -418,6 +425,9 @@ impl<T> Owner<T> {
                 self.load();
             }
             (Phase::Cold | Phase::Loading | Phase::Committing(..), Ok(_)) => {}
+        }
+        for (sender, fault) in faults {
+            self.give_up_sends_of(sender, fault.code());
         }
         self.pump(now);
     }
@@ -489,6 +499,16 @@ impl<T> Owner<T> {
     fn give_up(&mut self, queued: Queued<T>, code: ErrorCode) {
         let code = if queued.maybe_stored { ErrorCode::OutcomeUnknown } else { code };
         self.effects.push_back(Effect::Reply(queued.append.ticket, Err(code.into())));
+    }
+
+    fn give_up_sends_of(&mut self, sender: Sender, code: ErrorCode) {
+        for queued in core::mem::take(&mut self.queue) {
+            if queued.append.sender == sender {
+                self.give_up(queued, code);
+            } else {
+                self.queue.push_back(queued);
+            }
+        }
     }
 
     fn take_waiting_marks(&mut self, known: &Known) {

@@ -461,6 +461,22 @@ fn who_was_removed_by_a_commit_of_unknown_outcome_is_told() {
 }
 
 #[test]
+fn a_damaged_window_is_the_fault_of_no_other_device() {
+    let mut world = World::group(&[2, 3]);
+    world.restart(0);
+    world.store.damaged = Some(by(2, 1));
+    let sends = [(by(3, 1), 1), (by(2, 1), 1), (by(2, 2), 1), (by(2, 1), 2), (by(1, 1), 2)];
+    let tickets = sends.map(|(sender, number)| world.submit(0, sender, number, say()));
+    world.run(0);
+    let damaged = No(Internal);
+    let answers = [New(2), damaged, New(3), damaged, New(4)].map(Some);
+    assert_eq!(tickets.map(|ticket| told(&world, ticket)), answers);
+    assert!(world.nodes[0].owner.is_idle());
+    world.store.damaged = None;
+    assert_eq!(world.send(0, by(2, 1), 1, say()).map(|ok| ok.seq), Ok(Seq(5)));
+}
+
+#[test]
 fn a_commit_that_fails() {
     use Outcome::*;
     /// One send meets these outcomes: its answer, the entries stored, the loads it takes (with a fence or not), and the

@@ -11,9 +11,9 @@ use tern_core::receipts::Dirty;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ConversationId, UserId};
-use tern_protocol::model::Sender;
+use tern_protocol::model::{SendWindow, Sender};
 use tern_store::ops::{append, receipts};
-use tern_store::{CommitError, StoreError};
+use tern_store::{CommitError, Corrupt, StoreError};
 use tracing::{error, warn};
 
 use crate::clock::Stamp;
@@ -182,8 +182,12 @@ impl Shard {
 
     async fn load_windows(self: Rc<Self>, id: ConversationId, senders: Vec<Sender>) {
         let loaded = append::load_windows(&*self.node.kv, id, &senders).await;
+        let window =
+            |window: Result<SendWindow, Corrupt>| window.map_err(|error| load_fault(id, &error.into()));
         let loaded = loaded
-            .map(|(_, head, windows)| (head, senders.into_iter().zip(windows).collect()))
+            .map(|(_, head, windows)| {
+                (head, senders.into_iter().zip(windows.into_iter().map(window)).collect())
+            })
             .map_err(|error| load_fault(id, &error));
         let now = self.now();
         self.with_owner(id, |owner| owner.on_windows(now, loaded));

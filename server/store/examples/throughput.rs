@@ -57,7 +57,7 @@ async fn own(store: &Embedded, n: u8, until: Instant) -> Result<Vec<Duration>, t
     let payload = Bytes::from(vec![7; 160]);
     let (version, head, mut windows) = append::load_windows(store, conversation, &[sender]).await?;
     let mut base = Base { head, version: Some(version) };
-    let mut window: SendWindow = windows.remove(0);
+    let mut window: SendWindow = windows.remove(0).map_err(tern_store::CommitError::from)?;
     let mut latencies = Vec::new();
     while Instant::now() < until {
         let client_seq = ClientSeq(window.sends.last().map_or(0, |(client_seq, _)| client_seq.get()) + 1);

@@ -17,7 +17,7 @@ use tern_protocol::model::{
 };
 
 use crate::conversation::{
-    Append, Batch, CommitFault, Effect, LoadFault, Mark, Owner, Publication, Stored, Version,
+    Append, Batch, CommitFault, Effect, LoadFault, LoadedWindow, Mark, Owner, Publication, Stored, Version,
 };
 use crate::dedup::{Refusal, Search};
 use crate::limits::{BATCH_BYTES_MAX, BATCH_ENTRIES_MAX};
@@ -81,6 +81,8 @@ pub(super) struct Store {
     pub(super) active: Vec<BTreeSet<UserId>>,
     pub(super) members: BTreeMap<UserId, Membership>,
     windows: HashMap<Sender, SendWindow>,
+    /// Whose window cannot be read.
+    pub(super) damaged: Option<Sender>,
     sends: HashMap<Sender, Vec<(ClientSeq, Seq)>>,
     pub(super) watermarks: BTreeMap<UserId, Watermarks>,
 }
@@ -98,6 +100,7 @@ impl Store {
             active: Vec::new(),
             members: BTreeMap::new(),
             windows: HashMap::new(),
+            damaged: None,
             sends: HashMap::new(),
             watermarks: BTreeMap::new(),
         }
@@ -215,8 +218,11 @@ impl Store {
         (Version(self.version), stored)
     }
 
-    fn windows(&self, senders: &[Sender]) -> (Head, Vec<(Sender, SendWindow)>) {
-        let window = |sender: &Sender| (*sender, self.windows.get(sender).cloned().unwrap_or_default());
+    fn windows(&self, senders: &[Sender]) -> (Head, Vec<LoadedWindow>) {
+        let window = |sender: &Sender| match self.damaged == Some(*sender) {
+            true => (*sender, Err(LoadFault::Damaged)),
+            false => (*sender, Ok(self.windows.get(sender).cloned().unwrap_or_default())),
+        };
         (self.head, senders.iter().map(window).collect())
     }
 
@@ -251,7 +257,7 @@ pub(super) enum Pending {
     Load { fence: bool },
     Loaded(Result<(Version, Option<Stored>), LoadFault>),
     Windows(Vec<Sender>),
-    GotWindows(Result<(Head, Vec<(Sender, SendWindow)>), LoadFault>),
+    GotWindows(Result<(Head, Vec<LoadedWindow>), LoadFault>),
     Commit { batch: Batch, read: Option<u64> },
     Committed(Result<Version, CommitFault>),
     Find { ticket: usize, search: Search },

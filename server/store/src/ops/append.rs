@@ -18,7 +18,7 @@ use crate::keys::member::MemberKey;
 use crate::keys::mine::MineKey;
 use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
-use crate::{CommitError, Kv, StoreError, Transaction, Version, records};
+use crate::{CommitError, Corrupt, Kv, StoreError, Transaction, Version, records};
 
 /// Entries that a search for a late duplicate reads at a time.
 const SEARCH_ROWS: usize = 256;
@@ -78,14 +78,14 @@ async fn load_once(
     Ok((version, Some(Loaded { version, conversation, head, members: members?, watermarks })))
 }
 
-/// Reads the send windows of these devices, in their order; a device that never sent has an empty one. The head comes
-/// from the same transaction (the default one when there is no such conversation), so that the caller can tell
+/// Reads the send windows of these devices, in their order; a device that never sent has an empty one. A damaged one
+/// does not keep the others from being read. The head comes from the same transaction (the default one when there is no such conversation), so that the caller can tell
 /// whether what it knows is stale.
 pub async fn load_windows(
     kv: &dyn Kv,
     id: ConversationId,
     senders: &[Sender],
-) -> Result<(Version, Head, Vec<SendWindow>), StoreError> {
+) -> Result<(Version, Head, Vec<Result<SendWindow, Corrupt>>), StoreError> {
     read_only!(kv, |tx| load_windows_once(tx, id, senders))
 }
 
@@ -93,7 +93,7 @@ async fn load_windows_once(
     tx: &dyn Transaction,
     id: ConversationId,
     senders: &[Sender],
-) -> Result<(Version, Head, Vec<SendWindow>), StoreError> {
+) -> Result<(Version, Head, Vec<Result<SendWindow, Corrupt>>), StoreError> {
     let (version, head) = join(tx.read_version(), super::head(tx, id)).await;
     let windows = bounded(senders.iter().map(|sender| window(tx, id, *sender))).await?;
     Ok((version?, head?.unwrap_or_default(), windows))
@@ -103,12 +103,12 @@ async fn window(
     tx: &dyn Transaction,
     conversation: ConversationId,
     sender: Sender,
-) -> Result<SendWindow, StoreError> {
+) -> Result<Result<SendWindow, Corrupt>, StoreError> {
     let key = WindowKey { conversation, user: sender.user, device: sender.device };
-    match tx.get_snapshot(&key.encode()).await? {
-        Some(record) => Ok(records::window::decode(&key, &record)?),
+    Ok(match tx.get_snapshot(&key.encode()).await? {
+        Some(record) => records::window::decode(&key, &record),
         None => Ok(SendWindow::default()),
-    }
+    })
 }
 
 /// What the owner's decision was based on.

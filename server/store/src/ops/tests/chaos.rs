@@ -9,7 +9,7 @@ async fn send(kv: &dyn Kv, id: ConversationId, sender: Sender, client_seq: u64) 
     let owner = Owner { kv, id };
     for _ in 0..1_000 {
         let Ok((_, head, windows)) = append::load_windows(kv, id, &[sender]).await else { continue };
-        let sent = windows[0].sends.iter().find(|(sent, _)| sent.get() == client_seq);
+        let sent = windows[0].as_ref().unwrap().sends.iter().find(|(sent, _)| sent.get() == client_seq);
         if let Some((_, seq)) = sent {
             assert!(*seq <= head.last);
             return *seq;

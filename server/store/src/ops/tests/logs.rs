@@ -8,6 +8,7 @@ on_all! {
     a_stale_owner_conflicts
     an_owner_that_reads_the_head_compares_it
     windows_are_kept_per_device
+    a_damaged_window_hides_no_other
     late_duplicates_are_found
     watermarks_only_rise
     trimming_keeps_the_newest
@@ -101,12 +102,28 @@ async fn windows_are_kept_per_device(kv: &dyn Kv) {
     owner.messages(device("anna", 7), 5, 1).await;
     let senders = [device("anna", 7), device("ben", 1), device("anna", 1)];
     let (_, head, windows) = append::load_windows(kv, owner.id, &senders).await.unwrap();
+    let windows: Vec<_> = windows.into_iter().map(Result::unwrap).collect();
     assert_eq!(windows[0].sends, [(ClientSeq(5), head.last)]);
     assert!(windows[1].sends.is_empty());
     assert_eq!(windows[2].sends.len(), SEND_WINDOW);
     assert_eq!(windows[2].sends.last(), Some(&(ClientSeq(232), Seq(232))));
     let nobody = append::load_windows(kv, group(9), &senders[..1]).await.unwrap();
-    assert_eq!((nobody.1, nobody.2[0].sends.len()), (Head::default(), 0));
+    assert_eq!((nobody.1, nobody.2[0].as_ref().unwrap().sends.len()), (Head::default(), 0));
+}
+
+async fn a_damaged_window_hides_no_other(kv: &dyn Kv) {
+    use crate::keys::window::WindowKey;
+    let owner = direct(kv, "anna", "ben").await;
+    owner.messages(device("anna", 1), 2, 3).await;
+    owner.messages(device("ben", 2), 1, 1).await;
+    let senders = [device("anna", 1), device("ben", 2)];
+    let damaged = WindowKey { conversation: owner.id, user: senders[0].user, device: senders[0].device };
+    let mut tx = kv.begin();
+    tx.set(&damaged.encode(), Bytes::from_static(b"nonsense"));
+    tx.commit().await.unwrap();
+    let (_, head, windows) = append::load_windows(kv, owner.id, &senders).await.unwrap();
+    assert_eq!(windows[0].as_ref().unwrap_err().kind, WindowKey::KIND);
+    assert_eq!(windows[1].as_ref().unwrap().sends, [(ClientSeq(1), head.last)]);
 }
 
 async fn late_duplicates_are_found(kv: &dyn Kv) {

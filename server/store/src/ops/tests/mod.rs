@@ -81,7 +81,7 @@ impl Owner<'_> {
         changes: Vec<Change>,
     ) -> Result<Batch, StoreError> {
         let (version, head, mut windows) = append::load_windows(self.kv, self.id, &[sender]).await?;
-        let mut window = windows.remove(0);
+        let mut window = windows.remove(0)?;
         let mut new = Head { floor: head.floor.max(Seq(1)), ..head };
         let mut entries = Vec::new();
         for (change, client_seq) in changes.into_iter().zip(client_seq..) {
