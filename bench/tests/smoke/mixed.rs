@@ -14,7 +14,7 @@ fn a_day_goes_by() {
         ["--away", "0.3"],
         ["--page", "5"],
         ["--mark-interval", "0.05"],
-        ["--duration", "3"],
+        ["--duration", "5"],
         ["--warmup", "0.2"],
     ];
     let results = server.bench("mixed", &arguments.concat());

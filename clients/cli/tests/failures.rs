@@ -65,13 +65,14 @@ fn cases() {
         }
     });
 
-    let at = |server: &'static str| {
+    let within = |seconds: &'static str, server: &'static str| {
         move |rest: &[&'static str]| {
-            let mut args = vec!["--server", server, "--token", TOKEN, "--timeout", "1"];
+            let mut args = vec!["--server", server, "--token", TOKEN, "--timeout", seconds];
             args.extend_from_slice(rest);
             args
         }
     };
+    let at = |server| within("1", server);
     let leak = |s: String| -> &'static str { Box::leak(s.into_boxed_str()) };
     let ca = leak(ca.to_owned());
     let (nobody, silent_at, http_at) = (leak(nobody), leak(silent_at), leak(http_at));
@@ -93,8 +94,8 @@ fn cases() {
     let group = ["--ca", ca, "group", "create", "--title", " ", "--member", "bob"];
     check(home, &at(nobody)(&group), b"", 2, "a group needs a title");
     check(home, &at(silent_at)(&send), b"", 3, "within 1");
-    check(home, &at(http_at)(&send), b"", 3, "does not speak TLS");
-    check(home, &at("nowhere.invalid:1")(&send), b"", 3, "cannot be resolved");
+    check(home, &within("20", http_at)(&send), b"", 3, "does not speak TLS");
+    check(home, &within("20", "nowhere.invalid:1")(&send), b"", 3, "cannot be resolved");
     check(home, &at("nowhere")(&send), b"", 2, "host:port");
     check(home, &at(nobody)(&["--ca", "/nowhere", "tail"]), b"", 2, "cannot be read");
     check(home, &at(nobody)(&["--ca", "/dev/null", "tail"]), b"", 2, "CA file /dev/null has no");

@@ -76,7 +76,7 @@ async fn nothing_is_told_before_it_is_synced() {
         let asked = alice.request(RequestBody::Send(two.clone())).await;
         assert!(faults.event("held").await.ends_with(".jnl"), "the journal is what is synced");
         // The entry is written and not synced. The connections answer other questions; an answer to the send would
-        // come first, and be taken for the answer to this one.
+        // come first.
         let mut fresh = ternd.login(transport, "bob", 2).await;
         for session in [&mut alice, &mut bob, &mut fresh] {
             let log = session.log_from(alice_and_bob(), 1).await.expect("a member");
@@ -90,6 +90,7 @@ async fn nothing_is_told_before_it_is_synced() {
         let mark = Mark { conversation: alice_and_bob(), delivered: Seq(1), read: Seq(1) };
         let marked = bob.request(RequestBody::Mark(vec![mark])).await;
         assert_eq!(bob.line(alice_and_bob()).await.head, Seq(1));
+        assert!(!alice.is_answered(asked) && !bob.is_answered(marked), "before it is durable");
 
         faults.clear("hold-sync");
         let ok = match alice.answer(asked).await.expect("stored") {

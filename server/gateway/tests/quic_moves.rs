@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::stream::{self, StreamExt};
 use support::{PATIENCE, Session, Start, Ternd, message, next, text, user};
 use tern_client::Transport;
 use tern_client::raw::Connector;
@@ -24,6 +25,8 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 const SHARDS: usize = 2;
 const PAIRS: usize = 100;
+/// At once: all of them would not be in time on a busy machine.
+const HANDSHAKES: usize = 16;
 /// Of each side of a pair.
 const SENDS: u64 = 32;
 /// Entries of a pair's log.
@@ -258,18 +261,18 @@ impl Client {
 async fn conversations_go_on_when_clients_change_their_address() {
     let data = tempfile::tempdir().expect("a temporary directory");
     let server = Arc::new(Ternd::start(data.path(), &Start { shards: SHARDS, ..Start::default() }));
-    let mut connecting = JoinSet::new();
+    let mut connecting = Vec::new();
     for pair in 0..PAIRS {
         let mover = if pair % 2 == 0 { Mover::Client } else { Mover::Translator };
         for side in ["a", "b"] {
             let server = server.clone();
             let name = format!("{side}{pair}");
-            connecting.spawn(async move { (pair, Client::connect(&server, name, mover).await) });
+            connecting.push(async move { (pair, Client::connect(&server, name, mover).await) });
         }
     }
     let mut pairs: Vec<Vec<Client>> = (0..PAIRS).map(|_| Vec::new()).collect();
-    while let Some(connected) = connecting.join_next().await {
-        let (pair, client) = connected.expect("connected");
+    let mut connecting = stream::iter(connecting).buffer_unordered(HANDSHAKES);
+    while let Some((pair, client)) = connecting.next().await {
         pairs[pair].push(client);
     }
 

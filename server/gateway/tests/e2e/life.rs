@@ -62,7 +62,7 @@ async fn a_token_ends_and_the_connection_with_it() {
     let data = tempfile::tempdir().expect("a temporary directory");
     let ternd = Ternd::start(data.path(), &Start::default());
     let until_the_end = async |transport| {
-        let token = ternd.token_for("alice", Duration::from_secs(4));
+        let token = ternd.token_for("alice", Duration::from_secs(10));
         let connection = ternd.connector().connect(transport).await.expect("connected");
         let device = 1 + transport as u64;
         let mut alice = Session::login(connection, &token, device).await.expect("still good");

@@ -22,7 +22,7 @@ pub(crate) fn config(ternd: &Ternd, transport: Transport, name: &str) -> Config 
         transport,
         backoff_first: Duration::from_millis(20),
         backoff_max: Duration::from_millis(200),
-        connect_timeout: Duration::from_secs(2),
+        connect_timeout: Duration::from_secs(5),
         heartbeat: Some(Duration::from_millis(500)),
         dead_after: Duration::from_secs(2),
         ..Config::new(ternd.address.to_string(), ternd.ca(), token)

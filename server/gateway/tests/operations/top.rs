@@ -10,7 +10,7 @@ use std::process::{Command, Output};
 use terminal::Terminal;
 use tern_client::Transport;
 
-use crate::support::{Start, Ternd, user};
+use crate::support::{Start, Ternd, port, user};
 
 async fn top(admin: SocketAddr) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_ternd"));
@@ -97,18 +97,10 @@ fn fits(top: &Terminal, rows: u16) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-/// A free port that the system gives to nobody who asks for any.
-fn lasting_port() -> SocketAddr {
-    let first = 20_000 + std::process::id() as u16 % 10_000;
-    let addresses = (first..).map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-    let is_free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
-    addresses.take(1_000).find(is_free).expect("one of many is free")
-}
-
 #[tokio::test]
 async fn it_fits_the_terminal_and_lives_through_a_restart() {
     let data = tempfile::tempdir().expect("a temporary directory");
-    let admin = lasting_port();
+    let admin = port::lasting();
     let start = Start { admin: Some(admin), ..Start::default() };
     let ternd = Ternd::start(data.path(), &start);
     let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;

@@ -137,7 +137,9 @@ async fn the_documented_command_makes_a_certificate_that_clients_accept() {
     let name = |word: &String| word.replace("DNS:chat.example.com", "IP:127.0.0.1");
     openssl.args(command[1..].iter().map(name)).current_dir(files.dir.path());
     match openssl.output() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return eprintln!("NOT CHECKED: there is no openssl here");
+        }
         made => {
             let made = made.expect("it runs");
             assert!(made.status.success(), "{made:?}");

@@ -178,7 +178,7 @@ async fn what_is_replaced_under_load_ends_only_whom_it_is_about() {
     rotation.begin(&new, "second").await;
     let (mut brief, mut mallory) = (Vec::new(), Vec::new());
     for transport in TRANSPORTS {
-        let ends = old.token_for("brief", Duration::from_secs(6));
+        let ends = old.token_for("brief", Duration::from_secs(15));
         brief.push(rotation.login(transport, &ends).await.expect("the first key is still there"));
         mallory.push(rotation.login(transport, &new.token("mallory")).await.expect("good"));
     }

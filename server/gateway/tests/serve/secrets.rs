@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jsonwebtoken::{Algorithm, EncodingKey};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::model::{Change, Target};
@@ -104,9 +106,16 @@ async fn no_log_holds_a_secret_or_what_people_write() {
     let mut secrets: Vec<String> = pem_lines.map(str::to_owned).collect();
     // The header and the claims of a token are no secrets by themselves, and nothing to log.
     secrets.extend(tokens.iter().flat_map(|token| token.split('.')).map(str::to_owned));
-    for bytes in [SHARED, &secret, WRITTEN.as_bytes(), MISPLACED.as_bytes()] {
+    let keys = [&server_key, &token_key].map(|pem| {
+        let key = PrivateKeyDer::from_pem_slice(pem.as_bytes()).expect("a private key");
+        key.secret_der().to_vec()
+    });
+    // At the end of an Ed25519 key is its seed.
+    let seed = keys[1].last_chunk::<32>().expect("longer");
+    for bytes in [SHARED, &secret, WRITTEN.as_bytes(), MISPLACED.as_bytes(), &keys[0], &keys[1], seed] {
         secrets.extend(forms(bytes));
     }
+    secrets.extend(tokens.iter().flat_map(|token| forms(token.as_bytes())));
     for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
         let line = log.lines().find(|line| line.contains(secret.as_str()));
         assert!(line.is_none(), "{secret} is in the log: {line:?}");

@@ -1,6 +1,8 @@
 //! The real server as a process of its own on a free port, and clients to talk to it.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
+pub mod port;
+
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
@@ -61,7 +63,7 @@ pub async fn over_each(case: impl AsyncFn(&mut Ternd, Transport)) {
 /// How to start one.
 #[derive(Debug, Clone)]
 pub struct Start<'a> {
-    /// `127.0.0.1:0`, or where a server was before.
+    /// Where it is to listen, and where it is again when it is started again.
     pub listen: SocketAddr,
     /// Where it answers for metrics: `None`, on a port that nobody knows.
     pub admin: Option<SocketAddr>,
@@ -73,7 +75,7 @@ pub struct Start<'a> {
 
 impl Default for Start<'_> {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), admin: None, shards: 2, env: &[] }
+        Self { listen: port::lasting(), admin: None, shards: 2, env: &[] }
     }
 }
 
@@ -347,6 +349,11 @@ impl Session {
     pub async fn ask(&mut self, body: RequestBody) -> Result<ServerBody, WireError> {
         let id = self.request(body).await;
         self.answer(id).await
+    }
+
+    /// Whether the answer to a request has come before one that was awaited.
+    pub fn is_answered(&self, id: RequestId) -> bool {
+        self.answers.contains_key(&id)
     }
 
     /// Waits for the answer to a request.

@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+#[path = "../support/port.rs"]
+mod port;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::rc::Rc;
@@ -58,7 +61,7 @@ impl Default for Options {
         Self {
             shards: 2,
             steering: Steering::Kernel,
-            address: any_port(),
+            address: port::lasting(),
             tcp: TcpOptions::default(),
             quic: QuicOptions::default(),
             limits: Limits::OFF,
@@ -309,7 +312,7 @@ pub(crate) async fn eventually(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
         assert!(start.elapsed() < PATIENCE, "still not: {what}");
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

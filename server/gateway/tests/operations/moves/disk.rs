@@ -157,9 +157,10 @@ pub(super) async fn a_read_hangs_a_shard(expected: &[Move]) {
     let peers: Vec<_> = peers.take(60).collect();
     let mut from = session(&ternd, WELL, &alice).await;
     let mut receiver = session(&ternd, WELL, &carol).await;
-    let late = seat(&ternd, &ternd.connector(), Transport::Tcp, WELL).await;
     from.text(user(&carol), "hello").await.expect("stored");
     let datagram = datagram_for_hung(&ternd).await;
+    // Soon, as it is to log in.
+    let late = seat(&ternd, &ternd.connector(), Transport::Tcp, WELL).await;
 
     faults.set("hold-read");
     let old = History { conversation: group(0), from: HistoryFrom::Forward(Seq(1)), limit: 1 };
