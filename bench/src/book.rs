@@ -33,7 +33,11 @@ impl Book {
 
     /// The payload of the message that goes out under this number: no other message of the run has the same.
     pub fn payload(&self, client_seq: ClientSeq) -> Vec<u8> {
-        check::payload(self.mark(), client_seq, self.payload_bytes)
+        check::payload(self.mark(), self.label(client_seq), self.payload_bytes)
+    }
+
+    fn label(&self, client_seq: ClientSeq) -> u64 {
+        check::label(self.conversation, self.writer, client_seq)
     }
 
     fn mark(&self) -> u64 {
@@ -88,7 +92,7 @@ impl Book {
             && match &entry.change {
                 Change::Message(message) => {
                     message.payload.len() == self.payload_bytes
-                        && check::made(&message.payload, entry.client_seq) == Some(self.mark())
+                        && check::made(&message.payload, self.label(entry.client_seq)) == Some(self.mark())
                 }
                 Change::Create { .. } => at == 0 && self.conversation.is_group(),
                 _ => false,
@@ -157,7 +161,7 @@ mod tests {
         check(&book, 3, &[entry(&book, 4, 5)], 4, Faults { altered: 1, ..none });
         let mut other = two;
         if let Change::Message(message) = &mut other.change {
-            message.payload = check::payload(0, ClientSeq(3), BYTES).into();
+            message.payload = check::payload(0, book.label(ClientSeq(3)), BYTES).into();
         }
         check(&book, 1, &[other], 2, Faults { altered: 1, ..none });
     }

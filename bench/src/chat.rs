@@ -16,7 +16,7 @@ use crate::floor::shape::Transactions;
 use crate::meter::Meter;
 use crate::random::Random;
 use tern_check::stream::Marked;
-use tern_check::stream::{Log, Placed, mixed};
+use tern_check::stream::{Log, Placed, label, message, mixed};
 
 /// Own messages of which it is remembered that not all others are known to have them.
 const UNRECEIPTED_MAX: usize = 1_024;
@@ -108,7 +108,7 @@ impl Chat {
     /// The part of the member at this place, who has nothing yet and says "delivered" so many nanoseconds after a message.
     pub fn new(circle: Rc<Circle>, place: usize, payload_bytes: usize, mark_interval: u64) -> Self {
         Self {
-            log: Log::new(circle.kind, circle.members[place], Seq(0), payload_bytes),
+            log: Log::new(circle.kind, circle.conversation, circle.members[place], Seq(0), payload_bytes),
             circle,
             place,
             unreceipted: VecDeque::new(),
@@ -137,6 +137,12 @@ impl Chat {
             Kind::Direct => Target::User(self.others().next().unwrap_or(self.own())),
         };
         RequestBody::Send(Send { target, client_seq, change })
+    }
+
+    /// The request for a message that was made then.
+    pub fn send_message(&self, made: u64, client_seq: ClientSeq, payload_bytes: usize) -> RequestBody {
+        let label = label(self.circle.conversation, self.own(), client_seq);
+        self.send(client_seq, message(made, label, payload_bytes))
     }
 
     /// A group's first entry.

@@ -23,7 +23,6 @@ use crate::pace::{Pace, Schedule};
 use crate::refusal::{self, is_passing};
 use crate::run::DRAIN;
 use crate::stage::{Role, Stage};
-use tern_check::stream as check;
 
 mod journey;
 mod storm;
@@ -347,8 +346,8 @@ impl Talker {
 
     fn put(&mut self, sending: Sending) {
         let Sending { client_seq, made, .. } = sending;
-        let message = check::message(made, client_seq, self.stage.payload_bytes);
-        let id = self.client.request(self.chat.send(client_seq, message));
+        let send = self.chat.send_message(made, client_seq, self.stage.payload_bytes);
+        let id = self.client.request(send);
         self.unanswered.insert(id, Sent::Message(sending));
     }
 

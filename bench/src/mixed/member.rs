@@ -21,7 +21,7 @@ use crate::meter::Meter;
 use crate::random::Random;
 use crate::returning::{Returning, Verdict, Vigil};
 use crate::run::DRAIN;
-use tern_check::stream::{self as check, Faults};
+use tern_check::stream::Faults;
 
 mod answers;
 mod coming;
@@ -249,8 +249,8 @@ impl Member {
 
     fn put(&mut self, client: &mut Client, sending: Sending) {
         let Sending { room, client_seq, made, .. } = sending;
-        let text = check::message(made, client_seq, self.scene.stage.payload_bytes);
-        let id = client.request(self.rooms[room].chat.send(client_seq, text));
+        let bytes = self.scene.stage.payload_bytes;
+        let id = client.request(self.rooms[room].chat.send_message(made, client_seq, bytes));
         self.unanswered.insert(id, Asked::Send(sending));
     }
 

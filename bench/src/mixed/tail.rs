@@ -3,14 +3,15 @@
 
 use std::collections::VecDeque;
 
-use tern_protocol::ids::Seq;
-use tern_protocol::model::{Change, Entry};
+use tern_protocol::ids::{ConversationId, Seq};
+use tern_protocol::model::{Change, Entry, Message};
 
-use tern_check::stream::{Faults, made, mixed};
+use tern_check::stream::{Faults, label, made, mixed};
 
 /// Digests of a conversation's last entries.
 #[derive(Debug)]
 pub struct Tail {
+    conversation: ConversationId,
     /// Of the last in `digests`.
     last: Seq,
     digests: VecDeque<u64>,
@@ -19,14 +20,14 @@ pub struct Tail {
 
 impl Tail {
     /// Of a conversation that nobody has seen anything of; keeps the last so many entries.
-    pub fn new(length: usize) -> Self {
-        Self { last: Seq(0), digests: VecDeque::new(), length: length.max(1) }
+    pub fn new(conversation: ConversationId, length: usize) -> Self {
+        Self { conversation, last: Seq(0), digests: VecDeque::new(), length: length.max(1) }
     }
 
     /// Somebody is shown an entry. Returns whether it is what somebody else was shown before; what is not at hand any
     /// more, or not yet, is not known to be otherwise.
     pub fn agrees(&mut self, entry: &Entry) -> bool {
-        let digest = digest(entry);
+        let digest = self.digest(entry);
         if entry.seq == self.last.next() {
             if self.digests.len() >= self.length {
                 self.digests.pop_front();
@@ -40,6 +41,29 @@ impl Tail {
         known.is_none_or(|known| *known == digest)
     }
 
+    /// When a message was made, if it is the one that its sender sent here.
+    fn made(&self, message: &Message, entry: &Entry) -> Option<u64> {
+        made(&message.payload, label(self.conversation, entry.sender.user, entry.client_seq))
+    }
+
+    fn digest(&self, entry: &Entry) -> u64 {
+        let sender = u128::from_le_bytes(*entry.sender.user.as_bytes());
+        let (made, length) = match &entry.change {
+            Change::Message(message) => (self.made(message, entry), message.payload.len()),
+            change => (None, change.size()),
+        };
+        let words = [
+            sender as u64,
+            (sender >> 64) as u64,
+            entry.sender.device.get(),
+            entry.client_seq.get(),
+            entry.time.0,
+            made.unwrap_or(u64::MAX),
+            length as u64,
+        ];
+        words.into_iter().fold(entry.seq.get(), mixed)
+    }
+
     /// Entries that were asked for: there is no gap between them, they are what was sent, and what others were shown.
     pub fn judge(&mut self, entries: &[Entry], faults: &mut Faults) {
         for pair in entries.windows(2) {
@@ -51,7 +75,7 @@ impl Tail {
         }
         for entry in entries {
             let intact = match &entry.change {
-                Change::Message(message) => made(&message.payload, entry.client_seq).is_some(),
+                Change::Message(message) => self.made(message, entry).is_some(),
                 change => *change != Change::Unknown,
             };
             faults.altered += u64::from(!intact);
@@ -76,24 +100,6 @@ impl Tail {
     }
 }
 
-fn digest(entry: &Entry) -> u64 {
-    let sender = u128::from_le_bytes(*entry.sender.user.as_bytes());
-    let (made, length) = match &entry.change {
-        Change::Message(message) => (made(&message.payload, entry.client_seq), message.payload.len()),
-        change => (None, change.size()),
-    };
-    let words = [
-        sender as u64,
-        (sender >> 64) as u64,
-        entry.sender.device.get(),
-        entry.client_seq.get(),
-        entry.time.0,
-        made.unwrap_or(u64::MAX),
-        length as u64,
-    ];
-    words.into_iter().fold(entry.seq.get(), mixed)
-}
-
 #[cfg(test)]
 mod tests {
     use tern_protocol::ids::{ClientSeq, DeviceId, UserId};
@@ -102,6 +108,8 @@ mod tests {
     use super::*;
     use tern_check::stream::message;
 
+    const CONVERSATION: ConversationId = ConversationId::from_bytes([7; 16]);
+
     fn entry(seq: u64) -> Entry {
         let client_seq = ClientSeq(seq + 7);
         Entry {
@@ -109,13 +117,13 @@ mod tests {
             time: WallMillis(0),
             sender: Sender { user: UserId::from_sub("a"), device: DeviceId::new(1).expect("not 0") },
             client_seq,
-            change: message(seq * 10, client_seq, 20),
+            change: message(seq * 10, label(CONVERSATION, UserId::from_sub("a"), client_seq), 20),
         }
     }
 
     #[test]
     fn what_is_shown_again_is_the_same() {
-        let mut tail = Tail::new(3);
+        let mut tail = Tail::new(CONVERSATION, 3);
         assert!((1..=5).all(|seq| tail.agrees(&entry(seq))));
         assert!((3..=5).all(|seq| tail.agrees(&entry(seq))));
         let other = |seq| Entry { client_seq: ClientSeq(90), ..entry(seq) };
@@ -128,7 +136,7 @@ mod tests {
     fn pages_end_where_they_should_and_have_no_gap() {
         #[track_caller]
         fn check(seqs: &[u64], from: Option<u64>, expected: Faults) {
-            let mut tail = Tail::new(10);
+            let mut tail = Tail::new(CONVERSATION, 10);
             assert!((1..=9).all(|seq| tail.agrees(&entry(seq))));
             let (entries, mut faults) =
                 (seqs.iter().map(|seq| entry(*seq)).collect::<Vec<_>>(), Faults::default());
@@ -153,7 +161,7 @@ mod tests {
         let check = |seqs: &[u64], cursor| {
             let (entries, mut faults) =
                 (seqs.iter().map(|seq| entry(*seq)).collect::<Vec<_>>(), Faults::default());
-            Tail::new(10).judge_after(&entries, Seq(cursor), &mut faults);
+            Tail::new(CONVERSATION, 10).judge_after(&entries, Seq(cursor), &mut faults);
             faults.lost
         };
         assert_eq!(check(&[5, 6], 4), 0);

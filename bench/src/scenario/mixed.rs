@@ -238,7 +238,7 @@ impl Day {
         for (number, part) in parts.iter().enumerate() {
             let members = part.members.iter().map(|member| users[*member]).collect();
             let circle = Circle::new(part.kind, members, seed);
-            let tail = Rc::new(RefCell::new(Tail::new(tail_length)));
+            let tail = Rc::new(RefCell::new(Tail::new(circle.conversation, tail_length)));
             for (place, member) in part.members.iter().enumerate() {
                 let interval = self.mark_interval.as_nanos() as u64;
                 let chat = Chat::new(circle.clone(), place, self.payload_bytes, interval);

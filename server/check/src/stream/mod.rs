@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use tern_protocol::event::SendOk;
-use tern_protocol::ids::{ClientSeq, Seq, UserId};
+use tern_protocol::ids::{ClientSeq, ConversationId, Seq, UserId};
 use tern_protocol::limits::SEND_WINDOW;
 use tern_protocol::model::{Change, Entry, Kind, Message};
 
@@ -96,6 +96,7 @@ pub enum Placed {
 #[derive(Debug)]
 pub struct Log {
     kind: Kind,
+    conversation: ConversationId,
     own: UserId,
     senders: HashMap<UserId, Sends>,
     payload_bytes: usize,
@@ -145,9 +146,16 @@ impl Sends {
 impl Log {
     /// Of this user, who has everything up to `start` and is going to see all that comes after it; messages have
     /// payloads of this length.
-    pub fn new(kind: Kind, own: UserId, start: Seq, payload_bytes: usize) -> Self {
+    pub fn new(
+        kind: Kind,
+        conversation: ConversationId,
+        own: UserId,
+        start: Seq,
+        payload_bytes: usize,
+    ) -> Self {
         Self {
             kind,
+            conversation,
             own,
             senders: HashMap::new(),
             payload_bytes,
@@ -217,7 +225,7 @@ impl Log {
         }
         let made = match &entry.change {
             Change::Message(message) if message.payload.len() == self.payload_bytes => {
-                made(&message.payload, entry.client_seq)
+                made(&message.payload, label(self.conversation, entry.sender.user, entry.client_seq))
             }
             Change::Message(_) | Change::Unknown => None,
             _ if self.kind == Kind::Direct => None,
@@ -276,36 +284,45 @@ pub fn mixed(hash: u64, word: u64) -> u64 {
 }
 
 /// A message with [such a payload](payload).
-pub fn message(made: u64, client_seq: ClientSeq, bytes: usize) -> Change {
-    let payload = payload(made, client_seq, bytes).into();
+pub fn message(made: u64, label: u64, bytes: usize) -> Change {
+    let payload = payload(made, label, bytes).into();
     Change::Message(Message { content_type: "text/plain".into(), payload, reply_to: None })
 }
 
-/// A payload: when it was made, its number, and bytes that depend on the number.
-pub fn payload(made: u64, client_seq: ClientSeq, bytes: usize) -> Vec<u8> {
-    let mut payload = vec![filler(client_seq); bytes.max(PAYLOAD_BYTES_MIN)];
+/// What a payload is known by where it arrives: a digest of the conversation, the sender and the number.
+pub fn label(conversation: ConversationId, sender: UserId, client_seq: ClientSeq) -> u64 {
+    let words = [*conversation.as_bytes(), *sender.as_bytes()].map(u128::from_le_bytes);
+    let halves = words.into_iter().flat_map(|word| [word as u64, (word >> 64) as u64]);
+    halves.chain([client_seq.get()]).fold(0, mixed)
+}
+
+/// A payload: when it was made, its [label], and bytes that depend on the label.
+pub fn payload(made: u64, label: u64, bytes: usize) -> Vec<u8> {
+    let mut payload = vec![filler(label); bytes.max(PAYLOAD_BYTES_MIN)];
     payload[..8].copy_from_slice(&made.to_le_bytes());
-    payload[8..16].copy_from_slice(&client_seq.get().to_le_bytes());
+    payload[8..16].copy_from_slice(&label.to_le_bytes());
     payload
 }
 
-fn filler(client_seq: ClientSeq) -> u8 {
-    client_seq.get() as u8
+fn filler(label: u64) -> u8 {
+    label as u8
 }
 
 /// When it was made, if it is one.
-pub fn made(payload: &[u8], client_seq: ClientSeq) -> Option<u64> {
+pub fn made(payload: &[u8], label: u64) -> Option<u64> {
     let (made, rest) = payload.split_first_chunk()?;
-    let (number, rest) = rest.split_first_chunk()?;
-    let filler = filler(client_seq);
+    let (known_by, rest) = rest.split_first_chunk()?;
+    let filler = filler(label);
     let other = rest.iter().fold(0, |other, byte| other | (byte ^ filler));
-    let intact = u64::from_le_bytes(*number) == client_seq.get() && other == 0;
+    let intact = u64::from_le_bytes(*known_by) == label && other == 0;
     intact.then(|| u64::from_le_bytes(*made))
 }
 
 #[cfg(test)]
 mod tests {
-    use tern_protocol::ids::{ConversationId, DeviceId};
+    use std::slice::from_ref;
+
+    use tern_protocol::ids::DeviceId;
     use tern_protocol::model::{Sender, WallMillis};
 
     use super::*;
@@ -323,17 +340,20 @@ mod tests {
             time: WallMillis(0),
             sender: Sender { user: user(sender), device: DeviceId::new(1).expect("not 0") },
             client_seq,
-            change: message(seq * 10, client_seq, BYTES),
+            change: message(seq * 10, label(conversation(), user(sender), client_seq), BYTES),
         }
     }
 
+    fn conversation() -> ConversationId {
+        ConversationId::direct(user("a"), user("b"))
+    }
+
     fn ok(seq: u64) -> SendOk {
-        let conversation = ConversationId::direct(user("a"), user("b"));
-        SendOk { conversation, seq: Seq(seq), time: WallMillis(0), duplicate: false }
+        SendOk { conversation: conversation(), seq: Seq(seq), time: WallMillis(0), duplicate: false }
     }
 
     fn log(own: &str) -> Log {
-        Log::new(Kind::Direct, user(own), Seq(0), BYTES)
+        Log::new(Kind::Direct, conversation(), user(own), Seq(0), BYTES)
     }
 
     /// What `a` and `b` have been pushed, and what `a` was acknowledged: (client_seq, seq).
@@ -380,6 +400,14 @@ mod tests {
         let mut broken = one(1);
         broken.client_seq = ClientSeq(2);
         check(&[broken.clone()], &[broken], &[(2, 1)], Faults { altered: 2, ..none });
+        // The bytes of another sender's message of the same number, and of one in another conversation.
+        let swapped = Entry { change: entry("b", 1, 1).change, ..one(1) };
+        let swapped = from_ref(&swapped);
+        check(swapped, swapped, &[(1, 1)], Faults { altered: 2, ..none });
+        let elsewhere = label(ConversationId::direct(user("a"), user("c")), user("a"), ClientSeq(1));
+        let strayed = Entry { change: message(10, elsewhere, BYTES), ..one(1) };
+        let strayed = from_ref(&strayed);
+        check(strayed, strayed, &[(1, 1)], Faults { altered: 2, ..none });
     }
 
     #[test]
@@ -395,7 +423,7 @@ mod tests {
     #[test]
     fn groups_have_many_senders() {
         let names = ["a", "b", "c", "d"];
-        let mut logs = names.map(|name| Log::new(Kind::Group, user(name), Seq(0), BYTES));
+        let mut logs = names.map(|name| Log::new(Kind::Group, conversation(), user(name), Seq(0), BYTES));
         let mut created = entry("a", 1, 1);
         created.change = Change::Create { title: String::new(), members: Vec::new() };
         let entries = [created, entry("b", 2, 1), entry("a", 3, 2), entry("c", 4, 1), entry("b", 5, 2)];
