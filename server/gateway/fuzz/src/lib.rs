@@ -77,15 +77,32 @@ pub fn key_set(input: &[u8]) {
     let Ok(keys) = jwks::parse(input) else { return };
     assert!((1..=jwks::JWKS_KEYS_MAX).contains(&keys.len()));
     let verifier = Verifier::new(keys, Duration::ZERO);
+    let mut published = vec![input.to_vec()];
+    strings(&serde_json::from_slice(input).expect("JSON, since it was understood"), &mut published);
     for alg in ["none", "HS256", "EdDSA", "ES256", "RS256"] {
         let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}"}}"#));
         let claims = URL_SAFE_NO_PAD.encode(r#"{"sub":"alice","exp":1900000000}"#);
-        // Published keys are no secrets: what is signed with one as if it were, is not signed.
         let message = format!("{header}.{claims}");
-        let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, input), message.as_bytes());
-        for signature in [String::new(), URL_SAFE_NO_PAD.encode(signature)] {
+        assert!(verifier.verify(&format!("{message}."), NOW).is_err());
+        // Published keys are no secrets: what is signed with one as if it were, is not signed.
+        for key in &published {
+            let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message.as_bytes());
+            let signature = URL_SAFE_NO_PAD.encode(signature);
             assert!(verifier.verify(&format!("{message}.{signature}"), NOW).is_err());
         }
+    }
+}
+
+/// All strings in this, and the bytes that they stand for.
+fn strings(json: &serde_json::Value, found: &mut Vec<Vec<u8>>) {
+    match json {
+        serde_json::Value::String(text) => {
+            found.push(text.as_bytes().to_vec());
+            found.extend(URL_SAFE_NO_PAD.decode(text));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| strings(item, found)),
+        serde_json::Value::Object(items) => items.values().for_each(|item| strings(item, found)),
+        _ => {}
     }
 }
 
