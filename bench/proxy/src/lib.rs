@@ -93,7 +93,8 @@ impl Proxy {
         self.shared.counters()
     }
 
-    /// From now on there is only delay and the rate, so that what is under way can finish. Flows that are dead stay so.
+    /// From now on there is only delay and the rate, so that what is under way can finish. Flows that are dead stay so, and
+    /// so does a network without UDP.
     pub fn calm_down(&self) {
         self.shared.calm_down(self.forecast.now());
     }

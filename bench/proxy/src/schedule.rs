@@ -241,13 +241,12 @@ impl Path {
         }
         let due = self.travel(direction, now, bytes) + decision.jitter;
         self.count(|counters| counters.passed += 1);
-        let lane = &mut self.lanes[direction as usize];
-        let due = due.max(lane.due);
-        if decision.overtaken_by > 0 {
+        let due = due.max(self.lanes[direction as usize].due);
+        if decision.overtaken_by > 0 && !self.is_calm(now) {
             self.count(|counters| counters.reordered += 1);
             return Fate::IsHeld { due, overtaken_by: decision.overtaken_by };
         }
-        lane.due = due;
+        self.lanes[direction as usize].due = due;
         self.count(|counters| counters.delayed += u64::from(due > now));
         if decision.doubled && !self.is_calm(now) {
             self.count(|counters| counters.doubled += 1);
@@ -284,7 +283,7 @@ impl Path {
             }
             sent += wait;
             wait = (2 * wait).min(RTO_MAX);
-            lost = decision.dice.of(retry).happens(self.plan.loss_share);
+            lost = decision.dice.of(retry).happens(self.plan.loss_share) && !self.is_calm(sent);
         }
         let due = self.travel(direction, sent, bytes) + decision.jitter;
         let lane = &mut self.lanes[direction as usize];

@@ -154,6 +154,7 @@ impl Udp {
             let oldest = state.flows.iter().min_by_key(|(_, flow)| flow.last_heard);
             if let Some(oldest) = oldest.map(|(client, _)| *client) {
                 state.flows.remove(&oldest);
+                state.delayed.retain(|_, delayed| delayed.client != oldest);
                 self.link.count(|counters| counters.refused += 1);
             }
         }
