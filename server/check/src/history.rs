@@ -27,10 +27,13 @@ pub struct Key {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Tick(u64);
 
+/// What was sent under a number: a client that forgets, or that means harm, sends something else under one that it used.
 #[derive(Debug)]
 struct Operation {
     change: Change,
     issued: Tick,
+    /// When it was sent first, its number was above all that its device had used there.
+    was_highest: bool,
     /// How often it was sent.
     attempts: u32,
     acked: Option<(Tick, Seq, WallMillis)>,
@@ -55,7 +58,9 @@ pub enum Stage {
 #[derive(Debug, Default)]
 pub struct History {
     clock: u64,
-    operations: BTreeMap<Key, Operation>,
+    /// By their numbers, in the order in which they were first sent; nearly always there is one.
+    operations: BTreeMap<Key, Vec<Operation>>,
+    highest: HashMap<(ConversationId, Sender), ClientSeq>,
     /// What was seen by anybody.
     seen: HashMap<ConversationId, BTreeMap<Seq, Entry>>,
     /// Who has seen which seqs.
@@ -89,7 +94,8 @@ impl History {
         Tick(self.clock)
     }
 
-    pub(crate) fn violate(&mut self, promise: Promise, rule: &'static str, what: String) {
+    /// Something is wrong that whoever writes the history has found by itself.
+    pub fn violate(&mut self, promise: Promise, rule: &'static str, what: String) {
         self.violations.push(Violation { promise, rule, what, excerpt: Vec::new() });
     }
 
@@ -100,14 +106,15 @@ impl History {
 
     /// What is known of an operation, in lines.
     fn told(&self, key: &Key) -> Vec<String> {
-        let Some(operation) = self.operations.get(key) else { return Vec::new() };
-        let mut lines =
-            vec![format!("#{} {key}: sent, {} times in all", operation.issued.0, operation.attempts)];
-        if let Some((tick, seq, _)) = operation.acked {
-            lines.push(format!("#{} {key}: acknowledged with {seq}", tick.0));
-        }
-        if let Some((tick, code)) = operation.refused {
-            lines.push(format!("#{} {key}: refused, {code}", tick.0));
+        let mut lines = Vec::new();
+        for operation in self.operations.get(key).into_iter().flatten() {
+            lines.push(format!("#{} {key}: sent, {} times in all", operation.issued.0, operation.attempts));
+            if let Some((tick, seq, _)) = operation.acked {
+                lines.push(format!("#{} {key}: acknowledged with {seq}", tick.0));
+            }
+            if let Some((tick, code)) = operation.refused {
+                lines.push(format!("#{} {key}: refused, {code}", tick.0));
+            }
         }
         lines
     }
@@ -123,33 +130,60 @@ impl History {
         self.totals
     }
 
-    /// A send is about to leave, for the first time or again. Call it before a byte of it is written.
+    /// A send is about to leave, for the first time or again. Call it before a byte of it is written. Something else under
+    /// a number that was used is another send, of which one at most may be stored.
     pub fn issue(&mut self, key: Key, change: &Change) {
         let tick = self.tick();
-        if let Some(operation) = self.operations.get_mut(&key) {
+        let operations = self.operations.entry(key).or_default();
+        if let Some(operation) = operations.iter_mut().find(|operation| operation.change == *change) {
             operation.attempts += 1;
             (operation.refused, operation.decided) = (None, false);
             self.totals.resent += u64::from(operation.attempts == 2);
             return;
         }
         self.totals.sends += 1;
-        let operation = Operation {
+        let highest = self.highest.entry((key.conversation, key.sender)).or_default();
+        operations.push(Operation {
             change: change.clone(),
             issued: tick,
+            was_highest: key.client_seq > *highest,
             attempts: 1,
             acked: None,
             refused: None,
             disowned: None,
             decided: false,
-        };
-        self.operations.insert(key, operation);
+        });
+        *highest = (*highest).max(key.client_seq);
     }
 
-    /// A send was acknowledged.
+    /// A send was acknowledged, of a client that sends one thing under each number.
     pub fn ack(&mut self, key: Key, ok: &SendOk) {
+        self.on_ack(key, None, ok);
+    }
+
+    /// A send was refused, of a client that sends one thing under each number. When the code says that it had no effect, it
+    /// is not in the log, unless it is sent again.
+    pub fn refuse(&mut self, key: Key, code: ErrorCode) {
+        self.on_refusal(key, None, code);
+    }
+
+    /// The send of just this under the number was answered.
+    pub fn answered(&mut self, key: Key, change: &Change, answer: Result<&SendOk, ErrorCode>) {
+        match answer {
+            Ok(ok) => self.on_ack(key, Some(change), ok),
+            Err(code) => self.on_refusal(key, Some(change), code),
+        }
+    }
+
+    fn operation(&mut self, key: &Key, change: Option<&Change>) -> Option<&mut Operation> {
+        let mut operations = self.operations.get_mut(key)?.iter_mut();
+        operations.find(|operation| change.is_none_or(|change| operation.change == *change))
+    }
+
+    fn on_ack(&mut self, key: Key, change: Option<&Change>, ok: &SendOk) {
         let tick = self.tick();
         self.totals.duplicates += u64::from(ok.duplicate);
-        let Some(operation) = self.operations.get_mut(&key) else {
+        let Some(operation) = self.operation(&key, change) else {
             let what = format!("{key} was never sent and answered with {ok:?}");
             return self.violate(Promise::ExactlyOnce, "answer", what);
         };
@@ -157,6 +191,10 @@ impl History {
         operation.refused = None;
         let before = *operation.acked.get_or_insert((tick, ok.seq, ok.time));
         self.totals.acked += u64::from(before.0 == tick);
+        if self.operations[&key].iter().filter(|operation| operation.acked.is_some()).count() > 1 {
+            let what = format!("{key} was sent with several contents, and more than one was acknowledged");
+            self.violate_at(Promise::ExactlyOnce, "two under one number", what, &key);
+        }
         if ok.conversation != key.conversation {
             let what = format!("{key} was answered for conversation {}", ok.conversation);
             self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
@@ -178,31 +216,39 @@ impl History {
         }
     }
 
-    /// A send was refused. When the code says that it had no effect, it is not in the log, unless it is sent again.
-    pub fn refuse(&mut self, key: Key, code: ErrorCode) {
+    fn on_refusal(&mut self, key: Key, change: Option<&Change>, code: ErrorCode) {
         let tick = self.tick();
-        let Some(operation) = self.operations.get_mut(&key) else {
+        let Some(operation) = self.operation(&key, change) else {
             let what = format!("{key} was never sent and answered with {code}");
             return self.violate(Promise::ExactlyOnce, "answer", what);
         };
-        self.totals.refused += 1;
         operation.decided = true;
         // An earlier try may have been stored, and the later one refused: for the device's rate, say.
         if code.effect() == Effect::None && operation.attempts == 1 {
             operation.refused = Some((tick, code));
         }
-        if matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed) {
+        let by_number = matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed);
+        if by_number {
             operation.disowned = Some(code);
         }
-        if let Some((_, seq, _)) = operation.acked.filter(|_| operation.disowned == Some(code)) {
+        let acked = operation.acked.filter(|_| by_number);
+        let overtaken = operation.was_highest && operation.attempts == 1 && by_number;
+        self.totals.refused += 1;
+        if let Some((_, seq, _)) = acked {
             let what = format!("{key} was acknowledged with {seq}, and is told {code} now");
             self.violate_at(Promise::ExactlyOnce, "answers differ", what, &key);
+        } else if code == ErrorCode::ClientSeqUsed && self.operations[&key].len() == 1 {
+            let what = format!("{key} is told {code}, and nothing else was ever sent under that number");
+            self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
+        } else if overtaken {
+            let what = format!("{key} was sent once, above all that its device had sent, and is told {code}");
+            self.violate_at(Promise::RealTimeOrder, "overtaken", what, &key);
         }
     }
 
     /// Nobody waits for the answer of this send any more, or sends it again.
     pub fn abandon(&mut self, key: Key) {
-        if let Some(operation) = self.operations.get_mut(&key) {
+        for operation in self.operations.get_mut(&key).into_iter().flatten() {
             operation.decided = true;
         }
     }
@@ -269,15 +315,16 @@ impl History {
                     format!("{key} is at {}, behind number {number} of the same device at {seq}", entry.seq);
                 found.add(Promise::RealTimeOrder, "order of a device", what, &[key], &[]);
             }
-            let Some(operation) = self.operations.get(&key) else {
+            let Some(operations) = self.operations.get(&key) else {
                 let what = format!("{key} at {} was never sent", entry.seq);
                 found.add(Promise::DenseOrder, "invented", what, &[], &[i]);
                 continue;
             };
-            if !is_same(&operation.change, entry) {
+            let Some(operation) = operations.iter().find(|operation| is_same(&operation.change, entry)) else {
                 let what = format!("{key} at {} is not what was sent", entry.seq);
                 found.add(Promise::DenseOrder, "changed", what, &[key], &[]);
-            }
+                continue;
+            };
             if let Some((_, code)) = operation.refused {
                 let what =
                     format!("{key} was refused with {code}, which has no effect, and is at {}", entry.seq);
@@ -320,18 +367,16 @@ impl History {
         stage: Stage,
         found: &mut Found<'_>,
     ) {
-        for (key, operation) in self.operations.iter().filter(|(key, _)| key.conversation == conversation) {
-            let absent = !at.contains_key(key);
-            if let Some((_, seq, _)) = operation.acked.filter(|_| absent) {
-                let what = format!("{key} was answered with {seq} and is not in the log");
-                let near = (seq.get() as usize).saturating_sub(1);
-                found.add(Promise::SentMeansSafe, "lost", what, &[*key], &[near]);
-            }
-        }
-        if stage == Stage::Settled {
-            for (key, operation) in self.operations.iter().filter(|(key, _)| key.conversation == conversation)
-            {
-                if operation.acked.is_none() && !operation.decided {
+        for (key, operations) in self.operations.iter().filter(|(key, _)| key.conversation == conversation) {
+            let entry = at.get(key).and_then(|seq| found.log.get(seq.get() as usize - 1));
+            for operation in operations {
+                let is_there = entry.is_some_and(|entry| is_same(&operation.change, entry));
+                if let Some((_, seq, _)) = operation.acked.filter(|_| !is_there) {
+                    let what = format!("{key} was answered with {seq} and is not in the log");
+                    let near = (seq.get() as usize).saturating_sub(1);
+                    found.add(Promise::SentMeansSafe, "lost", what, &[*key], &[near]);
+                }
+                if stage == Stage::Settled && operation.acked.is_none() && !operation.decided {
                     let what = format!("{key} has no answer");
                     found.add(Promise::UnknownIsNotFailed, "unanswered", what, &[*key], &[]);
                 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use tern_protocol::event::{ReceiptsMoved, UserReceipt};
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::model::{Entry, Sender};
 
@@ -9,17 +10,18 @@ use crate::history::{History, shown};
 use crate::membership::{Span, spans};
 use crate::violation::{Promise, Violation};
 
-/// One connection's pushes, which come in the order of the log.
+/// What one connection is told without having asked: pushes, which come in the order of the log, and receipts, which rise.
 #[derive(Debug, Default)]
 pub struct Listener {
     user: Option<UserId>,
     last: BTreeMap<ConversationId, Seq>,
+    receipts: BTreeMap<(ConversationId, UserId), (Seq, Seq)>,
 }
 
 impl Listener {
     /// On a connection of this user.
     pub fn of(user: UserId) -> Self {
-        Self { user: Some(user), last: BTreeMap::new() }
+        Self { user: Some(user), ..Self::default() }
     }
 
     /// A push came.
@@ -34,6 +36,20 @@ impl Listener {
             history.seen_by.entry((conversation, user)).or_default().insert(entry.seq);
         }
         history.saw(conversation, entry);
+    }
+
+    /// Receipts came: from one owner in one process, which forgets nothing.
+    pub fn receipts(&mut self, history: &mut History, moved: &ReceiptsMoved) {
+        for UserReceipt { user, delivered, read } in &moved.users {
+            let before = self.receipts.insert((moved.conversation, *user), (*delivered, *read));
+            if let Some((had, seen)) = before.filter(|before| *delivered < before.0 || *read < before.1) {
+                let what = format!(
+                    "{}: of {user} a connection was told delivered {delivered}, read {read}, after {had} and {seen}",
+                    moved.conversation
+                );
+                history.violate(Promise::ReceiptsOnlyRise, "receipt fell", what);
+            }
+        }
     }
 }
 

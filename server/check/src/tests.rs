@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::SendOk;
+use tern_protocol::event::{ReceiptsMoved, SendOk, UserReceipt};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Message, Sender, WallMillis};
 
@@ -26,6 +26,10 @@ fn change(device: u64, number: u64) -> Change {
     Change::Message(Message { content_type: String::new(), payload, reply_to: None })
 }
 
+fn other(device: u64, number: u64) -> Change {
+    change(device + 100, number)
+}
+
 fn entry(seq: u64, device: u64, number: u64) -> Entry {
     Entry {
         seq: Seq(seq),
@@ -44,6 +48,10 @@ enum Did {
     Issue(u64, u64),
     Ack(u64, u64, SendOk),
     Refuse(u64, u64, ErrorCode),
+    /// Something else is sent under the number.
+    IssueOther(u64, u64),
+    /// What was sent first, or the other, is answered.
+    Answer(u64, u64, bool, Result<SendOk, ErrorCode>),
     Push(Entry),
     /// An app is handed an entry.
     Hand(Entry),
@@ -75,6 +83,11 @@ fn run(did: Vec<Did>, log: &[Entry], stage: Stage) -> Vec<Violation> {
             Issue(device, number) => history.issue(key(device, number), &change(device, number)),
             Ack(device, number, ok) => history.ack(key(device, number), &ok),
             Refuse(device, number, code) => history.refuse(key(device, number), code),
+            IssueOther(device, number) => history.issue(key(device, number), &other(device, number)),
+            Answer(device, number, first, answer) => {
+                let change = if first { change(device, number) } else { other(device, number) };
+                history.answered(key(device, number), &change, answer.as_ref().map_err(|code| *code));
+            }
             Push(entry) => listener.push(&mut history, conversation(), entry),
             Hand(entry) => view.handed(&mut history, conversation(), entry),
             CaughtUp => found.append(&mut view.check(conversation(), log)),
@@ -143,6 +156,21 @@ fn what_is_promised_passes() {
     let twice = vec![Issue(1, 1), Issue(1, 1), Refuse(1, 1, ErrorCode::RateLimited)];
     check(twice, &both[..1], Stage::Settled, &[]);
     check(vec![Issue(1, 1), Refuse(1, 1, ErrorCode::OutcomeUnknown)], &both[..1], Stage::Settled, &[]);
+    // One of two under a number is stored, whichever came first.
+    for first in [true, false] {
+        let change = if first { change(1, 1) } else { other(1, 1) };
+        let reused = vec![
+            Issue(1, 1),
+            IssueOther(1, 1),
+            Issue(1, 1),
+            Answer(1, 1, !first, Err(ErrorCode::ClientSeqUsed)),
+            Answer(1, 1, first, Ok(ok(1, first))),
+        ];
+        check(reused, &[Entry { change, ..entry(1, 1, 1) }], Stage::Settled, &[]);
+    }
+    // A number that was skipped is too low later.
+    let skipped = vec![Issue(1, 2), Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqStale), Ack(1, 2, ok(1, false))];
+    check(skipped, &[entry(1, 1, 2)], Stage::Settled, &[]);
     let receipts =
         vec![Issue(1, 1), Mark(1, 0), Show(1, 0), Mark(0, 1), MarkAck(1), Show(1, 1), Stored(1, 1)];
     check(receipts, &both[..1], Stage::Open, &[]);
@@ -167,7 +195,20 @@ fn each_broken_promise_is_found() {
         (acked(), &[entry(1, 1, 1), entry(2, 1, 1)], Stage::Open, &["doubled", "order of a device", "moved"]),
         (vec![Issue(1, 1)], &[entry(2, 1, 1)], Stage::Open, &["gap"]),
         (vec![], &both[..1], Stage::Open, &["invented"]),
-        (acked(), &[Entry { change: change(9, 9), ..entry(1, 1, 1) }], Stage::Open, &["changed"]),
+        (acked(), &[Entry { change: change(9, 9), ..entry(1, 1, 1) }], Stage::Open, &["changed", "lost"]),
+        (
+            with(acked(), vec![IssueOther(1, 1), Answer(1, 1, false, Ok(ok(1, true)))]),
+            &both[..1],
+            Stage::Open,
+            &["two under one number", "answer", "lost"],
+        ),
+        (
+            with(acked(), vec![IssueOther(1, 1), Answer(1, 1, false, Err(ErrorCode::ClientSeqUsed))]),
+            &[Entry { change: other(1, 1), ..entry(1, 1, 1) }],
+            Stage::Open,
+            &["refused and stored", "disowned", "lost"],
+        ),
+        (with(sent(), vec![Refuse(1, 1, ErrorCode::ClientSeqStale)]), &[], Stage::Open, &["overtaken"]),
         (sent(), &[entry(1, 1, 2), entry(2, 1, 1)], Stage::Open, &["order of a device"]),
         (
             vec![Issue(1, 1), Ack(1, 1, ok(2, false)), Issue(2, 1), Ack(2, 1, ok(1, false))],
@@ -200,7 +241,7 @@ fn each_broken_promise_is_found() {
             vec![Issue(1, 1), Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqUsed)],
             &both[..1],
             Stage::Open,
-            &["disowned"],
+            &["answer", "disowned"],
         ),
         (vec![Issue(1, 1), Push(entry(1, 1, 1))], &[], Stage::Open, &["seen"]),
         (
@@ -240,6 +281,26 @@ fn each_broken_promise_is_found() {
     let all: BTreeSet<_> =
         Promise::ALL.into_iter().filter(|promise| *promise != Promise::MembershipCuts).collect();
     assert_eq!(promises, all);
+}
+
+#[test]
+fn receipts_of_a_connection_rise() {
+    let user = sender(1).user;
+    let moved = |delivered, read| ReceiptsMoved {
+        conversation: conversation(),
+        users: vec![UserReceipt { user, delivered: Seq(delivered), read: Seq(read) }],
+        counts: Vec::new(),
+    };
+    for (told, expected) in [
+        (&[(1, 0), (1, 1), (5, 1)][..], &[][..]),
+        (&[(2, 0), (1, 0)], &["receipt fell"]),
+        (&[(2, 2), (2, 1)], &["receipt fell"]),
+    ] {
+        let (mut history, mut listener) = (History::default(), Listener::of(user));
+        told.iter().for_each(|(delivered, read)| listener.receipts(&mut history, &moved(*delivered, *read)));
+        let rules: Vec<&str> = history.broken().iter().map(|violation| violation.rule).collect();
+        assert_eq!(rules, expected, "{told:?}");
+    }
 }
 
 #[test]

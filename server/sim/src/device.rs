@@ -363,6 +363,7 @@ impl Run {
             ServerBody::Push { conversation, entry } => {
                 link.listener.push(&mut history, *conversation, entry.clone());
             }
+            ServerBody::ReceiptsMoved(moved) => link.listener.receipts(&mut history, moved),
             ServerBody::SyncPage(page) => {
                 for state in &page.conversations {
                     history.pulled(user, state.conversation, &state.entries);
