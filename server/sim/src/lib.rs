@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   plan ── steps ──> world ──┬── devices   the SDK's own machine, an app, a storage
-//!    ^                        ├── net       bytes that take their time, and break
+//!    ^                        ├── rude      clients without it, that do what is allowed and what is not
+//!    │                        ├── net       bytes that take their time, and break
 //!    └── shrink               ├── nodes     the server's own shards: sessions, owners, fan-out
 //!                             └── store     the memory model, with time and faults
 //!                               │
@@ -18,10 +19,11 @@
 #![forbid(unsafe_code)]
 
 pub mod device;
+pub mod line;
 pub mod net;
 pub mod node;
 pub mod plan;
-pub mod repeat;
+pub mod rude;
 pub mod shrink;
 pub mod storage;
 pub mod store;

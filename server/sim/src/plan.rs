@@ -2,6 +2,8 @@
 
 use tern_check::random::Random;
 
+use crate::rude::Session;
+
 /// A step: so long after the one before it, in milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
@@ -23,8 +25,11 @@ pub enum Action {
     Change { device: u64, group: u64, user: u64, what: u64 },
     /// The user has seen everything that the device has of one conversation.
     Read { device: u64, conversation: u64 },
-    /// A client of its own kind sends new messages, and old ones again under their old numbers.
-    Repeat { user: u64, to: u64, count: u64, old: u64 },
+    /// A client without an SDK does in one connection what is allowed and what is not.
+    Rude { session: Session, to: u64 },
+    /// A client without an SDK sends as many messages as the session has moves, while a device is away: more than fit into a
+    /// page.
+    Fill { session: Session, to: u64, bytes: u64, away: u64 },
     /// The app ends without a word, and comes back.
     CrashApp { device: u64, away_ms: u64 },
     /// The device has no network for a while; the connection dies in silence.
@@ -51,6 +56,10 @@ pub enum Action {
     Slow { commit_ms: u64, ms: u64 },
     /// Nothing happens for minutes, or for a day.
     Rest { minutes: u64 },
+    /// Everything works until everybody has everything.
+    Calm,
+    /// The devices whose bit is set have no network for so long, and the server is off for the most of it.
+    Days { away: u64, hours: u64 },
 }
 
 /// A run.
@@ -105,36 +114,50 @@ fn action(random: &mut Random) -> Action {
     let long = |random: &mut Random| {
         if random.chance(100) { random.within(1..600_000) } else { random.within(1..20_000) }
     };
-    match random.below(100) {
-        0..38 => {
+    let session = |random: &mut Random, moves| Session { user, moves, seed: random.any() };
+    match random.below(200) {
+        0..64 => {
             let count = if random.chance(80) { random.within(2..90) } else { 1 };
             let bytes = if random.chance(30) { random.within(1_000..60_000) } else { random.below(100) };
             Action::Send { device, to: user, count, bytes }
         }
-        38..42 => Action::Create { device, users: random.any() },
-        42..52 => Action::Change { device, group: random.below(1_000), user, what: random.below(100) },
-        52..58 => Action::Read { device, conversation: random.below(1_000) },
-        58..63 => {
-            Action::Repeat { user, to: random.below(1_000), count: random.below(80), old: random.below(20) }
+        64..72 => Action::Create { device, users: random.any() },
+        72..92 => Action::Change { device, group: random.below(1_000), user, what: random.below(100) },
+        92..103 => Action::Read { device, conversation: random.below(1_000) },
+        103..119 => {
+            let moves = random.within(1..12);
+            Action::Rude { session: session(random, moves), to: random.below(1_000) }
         }
-        63..67 => Action::CrashApp { device, away_ms: long(random) },
-        67..72 => Action::Offline { device, away_ms: long(random) },
-        72..75 => Action::Move { device },
-        75..77 => Action::Forget { device },
-        77..81 => Action::Reset { device },
-        81..84 => Action::Stall { device, ms: long(random) },
-        84..86 => Action::Busy { device, ms: long(random) },
-        86..89 => Action::Kill { down_ms: short(random) },
-        89..91 => Action::Stop { down_ms: short(random) },
-        91..93 => Action::Second { beside_ms: long(random) },
-        93..96 => Action::Fail {
+        119..122 => {
+            let (count, bytes) = match random.below(100) {
+                0..70 => (random.within(10..40), random.within(20_000..60_000)),
+                70..97 => (random.within(60..400), random.below(2_000)),
+                97..99 => (random.within(1_000..1_300), 16),
+                _ => (random.within(4_100..4_300), 16),
+            };
+            Action::Fill { session: session(random, count), to: random.below(1_000), bytes, away: device }
+        }
+        122..125 => Action::Calm,
+        125..133 => Action::CrashApp { device, away_ms: long(random) },
+        133..143 => Action::Offline { device, away_ms: long(random) },
+        143..149 => Action::Move { device },
+        149..153 => Action::Forget { device },
+        153..161 => Action::Reset { device },
+        161..167 => Action::Stall { device, ms: long(random) },
+        167..171 => Action::Busy { device, ms: long(random) },
+        171..177 => Action::Kill { down_ms: short(random) },
+        177..181 => Action::Stop { down_ms: short(random) },
+        181..184 => Action::Second { beside_ms: long(random) },
+        184..191 => Action::Fail {
             commits_per_mille: random.within(10..600) as u16,
             reads_per_mille: random.below(200) as u16,
             ms: long(random),
         },
-        96..99 => Action::Slow { commit_ms: random.within(20..3_000), ms: long(random) },
-        _ => Action::Rest {
-            minutes: if random.chance(50) { random.within(60..2_000) } else { random.within(1..30) },
+        191..197 => Action::Slow { commit_ms: random.within(20..3_000), ms: long(random) },
+        _ => match random.below(100) {
+            0..4 => Action::Rest { minutes: random.within(60..2_000) },
+            4..20 => Action::Days { away: random.any(), hours: random.within(24..120) },
+            _ => Action::Rest { minutes: random.within(1..30) },
         },
     }
 }

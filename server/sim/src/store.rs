@@ -61,6 +61,11 @@ impl SimStore {
         self.lock().commit_ms = COMMIT_MS;
     }
 
+    /// Whether a commit may still land.
+    pub fn is_unsettled(&self) -> bool {
+        self.memory.counts().late > 0
+    }
+
     fn keep_time(&self) {
         let now_ms = self.start.elapsed().as_millis() as u64;
         let clock = self.memory.clock();

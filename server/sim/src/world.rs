@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header};
 use tern_check::{History, Promise, Shown, Stage, Totals, Violation};
+use tern_core::limits::{OUTBOUND_HIGH_WATER_BYTES, OUTBOUND_PUSH_BYTES_MAX};
 use tern_protocol::convert::decode_entry;
 use tern_protocol::event::{ServerBody, ServerMessage};
 use tern_protocol::ids::{ConversationId, RequestId, StoreEpoch, UserId};
+use tern_protocol::limits::FRAME_BYTES_MAX;
 use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
 use tern_server::mailbox::WAITING_BYTES_MAX;
 use tern_store::keys::after_prefix;
@@ -24,7 +26,7 @@ use crate::device::{Command, Device};
 use crate::net::{self, Trouble};
 use crate::node::{SimNode, TOKEN_SECRET};
 use crate::plan::{Action, Plan};
-use crate::repeat;
+use crate::rude;
 use crate::store::SimStore;
 use crate::trace::{Keep, Trace};
 use crate::wrong::Wrong;
@@ -36,12 +38,17 @@ const EPOCH: WallMillis = WallMillis(1_800_000_000_000);
 const STORE_EPOCH: StoreEpoch = StoreEpoch::from_bytes([7; 16]);
 /// After the last step, everybody has this long to get what is there: far longer than any wait in the client.
 const SETTLE: Duration = Duration::from_secs(30 * 60);
+/// While nothing is made to fail, everybody has this long: longer than a connection may be stalled, or an app away.
+const CALM: Duration = Duration::from_secs(20 * 60);
 /// Everybody has it for this long: what is delivered is written within a second, and a farewell that was stalled comes late.
 const QUIET: Duration = Duration::from_secs(3);
 /// Between looks at whether everybody has.
 const LOOK: Duration = Duration::from_millis(500);
-/// What one client may keep waiting in a server: answers, of which a page may be large, and pushes.
-const OUTBOUND_BYTES_MAX: u64 = 8 << 20;
+/// What one client may keep waiting in a server: pushes, and answers, of which nothing is begun above the high water.
+const OUTBOUND_BYTES_MAX: u64 =
+    (OUTBOUND_PUSH_BYTES_MAX + OUTBOUND_HIGH_WATER_BYTES + 2 * FRAME_BYTES_MAX) as u64;
+/// A device is away for so long at most while a log is filled.
+const FILL_AWAY_MS: u64 = 30_000;
 /// Few, so that much happens in each.
 const GROUPS_MAX: usize = 12;
 
@@ -60,13 +67,16 @@ pub struct World {
     groups: RefCell<Vec<ConversationId>>,
     wrong: Option<Wrong>,
     last_push: RefCell<Option<ServerMessage>>,
-    /// What the clients that repeat themselves have sent.
-    pub repeated: RefCell<repeat::Sent>,
+    users: u64,
+    /// What the clients without an SDK know.
+    pub rude: RefCell<rude::Devices>,
     over: Cell<bool>,
     /// Servers that were told to stop, and have not.
     stopping: Cell<u64>,
-    /// Clients that repeat themselves, and have not ended.
-    pub repeating: Cell<u64>,
+    /// Clients without an SDK that have not ended.
+    rude_running: Cell<u64>,
+    /// The only server has always been alone: whatever was stored since it began, it knows of.
+    alone: Cell<bool>,
 }
 
 /// What a wrong server makes of a frame.
@@ -140,6 +150,9 @@ impl World {
     }
 
     fn start_node(&self) {
+        // What another has left may still land, and this one does not know that it has to fence.
+        let alone = self.nodes.borrow().is_empty() && self.stopping.get() == 0 && !self.store.is_unsettled();
+        self.alone.set(alone);
         // Their clocks differ, and one is put back now and then.
         let skew = self.random.borrow_mut().below(4_000);
         let wall = WallMillis(EPOCH.0 + self.start.elapsed().as_millis() as u64 + skew);
@@ -185,7 +198,13 @@ impl World {
         });
     }
 
-    fn group(&self, number: u64) -> Option<ConversationId> {
+    /// Everybody.
+    pub fn users(&self) -> impl Iterator<Item = UserId> {
+        (0..self.users).map(user)
+    }
+
+    /// One of the groups, if there are any.
+    pub fn group(&self, number: u64) -> Option<ConversationId> {
         let groups = self.groups.borrow();
         (!groups.is_empty()).then(|| groups[number as usize % groups.len()])
     }
@@ -239,15 +258,16 @@ impl World {
                     device(number).command(Command::Read(id));
                 }
             }
-            Action::Repeat { user: number, to, count, old } => {
-                let number = number % plan.users;
+            Action::Rude { session, to } => {
+                let session = rude::Session { user: session.user % plan.users, ..session };
                 let target = self.target(plan, to);
-                self.repeating.set(self.repeating.get() + 1);
-                let world = self.clone();
-                spawn_local(async move {
-                    repeat::run(&world, number, target, count, old).await;
-                    world.repeating.set(world.repeating.get() - 1);
-                });
+                self.rudely(async move |world| rude::run(world, session, target).await);
+            }
+            Action::Fill { session, to, bytes, away } => {
+                let session = rude::Session { user: session.user % plan.users, ..session };
+                let target = self.target(plan, to);
+                device(away).offline(Duration::from_millis(session.seed % FILL_AWAY_MS));
+                self.rudely(async move |world| rude::fill(world, session, target, bytes).await);
             }
             Action::CrashApp { device: number, away_ms } => {
                 let device = device(number).clone();
@@ -296,13 +316,22 @@ impl World {
                 self.store.slow(commit_ms);
                 self.later(ms, async |world| world.store.heal());
             }
-            // Slept through by the caller.
-            Action::Rest { .. } => {}
+            // Waited for by the caller.
+            Action::Rest { .. } | Action::Calm | Action::Days { .. } => {}
         }
     }
 
+    fn rudely(self: &Rc<Self>, what: impl AsyncFnOnce(&Self) + 'static) {
+        self.rude_running.set(self.rude_running.get() + 1);
+        let world = self.clone();
+        spawn_local(async move {
+            what(&world).await;
+            world.rude_running.set(world.rude_running.get() - 1);
+        });
+    }
+
     /// Queues stay within their bounds.
-    fn measure(&self) {
+    pub fn measure(&self) {
         let mut history = self.history.borrow_mut();
         for node in self.nodes.borrow().iter() {
             let (outbound, requests) = node.waiting();
@@ -310,6 +339,80 @@ impl World {
             history.measured("bytes of requests that wait", requests, WAITING_BYTES_MAX as u64);
             assert!(!node.has_ended(), "a server has ended by itself");
         }
+    }
+
+    /// Some devices are away for days, and meanwhile others write. For the most part of them the server is off as well: each
+    /// of its days is a million ticks.
+    async fn days(self: &Rc<Self>, plan: &Plan, devices: &[Rc<Device>], away: u64, hours: u64) {
+        let is_away = |n: usize| away >> n & 1 == 1;
+        let some = |wanted: bool| devices.iter().enumerate().filter(move |(n, _)| is_away(*n) == wanted);
+        let time = Duration::from_secs(hours * 3_600);
+        some(true).for_each(|(_, device)| device.offline(time));
+        for _ in 0..2 {
+            for (n, device) in some(false) {
+                for to in 0..2 * plan.users {
+                    let text = text(&mut self.random.borrow_mut(), 100 * n as u64);
+                    device.command(Command::Send(self.target(plan, to), text));
+                }
+            }
+            for _ in 0..2 {
+                // Another one may be about to begin.
+                sleep(Duration::from_secs(60)).await;
+                while !self.nodes.borrow().is_empty() {
+                    self.stop_first_node().await;
+                }
+            }
+            sleep(time / 2).await;
+            if self.nodes.borrow().is_empty() {
+                self.start_node();
+            }
+            sleep(Duration::from_secs(120)).await;
+        }
+    }
+
+    /// Everything works for a while, and everybody gets what is there without connecting anew: a server that has been alone
+    /// has told its connections of all that was stored.
+    async fn calm(self: &Rc<Self>, devices: &[Rc<Device>]) {
+        self.store.heal();
+        devices.iter().for_each(|device| device.heal());
+        devices.iter().for_each(|device| device.start(self));
+        let end = Instant::now() + CALM;
+        let mut wait = LOOK;
+        loop {
+            sleep(wait).await;
+            wait = (wait * 2).min(LOOK * 20);
+            self.store.heal();
+            self.measure();
+            if self.nodes.borrow().is_empty() {
+                self.start_node();
+            }
+            let lacking = self.lacking(devices).await;
+            let Some((device, _)) = &lacking else { return };
+            if Instant::now() < end {
+                continue;
+            }
+            if self.alone.get() {
+                let what = format!("{}", device.who.user);
+                let found = match lacking {
+                    Some((_, Some(violation))) => violation.what,
+                    _ => format!("{what} is not online, or has something left to send"),
+                };
+                self.history.borrow_mut().violate(Promise::GapFreeSync, "not told", found);
+            }
+            return;
+        }
+    }
+
+    /// The first device that does not have everything, and what it lacks if it says that it does.
+    async fn lacking<'a>(&self, devices: &'a [Rc<Device>]) -> Option<(&'a Rc<Device>, Option<Violation>)> {
+        if let Some(device) = devices.iter().find(|device| !device.is_well()) {
+            return Some((device, None));
+        }
+        let logs = self.logs().await;
+        devices.iter().find_map(|device| {
+            let lacks = |(id, log): &(ConversationId, Vec<Entry>)| device.view.borrow().check(*id, log).pop();
+            mine(&logs, device.who.user).find_map(lacks).map(|violation| (device, Some(violation)))
+        })
     }
 
     /// Everything works from now on, and everybody gets what is there. One server is left, a new one, so that nobody goes on
@@ -333,23 +436,17 @@ impl World {
         loop {
             sleep(LOOK).await;
             self.measure();
-            let logs = self.logs().await;
-            let complete = |device: &Rc<Device>| {
-                device.is_well()
-                    && mine(&logs, device.who.user)
-                        .all(|(id, log)| device.view.borrow().check(*id, log).is_empty())
-            };
             let now = Instant::now();
-            if self.repeating.get() == 0 && devices.iter().all(complete) {
+            if self.rude_running.get() == 0 && self.lacking(devices).await.is_none() {
                 let since = *well_since.get_or_insert(now);
                 if now >= since + QUIET {
-                    return logs;
+                    return self.logs().await;
                 }
             } else {
                 well_since = None;
             }
             if now >= end {
-                return logs;
+                return self.logs().await;
             }
         }
     }
@@ -434,7 +531,8 @@ fn name(number: u64) -> String {
     format!("user{number}")
 }
 
-fn user(number: u64) -> UserId {
+/// A user.
+pub fn user(number: u64) -> UserId {
     UserId::from_sub(&name(number))
 }
 
@@ -490,10 +588,12 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         groups: RefCell::default(),
         wrong,
         last_push: RefCell::default(),
-        repeated: RefCell::default(),
+        users: plan.users,
+        rude: RefCell::default(),
         over: Cell::new(false),
         stopping: Cell::new(0),
-        repeating: Cell::new(0),
+        rude_running: Cell::new(0),
+        alone: Cell::new(true),
         random: RefCell::new(random),
     });
     if plan.steps.iter().any(|step| matches!(step.action, Action::Fail { .. })) {
@@ -511,8 +611,11 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         sleep(Duration::from_millis(step.after_ms)).await;
         world.note("plan", &format!("{:?}", step.action));
         world.act(&plan, &devices, &step.action);
-        if let Action::Rest { minutes } = step.action {
-            sleep(Duration::from_secs(minutes * 60)).await;
+        match step.action {
+            Action::Rest { minutes } => sleep(Duration::from_secs(minutes * 60)).await,
+            Action::Calm => world.calm(&devices).await,
+            Action::Days { away, hours } => world.days(&plan, &devices, away, hours).await,
+            _ => {}
         }
         world.measure();
     }

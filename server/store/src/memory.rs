@@ -172,6 +172,8 @@ pub struct Counts {
     pub commits: u64,
     /// Keys written by them.
     pub writes: u64,
+    /// Commits of unknown outcome that may still land.
+    pub late: u64,
 }
 
 impl Memory {
@@ -199,7 +201,8 @@ impl Memory {
 
     /// What the store has done so far.
     pub fn counts(&self) -> Counts {
-        self.lock().counts
+        let state = self.lock();
+        Counts { late: state.late.len() as u64, ..state.counts }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
