@@ -312,8 +312,23 @@ impl<T> Owner<T> {
             && self.marks.is_empty()
             && self.effects.is_empty()
             && !self.windows_asked
+            && !self.unsettled
             && !self.receipts.is_dirty()
             && (matches!(self.phase, Phase::Cold) || !self.receipts.has_moved())
+    }
+
+    /// Whether a commit of unknown outcome may have stored, or may still store, what nobody here was told of, and the store
+    /// could not be asked since. Whoever sent it may never ask again, and the others do not know of it: call
+    /// [`Owner::settle`] from time to time until this is over.
+    pub fn is_unsettled(&self) -> bool {
+        self.unsettled && matches!(self.phase, Phase::Cold)
+    }
+
+    /// Asks the store again what became of a commit of unknown outcome, if nobody else has done so.
+    pub fn settle(&mut self) {
+        if self.is_unsettled() {
+            self.load();
+        }
     }
 
     /// Takes an append.

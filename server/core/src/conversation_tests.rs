@@ -589,6 +589,23 @@ fn what_is_in_flight_and_what_waits_when_the_store_is_away() {
         assert_eq!(world.nodes[0].loads, [true, true]);
         assert_eq!((world.land_late(), world.store.log.len()), (0, 2));
     }
+    // Nobody asks again: it is told nevertheless, or can never be there.
+    for lands in [false, true] {
+        let mut world = World::group(&[2]);
+        world.outcomes.push_back(Outcome::UnknownLate);
+        world.loads_fail.extend([true, true]);
+        assert_eq!(world.send(0, by(1, 1), 2, say()), Err(OutcomeUnknown));
+        if lands {
+            world.land_late();
+        }
+        for is_unsettled in [true, true, false, false] {
+            assert_eq!(world.nodes[0].owner.is_unsettled(), is_unsettled);
+            assert_eq!(world.nodes[0].owner.is_idle(), !is_unsettled, "to be forgotten when all is known");
+            world.settle(0);
+        }
+        assert_eq!((world.land_late(), world.store.log.len()), (0, 1 + usize::from(lands)));
+        assert_eq!(*world.nodes[0].heads_moved, [2][..usize::from(lands)]);
+    }
     // Windows that cannot be loaded.
     let mut world = World::group(&[2]);
     world.loads_fail.push_back(true);

@@ -28,6 +28,9 @@ pub const OWNERS_MAX: usize = 64 * 1024;
 /// among the sends that a shard takes up, and after a crash everybody sends again what may be stored: so half of the
 /// places that there always are.
 const SEARCHES_MAX: usize = SENDS_WAITING_MIN as usize / 2;
+/// Conversations that ask the store at each sweep what became of a commit, after it could not be asked: a store that comes
+/// back is not met by all of them at once.
+const SETTLES_PER_SWEEP: usize = 64;
 /// Watermarks in one transaction.
 const RECEIPT_WRITES_MAX: usize = 1_024;
 
@@ -70,6 +73,9 @@ impl Shard {
             call(owner);
             if owner.is_dirty() {
                 self.dirty.borrow_mut().insert(id);
+            }
+            if owner.is_unsettled() {
+                self.unsettled.borrow_mut().insert(id);
             }
             if owner.has_notices()
                 && !self.moved_later.borrow().contains(&id)
@@ -286,6 +292,15 @@ impl Shard {
             self.reply(ticket, Answer::Marked(result));
         }
         result.is_ok()
+    }
+
+    /// Asks the store what became of commits of unknown outcome, where it could not be asked at once.
+    pub fn settle_owners(self: &Rc<Self>) {
+        let ids: Vec<_> = self.unsettled.borrow().iter().take(SETTLES_PER_SWEEP).copied().collect();
+        for id in ids {
+            self.unsettled.borrow_mut().remove(&id);
+            self.with_owner(id, Owner::settle);
+        }
     }
 
     /// Forgets idle conversations when there are too many.

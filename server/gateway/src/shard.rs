@@ -166,6 +166,8 @@ pub struct Shard {
     pub owners: RefCell<HashMap<ConversationId, Owner<Ticket>>>,
     /// Whether it takes up sends.
     pub admission: RefCell<Admission>,
+    /// Conversations with commits of unknown outcome after which the store could not be read.
+    pub unsettled: RefCell<BTreeSet<ConversationId>>,
     /// Conversations with watermarks to persist.
     pub dirty: RefCell<BTreeSet<ConversationId>>,
     /// Conversations that may have watermarks to tell.
@@ -214,6 +216,7 @@ impl Shard {
             admission: RefCell::default(),
             dirty: RefCell::default(),
             moved: RefCell::default(),
+            unsettled: RefCell::default(),
             moved_later: RefCell::default(),
             receipts_wait: RefCell::default(),
             unpersisted: RefCell::default(),
@@ -343,6 +346,7 @@ impl Shard {
             let turn = sweeps * self.node.mailboxes.len() + usize::from(self.id.0);
             self.node.sends.forget_rested(turn, self.now().mono);
             self.sweep();
+            self.settle_owners();
             self.forget_idle_owners();
         }
     }

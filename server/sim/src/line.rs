@@ -260,6 +260,12 @@ impl<'a> Line<'a> {
             ServerBody::Error(error) => Err(error.code),
             _ => Ok(()),
         };
+        let promise = match asked {
+            Asked::Send(..) => Promise::ExactlyOnce,
+            Asked::Mark(..) => Promise::ReceiptsOnlyRise,
+            Asked::Sync(_) | Asked::History(_) | Asked::Page => Promise::GapFreeSync,
+            Asked::Login | Asked::Refused(_) => Promise::BoundedCost,
+        };
         let wrong = match (asked, body) {
             (Asked::Send(key, change), ServerBody::SendOk(ok)) => {
                 self.world.note(&self.name, &format!("number {}: stored at {}", key.client_seq, ok.seq));
@@ -316,7 +322,7 @@ impl<'a> Line<'a> {
         };
         if let Some(what) = wrong {
             let what = format!("{}: request {}: {what}", self.name, id.get());
-            history.violate(Promise::GapFreeSync, "not permitted", what);
+            history.violate(promise, "not permitted", what);
         }
     }
 }

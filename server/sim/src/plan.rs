@@ -86,16 +86,36 @@ impl Plan {
         let users = random.within(2..7);
         let devices = users + random.below(users);
         let latency = random.within(0..40);
-        let steps = random.within(20..150);
+        let count = random.within(20..150);
+        let mut steps = Vec::new();
+        while steps.len() < count as usize {
+            let step = step(&mut random);
+            let fails = matches!(step.action, Action::Fail { .. });
+            steps.push(step);
+            if fails && random.chance(500) {
+                unsure(&mut random, &mut steps);
+            }
+        }
         Self {
             seed,
             users,
             devices,
             shards: random.within(1..4) as u16,
             latency_ms: (latency, latency + random.below(100)),
-            steps: (0..steps).map(|_| step(&mut random)).collect(),
+            steps,
         }
     }
+}
+
+/// While the store hardly answers, somebody sends a little and never asks what became of it. Then all is quiet: what may
+/// have been stored is there for everybody, or never will be.
+fn unsure(random: &mut Random, steps: &mut Vec<Step>) {
+    for _ in 0..random.within(1..5) {
+        let session = Session { user: random.below(1_000), moves: random.within(1..3), seed: random.any() };
+        let action = Action::Rude { session, to: random.below(1_000) };
+        steps.push(Step { after_ms: random.below(100), action });
+    }
+    steps.push(Step { after_ms: random.below(4_000), action: Action::Calm });
 }
 
 fn step(random: &mut Random) -> Step {
@@ -149,8 +169,8 @@ fn action(random: &mut Random) -> Action {
         177..181 => Action::Stop { down_ms: short(random) },
         181..184 => Action::Second { beside_ms: long(random) },
         184..191 => Action::Fail {
-            commits_per_mille: random.within(10..600) as u16,
-            reads_per_mille: random.below(200) as u16,
+            commits_per_mille: random.within(10..900) as u16,
+            reads_per_mille: random.below(500) as u16,
             ms: long(random),
         },
         191..197 => Action::Slow { commit_ms: random.within(20..3_000), ms: long(random) },

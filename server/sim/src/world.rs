@@ -46,7 +46,7 @@ const QUIET: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(500);
 /// What one client may keep waiting in a server: pushes, and answers, of which nothing is begun above the high water.
 const OUTBOUND_BYTES_MAX: u64 =
-    (OUTBOUND_PUSH_BYTES_MAX + OUTBOUND_HIGH_WATER_BYTES + 2 * FRAME_BYTES_MAX) as u64;
+    (OUTBOUND_PUSH_BYTES_MAX + OUTBOUND_HIGH_WATER_BYTES + FRAME_BYTES_MAX) as u64;
 /// A device is away for so long at most while a log is filled.
 const FILL_AWAY_MS: u64 = 30_000;
 /// Few, so that much happens in each.

@@ -522,6 +522,13 @@ impl World {
     }
 
     /// Commits of unknown outcome arrive; how many of them land.
+    /// Time has passed.
+    pub(super) fn settle(&mut self, node: usize) {
+        self.nodes[node].owner.settle();
+        self.drain(node);
+        self.run(node);
+    }
+
     pub(super) fn land_late(&mut self) -> usize {
         let late = core::mem::take(&mut self.late);
         late.into_iter().filter(|late| self.store.land(&late.batch, late.read).is_ok()).count()
