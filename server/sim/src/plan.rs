@@ -54,7 +54,7 @@ pub enum Action {
     Fail { commits_per_mille: u16, reads_per_mille: u16, ms: u64 },
     /// The store is slow.
     Slow { commit_ms: u64, ms: u64 },
-    /// Nothing happens for minutes, or for a day.
+    /// Nothing happens for minutes, or for hours.
     Rest { minutes: u64 },
     /// Everything works until everybody has everything.
     Calm,
@@ -92,7 +92,7 @@ impl Plan {
             let step = step(&mut random);
             let fails = matches!(step.action, Action::Fail { .. });
             steps.push(step);
-            if fails && random.chance(500) {
+            if fails && random.chance(800) {
                 unsure(&mut random, &mut steps);
             }
         }
@@ -112,7 +112,12 @@ impl Plan {
 fn unsure(random: &mut Random, steps: &mut Vec<Step>) {
     for _ in 0..random.within(1..5) {
         let session = Session { user: random.below(1_000), moves: random.within(1..3), seed: random.any() };
-        let action = Action::Rude { session, to: random.below(1_000) };
+        let to = random.below(1_000);
+        let action = if random.chance(500) {
+            Action::Fill { session, to, bytes: 16, away: random.below(1_000) }
+        } else {
+            Action::Rude { session, to }
+        };
         steps.push(Step { after_ms: random.below(100), action });
     }
     steps.push(Step { after_ms: random.below(4_000), action: Action::Calm });
@@ -175,8 +180,8 @@ fn action(random: &mut Random) -> Action {
         },
         191..197 => Action::Slow { commit_ms: random.within(20..3_000), ms: long(random) },
         _ => match random.below(100) {
-            0..4 => Action::Rest { minutes: random.within(60..2_000) },
-            4..20 => Action::Days { away: random.any(), hours: random.within(24..120) },
+            0..4 => Action::Rest { minutes: random.within(60..400) },
+            4..12 => Action::Days { away: random.any(), hours: random.within(24..120) },
             _ => Action::Rest { minutes: random.within(1..30) },
         },
     }
