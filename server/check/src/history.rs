@@ -320,7 +320,8 @@ impl History {
                 found.add(Promise::DenseOrder, "invented", what, &[], &[i]);
                 continue;
             };
-            let Some(operation) = operations.iter().find(|operation| is_same(&operation.change, entry)) else {
+            let Some(operation) = operations.iter().find(|operation| is_same(&operation.change, entry))
+            else {
                 let what = format!("{key} at {} is not what was sent", entry.seq);
                 found.add(Promise::DenseOrder, "changed", what, &[key], &[]);
                 continue;

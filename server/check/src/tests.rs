@@ -169,7 +169,8 @@ fn what_is_promised_passes() {
         check(reused, &[Entry { change, ..entry(1, 1, 1) }], Stage::Settled, &[]);
     }
     // A number that was skipped is too low later.
-    let skipped = vec![Issue(1, 2), Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqStale), Ack(1, 2, ok(1, false))];
+    let skipped =
+        vec![Issue(1, 2), Issue(1, 1), Refuse(1, 1, ErrorCode::ClientSeqStale), Ack(1, 2, ok(1, false))];
     check(skipped, &[entry(1, 1, 2)], Stage::Settled, &[]);
     let receipts =
         vec![Issue(1, 1), Mark(1, 0), Show(1, 0), Mark(0, 1), MarkAck(1), Show(1, 1), Stored(1, 1)];

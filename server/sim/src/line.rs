@@ -186,7 +186,9 @@ impl<'a> Line<'a> {
     }
 
     fn take_frames(&mut self) {
-        while let Some(frame) = frame::decode(&mut self.input, FRAME_BYTES_MAX).expect("the server sends frames") {
+        while let Some(frame) =
+            frame::decode(&mut self.input, FRAME_BYTES_MAX).expect("the server sends frames")
+        {
             match frame {
                 Frame::Heartbeat => self.on_echo(),
                 Frame::Message(bytes) => {
@@ -246,14 +248,22 @@ impl<'a> Line<'a> {
     fn on_answer(&mut self, history: &mut History, id: RequestId, body: &ServerBody) {
         let waiting = self.waiting.len();
         let Some(asked) = self.waiting.remove(&id) else {
-            let what = format!("{}: request {} was answered, and has been before or was never made", self.name, id.get());
+            let what = format!(
+                "{}: request {} was answered, and has been before or was never made",
+                self.name,
+                id.get()
+            );
             return history.violate(Promise::ExactlyOnce, "answer", what);
         };
         if let ServerBody::Error(error) = body
             && error.code == ErrorCode::TooManyInFlight
             && waiting <= IN_FLIGHT_MAX
         {
-            let what = format!("{}: {} requests were unanswered, and one is refused: too many", self.name, waiting - 1);
+            let what = format!(
+                "{}: {} requests were unanswered, and one is refused: too many",
+                self.name,
+                waiting - 1
+            );
             history.violate(Promise::BoundedCost, "refused below the bound", what);
         }
         let told = match body {
@@ -376,7 +386,8 @@ fn is_dense(entries: &[Entry]) -> bool {
 fn wrong_state(known: &[Known], state: &ConversationState) -> Option<String> {
     let named = known.iter().find(|known| known.conversation == state.conversation);
     let start = named.map(|known| known.seq.next().max(state.floor));
-    let (first, last) = (state.entries.first().map(|entry| entry.seq), state.entries.last().map(|entry| entry.seq));
+    let (first, last) =
+        (state.entries.first().map(|entry| entry.seq), state.entries.last().map(|entry| entry.seq));
     let is_right = is_dense(&state.entries)
         && state.complete_to <= state.head
         && last.is_none_or(|last| last == state.complete_to)
@@ -396,7 +407,8 @@ fn wrong_state(known: &[Known], state: &ConversationState) -> Option<String> {
 
 /// What is wrong with a page of a log.
 fn wrong_page(asked: &tern_protocol::request::History, page: &HistoryPage) -> Option<String> {
-    let (first, last) = (page.entries.first().map(|entry| entry.seq), page.entries.last().map(|entry| entry.seq));
+    let (first, last) =
+        (page.entries.first().map(|entry| entry.seq), page.entries.last().map(|entry| entry.seq));
     let begins = match asked.from {
         HistoryFrom::Forward(from) => {
             let from = from.max(page.floor);

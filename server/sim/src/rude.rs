@@ -8,7 +8,9 @@ use std::time::Duration;
 use tern_check::random::Random;
 use tern_check::{Key, Promise};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
-use tern_protocol::limits::{HISTORY_ENTRIES_MAX, IDLE_TIMEOUT_MS, IN_FLIGHT_MAX, LOGIN_TIMEOUT_MS, PAGE_ROWS_MAX};
+use tern_protocol::limits::{
+    HISTORY_ENTRIES_MAX, IDLE_TIMEOUT_MS, IN_FLIGHT_MAX, LOGIN_TIMEOUT_MS, PAGE_ROWS_MAX,
+};
 use tern_protocol::model::{Change, Sender, Target};
 use tern_protocol::request::{
     History, HistoryFrom, Known, ListConversations, ListUsers, Mark, RequestBody, Send, Sync,
@@ -168,12 +170,17 @@ impl<'a> Rude<'a> {
             return;
         }
         if self.line.unanswered() > 0 {
-            let what = format!("{} of {before} requests of {} have no answer", self.line.unanswered(), self.who.user);
+            let what = format!(
+                "{} of {before} requests of {} have no answer",
+                self.line.unanswered(),
+                self.who.user
+            );
             return world.history.borrow_mut().violate(Promise::UnknownIsNotFailed, "unanswered", what);
         }
         self.line.until(TOLD, |line| line.is_told() || world.is_over()).await;
         if self.goes_on() && !self.line.is_told() {
-            let what = format!("{} has stored something, and is neither pushed it nor told the head", self.who.user);
+            let what =
+                format!("{} has stored something, and is neither pushed it nor told the head", self.who.user);
             world.history.borrow_mut().violate(Promise::GapFreeSync, "not told", what);
         }
     }
@@ -344,7 +351,8 @@ impl<'a> Rude<'a> {
         let seen: Vec<(ConversationId, Seq)> = self.line.seen().iter().map(|(id, seq)| (*id, *seq)).collect();
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for _ in 0..self.random.within(1..4) {
-            let Some((conversation, last)) = seen.get(self.random.below(seen.len().max(1) as u64) as usize) else {
+            let Some((conversation, last)) = seen.get(self.random.below(seen.len().max(1) as u64) as usize)
+            else {
                 continue;
             };
             let (a, b) = (self.random.within(1..last.get() + 1), self.random.below(last.get() + 1));
@@ -367,7 +375,8 @@ impl<'a> Rude<'a> {
     /// A question about anything.
     fn question(&mut self) -> RequestBody {
         let conversation = self.any_conversation();
-        let (from, limit) = (Seq(self.random.below(80)), self.random.within(1..HISTORY_ENTRIES_MAX as u64 + 1));
+        let (from, limit) =
+            (Seq(self.random.below(80)), self.random.within(1..HISTORY_ENTRIES_MAX as u64 + 1));
         let rows = self.random.within(1..PAGE_ROWS_MAX as u64 + 1) as u32;
         match self.random.below(8) {
             0..3 => {
@@ -384,7 +393,8 @@ impl<'a> Rude<'a> {
                     let conversation = self.any_conversation();
                     known.insert(conversation, Known::entries(conversation, Seq(self.random.below(100))));
                 }
-                let latest = if self.random.one_in(2) { Some(self.random.within(1..200) as u32) } else { None };
+                let latest =
+                    if self.random.one_in(2) { Some(self.random.within(1..200) as u32) } else { None };
                 let after = if self.random.one_in(4) { Some(self.any_conversation()) } else { None };
                 let known = known.into_values().collect();
                 RequestBody::Sync(Sync { known, after, until: None, latest })

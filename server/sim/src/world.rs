@@ -386,32 +386,25 @@ impl World {
             if self.nodes.borrow().is_empty() {
                 self.start_node();
             }
-            let lacking = self.lacking(devices).await;
-            let Some((device, _)) = &lacking else { return };
-            if Instant::now() < end {
-                continue;
+            let Some(what) = self.lacking(devices).await else { return };
+            if Instant::now() >= end {
+                if self.alone.get() {
+                    self.history.borrow_mut().violate(Promise::GapFreeSync, "not told", what);
+                }
+                return;
             }
-            if self.alone.get() {
-                let what = format!("{}", device.who.user);
-                let found = match lacking {
-                    Some((_, Some(violation))) => violation.what,
-                    _ => format!("{what} is not online, or has something left to send"),
-                };
-                self.history.borrow_mut().violate(Promise::GapFreeSync, "not told", found);
-            }
-            return;
         }
     }
 
-    /// The first device that does not have everything, and what it lacks if it says that it does.
-    async fn lacking<'a>(&self, devices: &'a [Rc<Device>]) -> Option<(&'a Rc<Device>, Option<Violation>)> {
+    /// What some device does not have, or has not done.
+    async fn lacking(&self, devices: &[Rc<Device>]) -> Option<String> {
         if let Some(device) = devices.iter().find(|device| !device.is_well()) {
-            return Some((device, None));
+            return Some(not_well(device));
         }
         let logs = self.logs().await;
         devices.iter().find_map(|device| {
             let lacks = |(id, log): &(ConversationId, Vec<Entry>)| device.view.borrow().check(*id, log).pop();
-            mine(&logs, device.who.user).find_map(lacks).map(|violation| (device, Some(violation)))
+            mine(&logs, device.who.user).find_map(lacks).map(|violation| violation.what)
         })
     }
 
@@ -492,7 +485,7 @@ impl World {
                 violations.append(&mut device.view.borrow().check(*id, log));
             }
             if !device.is_well() {
-                let what = format!("{} is not online, or has something left to send", device.who.user);
+                let what = not_well(device);
                 let (promise, rule) = (Promise::GapFreeSync, "not settled");
                 violations.push(Violation { promise, rule, what, excerpt: Vec::new() });
             }
@@ -522,6 +515,10 @@ fn mine(
         let is_group = log.first().is_some_and(|entry| matches!(entry.change, Change::Create { .. }));
         is_group || (0..USERS_MAX).any(|n| ConversationId::direct(user, self::user(n)) == *id)
     })
+}
+
+fn not_well(device: &Device) -> String {
+    format!("{} is not online, or has something left to send", device.who.user)
 }
 
 /// No plan has more.

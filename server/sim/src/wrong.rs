@@ -25,6 +25,8 @@ pub enum Wrong {
     HidesHeads,
     /// Says of somebody that they have received and read more than they have.
     RaisesReceipts,
+    /// Takes watermarks that are above the head.
+    TakesFalseMarks,
     /// Pushes entries to people who are no members.
     TellsOutsiders,
     /// Says of a send that comes again that its number is something else's.
@@ -35,7 +37,7 @@ pub enum Wrong {
 
 impl Wrong {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AcksBeforeItIsDurable,
         Self::AltersPushes,
         Self::ForgetsWindows,
@@ -43,6 +45,7 @@ impl Wrong {
         Self::ExchangesEntries,
         Self::HidesHeads,
         Self::RaisesReceipts,
+        Self::TakesFalseMarks,
         Self::TellsOutsiders,
         Self::CallsUnknownFailed,
     ];
@@ -55,7 +58,7 @@ impl Wrong {
             Self::ForgetsWindows | Self::DisownsSends => Promise::ExactlyOnce,
             Self::ExchangesEntries => Promise::RealTimeOrder,
             Self::HidesHeads => Promise::GapFreeSync,
-            Self::RaisesReceipts => Promise::ReceiptsOnlyRise,
+            Self::RaisesReceipts | Self::TakesFalseMarks => Promise::ReceiptsOnlyRise,
             Self::TellsOutsiders => Promise::MembershipCuts,
             Self::CallsUnknownFailed => Promise::UnknownIsNotFailed,
         }
@@ -73,6 +76,10 @@ impl Wrong {
                 for receipt in &mut moved.users {
                     (receipt.delivered, receipt.read) = (receipt.delivered.next(), receipt.delivered.next());
                 }
+            }
+            // Nothing else is refused so.
+            (Self::TakesFalseMarks, ServerBody::Error(error)) if error.code == ErrorCode::InvalidArgument => {
+                message.body = ServerBody::MarkOk;
             }
             (Self::DisownsSends, ServerBody::SendOk(ok)) if ok.duplicate => {
                 let code = ErrorCode::ClientSeqUsed;
