@@ -313,7 +313,7 @@ impl<'a> Rude<'a> {
     fn skip(&mut self) {
         let skipped = self.random.within(1..80);
         let number = self.with_sent(|sent| {
-            if skipped % 2 == 0 {
+            if skipped.is_multiple_of(2) {
                 return sent.skipped.pop();
             }
             sent.skipped.push(sent.highest + 1);
