@@ -225,6 +225,12 @@ impl Machine {
         }
     }
 
+    /// The page that is under way was not given, and is asked for again.
+    pub(super) fn pull_again(&mut self, id: ConversationId) {
+        conversation(&mut self.conversations, self.base, id).inbox.pull = Pull::Waiting;
+        self.pulls.push_front(id);
+    }
+
     pub(super) fn start_pull(&mut self, now: Duration) {
         let Some(id) = self.pulls.pop_front() else { return };
         let c = &mut conversation(&mut self.conversations, self.base, id).inbox;

@@ -106,6 +106,10 @@ impl Machine {
     pub(super) fn doubt_marks(&mut self, now: Duration) {
         self.repeating = false;
         self.wakes.retain(|_, wake| !matches!(wake, Wake::MarksAgain));
+        self.unsure_of_said(now);
+    }
+
+    pub(super) fn unsure_of_said(&mut self, now: Duration) {
         let said = std::mem::take(&mut self.said);
         self.unsure.extend(said.into_iter().filter(|(_, at)| *at + MARKS_UNSURE >= now).map(|(id, _)| id));
     }

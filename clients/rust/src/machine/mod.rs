@@ -13,6 +13,7 @@
 //! - `inbox`: cursors, gaps, pulls: every entry once, in order.
 //! - `epoch`: a server whose store is another one than before.
 //! - `marks`: what the server is told of what was taken and read.
+//! - `limited`: a server that says "not so often".
 //! - `outbox`: sends: each stored once, in order as far as that is possible.
 //! - `pace`: how long a silent link may be left alone.
 //! - `sync`: "this is what I have", page by page.
@@ -24,6 +25,7 @@
 
 mod epoch;
 mod inbox;
+mod limited;
 mod link;
 mod marks;
 mod outbox;
@@ -241,6 +243,7 @@ enum Wake {
     Sync,
     Marks,
     MarksAgain,
+    Quiet,
 }
 
 #[derive(Debug, Default)]
@@ -284,6 +287,8 @@ pub struct Machine {
     /// As many in one: fewer after one was refused for good, until the culprit is found.
     repeat_max: usize,
     marks_waiting: bool,
+    /// The server has said that it is asked too often: nothing but sends goes out, until it may.
+    quiet: bool,
     wakes: BTreeMap<(Duration, u64), Wake>,
     next_wake: u64,
     events: VecDeque<Event>,
@@ -332,6 +337,7 @@ impl Machine {
             repeating: false,
             repeat_max: MARKS_MAX,
             marks_waiting: false,
+            quiet: false,
             wakes: BTreeMap::new(),
             next_wake: 0,
             events: VecDeque::new(),
@@ -386,8 +392,11 @@ impl Machine {
                 Wake::Sync => self.sync.wake(),
                 Wake::Marks => {
                     self.marks_waiting = false;
-                    self.say_marks(now);
+                    if !self.quiet {
+                        self.say_marks(now);
+                    }
                 }
+                Wake::Quiet => self.wake_quiet(now),
                 Wake::MarksAgain => self.repeating = false,
             }
         }
@@ -521,6 +530,9 @@ impl Machine {
             ServerBody::HeadMoved { conversation, head } => self.on_head_moved(conversation, head),
             ServerBody::ReceiptsMoved(moved) => self.on_receipts(moved),
             ServerBody::GoingAway { reconnect_after_ms } => self.on_going_away(now, reconnect_after_ms),
+            ServerBody::Error(error) if error.code == ErrorCode::RateLimited => {
+                self.on_marks_limited(now, error.retry_after_ms);
+            }
             ServerBody::Error(error) => self.on_closing(now, error),
             // Answers to nobody.
             ServerBody::LoginOk(_)
@@ -549,14 +561,17 @@ impl Machine {
         match (purpose, body) {
             (Purpose::Login, ServerBody::LoginOk(ok)) => self.on_login(now, ok),
             (Purpose::Login, ServerBody::Error(error)) => self.on_closing(now, error),
+            (Purpose::Send(id, client_seq), ServerBody::Error(error)) => {
+                self.on_send_error(now, id, client_seq, error);
+            }
+            (purpose, ServerBody::Error(error)) if error.code == ErrorCode::RateLimited => {
+                self.on_limited(now, purpose, error.retry_after_ms);
+            }
             (Purpose::Sync(range), ServerBody::SyncPage(page)) => self.on_sync_page(range, page),
             (Purpose::Sync(_), ServerBody::Error(error)) => self.on_sync_error(now, error),
             (Purpose::Pull(id), ServerBody::HistoryPage(page)) => self.on_pulled(now, id, page),
             (Purpose::Pull(id), ServerBody::Error(error)) => self.on_pull_error(now, id, &error),
             (Purpose::Send(id, client_seq), ServerBody::SendOk(ok)) => self.on_sent(now, id, client_seq, ok),
-            (Purpose::Send(id, client_seq), ServerBody::Error(error)) => {
-                self.on_send_error(now, id, client_seq, error);
-            }
             (Purpose::Marks(marks), ServerBody::MarkOk) => self.on_repeated(&marks),
             (Purpose::Marks(marks), ServerBody::Error(error)) => self.on_repeat_error(now, &marks, &error),
             (Purpose::Query(query), ServerBody::Error(error)) => self.on_query_error(now, query, error),
@@ -594,10 +609,14 @@ impl Machine {
 
     /// Sends what may be sent now.
     fn pump(&mut self, now: Duration) {
-        self.pump_sync(now);
+        if !self.quiet {
+            self.pump_sync(now);
+        }
         if self.link.is_open() {
-            self.repeat_marks(now);
-            self.pump_bulk(now);
+            if !self.quiet {
+                self.repeat_marks(now);
+                self.pump_bulk(now);
+            }
             self.pump_sends(now);
         }
         if !self.caught_up_told && self.is_caught_up() {

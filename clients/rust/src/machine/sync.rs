@@ -43,6 +43,11 @@ impl Sync {
         self.phase == Phase::Done || self.covered >= Some(id)
     }
 
+    /// What is under way was not answered, and is asked again.
+    pub(super) fn again(&mut self) {
+        self.phase = Phase::Wanted;
+    }
+
     pub(super) fn wake(&mut self) {
         if self.phase == Phase::Delayed {
             self.phase = Phase::Wanted;

@@ -2,6 +2,7 @@
 
 mod catch_up;
 mod epoch;
+mod limited;
 mod links;
 mod marks;
 mod model;

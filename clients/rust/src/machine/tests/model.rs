@@ -97,6 +97,8 @@ pub(super) struct Server {
     pub(super) logs: BTreeMap<ConversationId, Log>,
     /// How the next sends are refused.
     pub(super) refuse: VecDeque<(ErrorCode, bool)>,
+    /// So many of the next requests that are no sends are too many.
+    pub(super) limited: u32,
     pub(super) push_own: bool,
     pub(super) page: usize,
     pub(super) known_seen: Vec<usize>,
@@ -111,6 +113,12 @@ impl Server {
     }
 
     fn handle(&mut self, request: Request, out: &mut Vec<ServerMessage>) {
+        let counts = !matches!(request.body, RequestBody::Login(_) | RequestBody::Send(_));
+        if counts && self.limited > 0 {
+            self.limited -= 1;
+            out.push(ServerMessage { id: request.id, body: error(ErrorCode::RateLimited, 500) });
+            return;
+        }
         let body = match request.body {
             RequestBody::Login(_) => login_ok(16),
             RequestBody::Send(send) => {
@@ -392,6 +400,7 @@ impl World {
     /// No more faults: all must come to rest.
     pub(super) fn settle(&mut self) {
         self.server.refuse.clear();
+        self.server.limited = 0;
         self.cut();
         for _ in 0..20_000 {
             while !self.to_server.is_empty() || !self.to_client.is_empty() || self.machine.has_event() {

@@ -23,6 +23,7 @@ enum Step {
     Cut,
     Crash,
     Refuse(u8, bool),
+    Limit(u8),
     Trim(u8, u8),
 }
 
@@ -39,6 +40,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Cut),
         1 => Just(Step::Crash),
         3 => (0..5u8, any::<bool>()).prop_map(|(code, stored)| Step::Refuse(code, stored)),
+        1 => (1..6u8).prop_map(Step::Limit),
         1 => (0..4u8, 1..9u8).prop_map(|(c, n)| Step::Trim(c, n)),
     ]
 }
@@ -92,6 +94,7 @@ fn run(steps: Vec<Step>, push_own: bool, page: usize) {
                 };
                 world.server.refuse.push_back((code, stored));
             }
+            Step::Limit(n) => world.server.limited = n.into(),
             Step::Trim(c, n) => {
                 if let Some(log) = world.server.logs.get_mut(&group(c)) {
                     // Retention keeps the newest; nothing that a machine may ask for is forgotten about numbers.
