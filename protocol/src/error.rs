@@ -127,7 +127,7 @@ error_codes! {
     OutcomeUnknown = 26, "outcome_unknown", Later, Unknown, false;
     /// A fault of the server; its log has the details.
     Internal = 27, "internal", Later, Unknown, false;
-    /// This user or device sends more often than the server lets anybody.
+    /// This user or device sends or asks more than the server lets anybody.
     RateLimited = 28, "rate_limited", Later, None, false;
     /// The `client_seq` was used before, for something else: take a new number.
     ClientSeqUsed = 29, "client_seq_used", Never, None, false;

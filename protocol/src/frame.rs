@@ -24,6 +24,16 @@ pub enum Frame {
     Message(Bytes),
 }
 
+impl Frame {
+    /// The message's length in bytes, without its own length in front of it.
+    pub fn message_bytes(&self) -> usize {
+        match self {
+            Self::Heartbeat => 0,
+            Self::Message(bytes) => bytes.len(),
+        }
+    }
+}
+
 /// The bytes cannot be a frame. The stream is lost: there is no way to find the next frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameError {

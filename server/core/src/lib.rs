@@ -6,7 +6,8 @@
 //!
 //! - [`session`]: one connection: login, limits, what a request becomes.
 //! - [`address`]: how many connections of one address have not logged in yet.
-//! - [`rate`]: how often somebody may send.
+//! - [`rate`]: how often somebody may do something.
+//! - [`work`]: what requests that are no sends count as.
 //! - [`admission`]: whether one more send is taken up.
 //! - [`routing`]: which shard owns a conversation, which one is a user's home.
 //! - [`conversation`]: the owner: batch, sequence, commit, ack, publish.
@@ -37,3 +38,4 @@ pub mod routing;
 pub mod sequencer;
 pub mod session;
 pub mod time;
+pub mod work;

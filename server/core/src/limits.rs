@@ -58,12 +58,28 @@ pub const DEVICE_SENDS_BURST: u32 = 500;
 pub const USER_SENDS_PER_SECOND: u32 = 100;
 /// The same of all devices of a user.
 pub const USER_SENDS_BURST: u32 = 1_000;
-/// For how long a connection's sends are refused, at least, once one was. What the client had under way behind that one
-/// is refused as well, so its sends keep their order; and what the pause earns may be sent at once after it.
-pub const SEND_PAUSE_MS: u64 = 1_000;
-/// Users whose sends are remembered after they have gone, in each of the parts into which they are divided; of more, the
-/// next one begins anew with each login.
-pub const SENDERS_REMEMBERED_MAX: usize = 16 * 1024;
+/// Units of work a second that the requests of one device which are no sends may cost; `tern_core::work` says what they
+/// count as. A unit is about 10 µs of a core, so a twentieth of a core at most; and 5 MB of history a second, which is
+/// more than a phone stores.
+pub const DEVICE_WORK_PER_SECOND: u32 = 5_000;
+/// The same at once, after a rest: a phone that was away for long gets 50 MB as fast as its network takes them.
+pub const DEVICE_WORK_BURST: u32 = 50_000;
+/// The same of all devices of a user.
+pub const USER_WORK_PER_SECOND: u32 = 10_000;
+/// The same of all devices of a user.
+pub const USER_WORK_BURST: u32 = 100_000;
+/// For how long a connection's sends, or its other requests, are refused, at least, once one was. What the client had
+/// under way behind that one is refused as well, so its sends keep their order; and what the pause earns may be asked at
+/// once after it.
+pub const PAUSE_MS: u64 = 1_000;
+/// Requests that may be refused of a connection in one pause: what its client had under way when it was told. Who goes on
+/// all the same, or is refused a long one, which counts once more for each KiB, is not listened to until the pause is over.
+pub const REFUSED_IN_PAUSE_MAX: u32 = IN_FLIGHT_MAX as u32;
+/// A connection is not listened to for at most so long at a time: clients take one for dead on which nothing comes back.
+pub const DEAF_MS_MAX: u64 = 5_000;
+/// Users whose sends and work are remembered after they have gone, in each of the parts into which they are divided; of
+/// more, the next one begins anew with each login.
+pub const USERS_REMEMBERED_MAX: usize = 16 * 1024;
 
 /// Devices of one user that are connected at once; a further one displaces the one that logged in first.
 pub const DEVICES_ONLINE_MAX: usize = 16;
@@ -80,5 +96,7 @@ const _: () = assert!(IN_FLIGHT_MAX < CONVERSATION_QUEUE_MAX);
 const _: () =
     assert!(DEVICE_SENDS_PER_SECOND < USER_SENDS_PER_SECOND && DEVICE_SENDS_BURST < USER_SENDS_BURST);
 const _: () = assert!(IN_FLIGHT_MAX < DEVICE_SENDS_BURST as usize);
+const _: () = assert!(DEVICE_WORK_PER_SECOND < USER_WORK_PER_SECOND && DEVICE_WORK_BURST < USER_WORK_BURST);
 // Or the pauses would cost more than the rate.
-const _: () = assert!(DEVICE_SENDS_BURST as u64 * 1_000 >= DEVICE_SENDS_PER_SECOND as u64 * SEND_PAUSE_MS);
+const _: () = assert!(DEVICE_SENDS_BURST as u64 * 1_000 >= DEVICE_SENDS_PER_SECOND as u64 * PAUSE_MS);
+const _: () = assert!(DEVICE_WORK_BURST as u64 * 1_000 >= DEVICE_WORK_PER_SECOND as u64 * PAUSE_MS);

@@ -35,15 +35,25 @@ impl Rate {
         Some(Self { interval_us, burst_us: interval_us * u64::from(burst) })
     }
 
-    /// One more: what is spent then, or the milliseconds until there is room for one.
+    /// Something that counts as `cost`: what is spent then, or the milliseconds until there is room for one. It is done if
+    /// there is room for one, whatever it costs, and what comes next waits for it: nothing is too long ever to be done.
     ///
     /// # Errors
     /// At least 1 ms; nothing was done.
-    pub fn take(self, spent: Spent, now: MonoMillis) -> Result<Spent, u64> {
-        let now_us = now.0.saturating_mul(1_000);
-        let next = spent.0.max(now_us).saturating_add(self.interval_us);
-        let allowed = now_us.saturating_add(self.burst_us);
-        if next <= allowed { Ok(Spent(next)) } else { Err((next - allowed).div_ceil(1_000)) }
+    pub fn take(self, spent: Spent, cost: u32, now: MonoMillis) -> Result<Spent, u64> {
+        let allowed = now.0.saturating_mul(1_000).saturating_add(self.burst_us);
+        let one_more = self.spend(spent, 1, now);
+        if one_more.0 <= allowed {
+            Ok(self.spend(spent, cost, now))
+        } else {
+            Err((one_more.0 - allowed).div_ceil(1_000))
+        }
+    }
+
+    /// Something that was done, when only its end has told what it costs: what is spent then.
+    pub fn spend(self, spent: Spent, cost: u32, now: MonoMillis) -> Spent {
+        let cost_us = self.interval_us.saturating_mul(u64::from(cost));
+        Spent(spent.0.max(now.0.saturating_mul(1_000)).saturating_add(cost_us))
     }
 }
 
@@ -64,7 +74,7 @@ mod tests {
 
     /// How many are taken at this moment.
     fn take_all(rate: Rate, spent: &mut Spent, now: u64) -> usize {
-        core::iter::from_fn(|| rate.take(*spent, MonoMillis(now)).map(|next| *spent = next).ok()).count()
+        core::iter::from_fn(|| rate.take(*spent, 1, MonoMillis(now)).map(|next| *spent = next).ok()).count()
     }
 
     #[test]
@@ -83,14 +93,26 @@ mod tests {
         for (per_second, burst) in [(1, 1), (3, 2), (50, 500), (999, 1), (1_000, 7), (5_000_000, 3)] {
             let (rate, mut spent, now) = (rate(per_second, burst), Spent::default(), 12_345);
             take_all(rate, &mut spent, now);
-            let wait = rate.take(spent, MonoMillis(now)).expect_err("the burst is over");
+            let wait = rate.take(spent, 1, MonoMillis(now)).expect_err("the burst is over");
             assert!(wait >= 1);
             assert!(
-                rate.take(spent, MonoMillis(now + wait)).is_ok(),
+                rate.take(spent, 1, MonoMillis(now + wait)).is_ok(),
                 "{per_second} {burst}: after {wait} ms"
             );
-            assert!(wait == 1 || rate.take(spent, MonoMillis(now + wait - 1)).is_err(), "and not before");
+            assert!(wait == 1 || rate.take(spent, 1, MonoMillis(now + wait - 1)).is_err(), "and not before");
         }
+    }
+
+    #[test]
+    fn what_costs_more_than_there_is_room_for_is_paid_afterwards() {
+        let (rate, mut spent) = (rate(10, 5), Spent::default());
+        spent = rate.take(spent, 4, MonoMillis(1_000)).expect("there is room");
+        spent = rate.take(spent, 100, MonoMillis(1_000)).expect("there is room for one");
+        assert_eq!(rate.take(spent, 1, MonoMillis(1_000)), Err(10_000), "104 are spent, and 4 may be");
+        spent = rate.spend(spent, 10, MonoMillis(1_000));
+        assert_eq!(rate.take(spent, 1, MonoMillis(1_000)), Err(11_000), "so is what was done already");
+        assert_eq!(take_all(rate, &mut spent, 12_000), 1);
+        assert_eq!(rate.spend(Spent(7), 0, MonoMillis(1)), Spent(1_000), "nothing costs nothing");
     }
 
     #[test]
@@ -103,6 +125,9 @@ mod tests {
     #[test]
     fn nothing_is_no_rate() {
         assert_eq!((Rate::new(0, 5), Rate::new(5, 0)), (None, None));
-        assert!(rate(u32::MAX, u32::MAX).take(Spent(u64::MAX), MonoMillis(u64::MAX)).is_ok(), "no overflow");
+        assert!(
+            rate(u32::MAX, u32::MAX).take(Spent(u64::MAX), u32::MAX, MonoMillis(u64::MAX)).is_ok(),
+            "no overflow"
+        );
     }
 }

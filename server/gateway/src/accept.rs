@@ -21,6 +21,8 @@ use crate::transport::quic::{Connection, QuicAcceptor, RecvStream, SendStream};
 use crate::transport::tcp::Acceptor;
 use crate::transport::tls_stream::TlsStream;
 
+/// While nothing of a connection is read, its streams look this often whether that is over.
+const DEAF_GLANCE: Duration = Duration::from_millis(250);
 /// After our last byte: how long the client may take to see it and to close its side.
 const LINGER: Duration = Duration::from_secs(2);
 /// What a client that is being closed may still send until we stop reading.
@@ -105,6 +107,9 @@ async fn serve_quic(shard: &Rc<Shard>, connection: Connection, place: Place) {
 async fn serve_bulk_streams(shard: &Rc<Shard>, connection: &Connection, conn: Rc<Conn>) {
     // The transport allows a few streams at once, so this spawns no more than that.
     while let Some((send, recv)) = connection.accept_bi().await {
+        while conn.is_deaf() && !conn.is_gone() {
+            tokio::time::sleep(DEAF_GLANCE).await;
+        }
         let (shard, conn) = (shard.clone(), conn.clone());
         tokio::task::spawn_local(async move { serve_bulk(&shard, &conn, send, recv).await });
     }
@@ -136,14 +141,17 @@ async fn serve_bulk(shard: &Rc<Shard>, conn: &Rc<Conn>, mut send: SendStream, mu
     if !conn.is_open() {
         return;
     }
+    let bytes = frame.message_bytes();
     let effect = conn.session.borrow_mut().on_bulk_frame(shard.now(), frame);
+    // A query is refused when it is its turn; the others cost no more than their refusal would.
+    let _ = shard.take_frame(conn, bytes, &effect);
     let answer = match effect {
         Effect::Query(id, user, query) => {
             // Counted as in flight until the client has taken it, so that the pages in memory are bounded. The guard
             // counts it as answered also when this future is dropped half-way.
             let _taken = Taken { shard, conn };
             let query = QueryWait { request: id, user, query, since: Stamp::take() };
-            let answer = shard.answer_query(conn.id, query).await;
+            let answer = shard.answer_query(conn, query).await;
             write_bulk(shard, &mut send, &answer).await;
             None
         }

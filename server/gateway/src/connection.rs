@@ -17,14 +17,14 @@ use tern_core::outbound::{Outbound, Pushed};
 use tern_core::session::{Query, Session};
 use tern_core::time::{MonoMillis, Now};
 use tern_protocol::error::ErrorCode;
-use tern_protocol::frame::{self, Frame};
+use tern_protocol::frame;
 use tern_protocol::ids::{ConversationId, RequestId, Seq, UserId};
 use tern_protocol::limits::{IN_FLIGHT_MAX, WRITE_STALL_TIMEOUT_MS};
 use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Stamp;
-use crate::limits::{Place, Sends};
+use crate::limits::{Place, Usage};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::Cut;
 use crate::reply;
@@ -62,8 +62,10 @@ pub struct Conn {
     pub issued: Cell<Option<WallMillis>>,
     /// `Mark` requests that wait for their conversations.
     pub marks: RefCell<Vec<MarkWait>>,
-    /// What it has sent, when there are limits.
-    pub sends: RefCell<Option<Sends>>,
+    /// What it has done, when there are limits.
+    pub usage: RefCell<Option<Usage>>,
+    /// Until when nothing of it is read, because it goes on asking after it was told to wait.
+    deaf_until: Cell<Option<MonoMillis>>,
     /// Its place among the connections of its address, until it has logged in.
     place: Cell<Option<Place>>,
     outbound: RefCell<Outbound>,
@@ -117,7 +119,8 @@ impl Conn {
             user: Cell::new(None),
             issued: Cell::new(None),
             marks: RefCell::default(),
-            sends: RefCell::default(),
+            usage: RefCell::default(),
+            deaf_until: Cell::new(None),
             place: Cell::new(Some(place)),
             outbound: RefCell::default(),
             receipts_wait: Cell::new(false),
@@ -131,10 +134,10 @@ impl Conn {
         })
     }
 
-    /// It has logged in: what it sends counts from here on, and its place is free for the next one.
-    pub fn logged_in(&self, user: UserId, sends: Option<Sends>) {
+    /// It has logged in: what it does counts from here on, and its place is free for the next one.
+    pub fn logged_in(&self, user: UserId, usage: Option<Usage>) {
         self.user.set(Some(user));
-        *self.sends.borrow_mut() = sends;
+        *self.usage.borrow_mut() = usage;
         self.place.take();
     }
 
@@ -261,6 +264,24 @@ impl Conn {
         self.finishing.get() && self.session.borrow().is_idle()
     }
 
+    /// Nothing more of it is read until then; returns whether it was read so far.
+    pub fn turn_deaf(&self, until: MonoMillis) -> bool {
+        self.deaf_until.replace(Some(until)).is_none()
+    }
+
+    /// Whether nothing of it is read at present.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf_until.get().is_some()
+    }
+
+    /// Reads on when it is time to. To be called about every second.
+    pub fn check_deaf(&self, now: Now) {
+        if self.deaf_until.get().is_some_and(|until| until <= now.mono) {
+            self.deaf_until.set(None);
+            self.wake();
+        }
+    }
+
     /// Whether it takes requests.
     pub fn is_open(&self) -> bool {
         self.closing_since.get().is_none() && !self.aborted.get() && !self.finishing.get()
@@ -320,7 +341,7 @@ struct Io<'a, S> {
     unflushed: bool,
     /// The last write found no room at all.
     write_blocked: bool,
-    /// Frames were left in `input` because too much was outbound, or it was the turn of others.
+    /// Frames were left in `input` because too much was outbound, it was the turn of others, or the client has to wait.
     held_back: bool,
     /// Of this turn.
     requests_left: usize,
@@ -363,6 +384,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
                 return Ok(Poll::Pending);
             }
             self.conn.wake_drained();
+            if self.conn.is_deaf() {
+                // The shard's sweep wakes us.
+                return Ok(Poll::Pending);
+            }
             if self.requests_left == 0 {
                 break;
             }
@@ -475,15 +500,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
     fn take_frames(&mut self) {
         self.held_back = false;
         while self.conn.is_open() {
-            if self.requests_left == 0 || self.conn.outbound.borrow().is_above_high_water() {
+            if self.requests_left == 0
+                || self.conn.is_deaf()
+                || self.conn.outbound.borrow().is_above_high_water()
+            {
                 self.held_back = true;
                 break;
             }
             let max = self.conn.session.borrow().frame_bytes_max();
             match frame::decode(&mut self.input, max) {
                 Ok(Some(frame)) => {
-                    let length = if let Frame::Message(message) = &frame { message.len() } else { 0 };
-                    let parts = length.div_ceil(REQUEST_PART_BYTES).max(1);
+                    let parts = frame.message_bytes().div_ceil(REQUEST_PART_BYTES).max(1);
                     self.requests_left = self.requests_left.saturating_sub(parts);
                     self.shard.on_frame(self.conn, frame);
                 }

@@ -7,6 +7,7 @@ use tern_core::conversation::{Append, Mark};
 use tern_core::dedup::Refusal;
 use tern_core::home::SessionId;
 use tern_core::session::{Effect, Identity, Query, Text};
+use tern_core::work;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
 use tern_protocol::frame::Frame;
@@ -20,6 +21,7 @@ use crate::auth::{self, TokenError};
 use crate::clock::Stamp;
 use crate::connection::{Conn, MarkWait, QueryWait};
 use crate::fanout::Handle;
+use crate::limits::Exceeded;
 use crate::mailbox::{Answer, HomeRequest, OwnerRequest, Question, Ticket};
 use crate::metrics::shard::{Asked, Login as LoginResult, Sent};
 use crate::reply;
@@ -28,8 +30,51 @@ use crate::shard::Shard;
 impl Shard {
     /// A whole frame has arrived on a connection's ordered stream.
     pub fn on_frame(self: &Rc<Self>, conn: &Rc<Conn>, frame: Frame) {
+        let bytes = frame.message_bytes();
         let effect = conn.session.borrow_mut().on_frame(self.now(), frame);
-        self.execute(conn, effect);
+        let taken = self.take_frame(conn, bytes, &effect);
+        match (effect, taken) {
+            (Effect::Mark { id, .. }, Err(wait_ms)) => {
+                let frame = self.rate_limited(conn, id, wait_ms);
+                if id.get() == 0 { conn.answer(frame) } else { self.answered(conn, Some(frame)) }
+            }
+            // The others cost no more than their refusal would.
+            (effect, _) => self.execute(conn, effect),
+        }
+    }
+
+    /// Counts a frame of so many bytes of which the session has made this, unless it is a send.
+    ///
+    /// # Errors
+    /// The milliseconds until there is room for it.
+    pub fn take_frame(&self, conn: &Conn, bytes: usize, effect: &Effect) -> Result<(), u64> {
+        self.take_work(conn, work::of_frame(bytes, effect), work::of_refusal(bytes))
+    }
+
+    fn take_work(&self, conn: &Conn, work: u32, refusal: u32) -> Result<(), u64> {
+        match &mut *conn.usage.borrow_mut() {
+            Some(usage) if work > 0 => self
+                .node
+                .limits
+                .take_work(usage, work, refusal, self.now().mono)
+                .map_err(|exceeded| self.exceeded(conn, exceeded)),
+            _ => Ok(()),
+        }
+    }
+
+    /// There is no room for what a connection wants; returns the milliseconds until there is.
+    fn exceeded(&self, conn: &Conn, Exceeded { wait_ms, deaf_until }: Exceeded) -> u64 {
+        if deaf_until.is_some_and(|until| conn.turn_deaf(until)) {
+            self.metrics().read_pauses.add(1);
+            debug!(session = %conn.id, "asks on and on although it was told to wait: not read for a while");
+        }
+        wait_ms
+    }
+
+    /// The frame that refuses what there is no room for.
+    fn rate_limited(&self, conn: &Conn, id: RequestId, wait_ms: u64) -> bytes::Bytes {
+        self.told(conn.id, id, ErrorCode::RateLimited, "too often");
+        reply::rate_limited(id, wait_ms)
     }
 
     /// Ends a session and tells the client why.
@@ -56,7 +101,7 @@ impl Shard {
                 );
                 // Before the answer and before any further request: whatever becomes durable from here on is pushed,
                 // and what was durable before is found by the sync that follows.
-                conn.logged_in(sender.user, self.node.sends.login(sender.user));
+                conn.logged_in(sender.user, self.node.limits.login(sender.user));
                 self.node.online(self.id).fetch_add(1, Ordering::SeqCst);
                 self.local.borrow_mut().insert(sender.user, Handle(conn.clone()));
                 let home = self.node.slots.home(sender.user);
@@ -135,6 +180,17 @@ impl Shard {
         debug!(%session, request = id.get(), code = code.label(), text, "told an error");
     }
 
+    fn take_send(&self, conn: &Conn) -> Result<(), u64> {
+        match &mut *conn.usage.borrow_mut() {
+            Some(usage) => self
+                .node
+                .limits
+                .take_send(usage, self.now().mono)
+                .map_err(|exceeded| self.exceeded(conn, exceeded)),
+            None => Ok(()),
+        }
+    }
+
     fn append(
         self: &Rc<Self>,
         conn: &Rc<Conn>,
@@ -145,12 +201,10 @@ impl Shard {
         send: request::Send,
     ) {
         self.metrics().requests.one(Asked::Send);
-        if let Some(sends) = &mut *conn.sends.borrow_mut()
-            && let Err(wait_ms) = self.node.sends.take(sends, self.now().mono)
-        {
+        if let Err(wait_ms) = self.take_send(conn) {
             self.metrics().sends.one(Sent::Refused);
-            self.told(conn.id, id, ErrorCode::RateLimited, "sends too often");
-            return self.answered(conn, Some(reply::rate_limited(id, wait_ms)));
+            let frame = self.rate_limited(conn, id, wait_ms);
+            return self.answered(conn, Some(frame));
         }
         let question = Question::Send(id, Stamp::take());
         let overloaded = Answer::Sent(Err(ErrorCode::Overloaded.into()));
@@ -275,7 +329,7 @@ impl Shard {
         while !conn.is_gone() {
             let next = conn.queries.borrow_mut().pop_front();
             let Some(query) = next else { break };
-            let frame = self.answer_query(conn.id, query).await;
+            let frame = self.answer_query(&conn, query).await;
             self.answered(&conn, Some(frame));
             conn.room().await;
             // The embedded store answers at once: others get their turn here.
@@ -285,8 +339,11 @@ impl Shard {
     }
 
     /// The frame that answers a query.
-    pub async fn answer_query(&self, session: SessionId, query: QueryWait) -> bytes::Bytes {
+    pub async fn answer_query(&self, conn: &Conn, query: QueryWait) -> bytes::Bytes {
         let QueryWait { request: id, user, query, since } = query;
+        if let Err(wait_ms) = self.take_work(conn, work::of_query(&query), work::of_refusal(0)) {
+            return self.rate_limited(conn, id, wait_ms);
+        }
         let (kv, metrics) = (&*self.node.kv, self.metrics());
         let asked = match query {
             Query::Sync(_) => Asked::Sync,
@@ -310,14 +367,20 @@ impl Shard {
         match body {
             Ok(body) => {
                 metrics.request_micros.of(asked).record(since.micros());
-                reply::frame(id, body)
+                let rows = work::rows_of_answer(&body);
+                let frame = reply::frame(id, body);
+                if let Some(usage) = &mut *conn.usage.borrow_mut() {
+                    let work = work::of_answer(rows, frame.len());
+                    self.node.limits.spend_work(usage, work, self.now().mono);
+                }
+                frame
             }
             Err(error) => {
                 let code = reply::query_error(&error);
                 if code == ErrorCode::Internal {
-                    error!(%session, request = id.get(), %user, %error, "a query failed");
+                    error!(session = %conn.id, request = id.get(), %user, %error, "a query failed");
                 }
-                self.refuse(session, id, code, reply::refusal(code))
+                self.refuse(conn.id, id, code, reply::refusal(code))
             }
         }
     }

@@ -36,10 +36,10 @@ pub fn refused(id: RequestId, code: ErrorCode, text: &str, highest: Option<Clien
     }
 }
 
-/// The frame that refuses a send of somebody who sends too often.
+/// The frame that refuses somebody who sends, or asks, too often.
 pub fn rate_limited(id: RequestId, wait_ms: u64) -> Bytes {
     let retry_after_ms = u32::try_from(wait_ms).unwrap_or(u32::MAX);
-    let text = "this device, or this user, sends more often than is allowed here: slow down";
+    let text = "this device, or this user, sends or asks more than is allowed here: slow down";
     error_after(id, ErrorCode::RateLimited, text, retry_after_ms)
 }
 

@@ -30,7 +30,7 @@ use crate::auth::{TokenError, Verifier};
 use crate::clock::Clock;
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::Handle;
-use crate::limits::{Limits, Place, SendLimits};
+use crate::limits::{Limits, Place, UserLimits};
 use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::{Cut, Transport};
@@ -63,8 +63,8 @@ pub struct Node {
     pub clock: Clock,
     metrics: Vec<ShardMetrics>,
     connections_per_shard_max: usize,
-    /// Who may send how often.
-    pub sends: SendLimits,
+    /// Who may do how much.
+    pub limits: UserLimits,
     mailboxes: Vec<Mailbox>,
     waiting: Budget,
     online: Vec<AtomicUsize>,
@@ -87,7 +87,7 @@ impl Node {
             kv,
             epoch,
             verifier,
-            sends: SendLimits::new(limits),
+            limits: UserLimits::new(limits),
             connections_per_shard_max: limits.connections_per_shard_max(),
             slots: SlotMap::new(shards),
             clock,
@@ -344,7 +344,7 @@ impl Shard {
             let sweeps = (ticks / TICKS_PER_SWEEP) as usize;
             // The shards take turns.
             let turn = sweeps * self.node.mailboxes.len() + usize::from(self.id.0);
-            self.node.sends.forget_rested(turn, self.now().mono);
+            self.node.limits.forget_rested(turn, self.now().mono);
             self.sweep();
             self.settle_owners();
             self.forget_idle_owners();
@@ -375,6 +375,7 @@ impl Shard {
                 self.close(&conn, RequestId(0), TokenError::Revoked.code(), text.into());
             }
             conn.check_stall(now, self.metrics());
+            conn.check_deaf(now);
         }
     }
 

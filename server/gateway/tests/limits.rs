@@ -1,6 +1,8 @@
 //! What one address, one user and one device may take of the real server, over both transports.
 
 mod support;
+#[path = "limits/work.rs"]
+mod work;
 
 use std::time::Duration;
 
@@ -69,6 +71,11 @@ impl Limited {
         stream.read_to_string(&mut page).await.expect("it answers");
         let line = page.lines().find_map(|line| line.strip_prefix(name));
         line.expect("it is there").trim().parse().expect("a number")
+    }
+
+    fn config(&self, transport: Transport, user: &str) -> Config {
+        let token = Token::Fixed(self.token(user));
+        Config { transport, ..Config::new(self.server.tcp[0].to_string(), self.ca.clone(), token) }
     }
 
     async fn login(&self, transport: Transport, user: &str, device: u64) -> Session {
@@ -187,16 +194,10 @@ async fn the_client_waits_as_long_as_it_is_told_and_keeps_the_order() {
     let limits = Limits { device_sends_per_second: 20, device_sends_burst: 20, ..Limits::OFF };
     for transport in TRANSPORTS {
         let limited = Limited::start(limits);
-        let config = |name: &str| Config {
-            transport,
-            ..Config::new(
-                limited.server.tcp[0].to_string(),
-                limited.ca.clone(),
-                Token::Fixed(limited.token(name)),
-            )
-        };
-        let (alice, _events) = Client::connect(config("alice"), MemoryStorage::new()).await.expect("online");
-        let (_bob, mut events) = Client::connect(config("bob"), MemoryStorage::new()).await.expect("online");
+        let (alice, _events) =
+            Client::connect(limited.config(transport, "alice"), MemoryStorage::new()).await.expect("online");
+        let (_bob, mut events) =
+            Client::connect(limited.config(transport, "bob"), MemoryStorage::new()).await.expect("online");
         let said: Vec<String> = (0..MESSAGES).map(|n| format!("message {n}")).collect();
         let mut pending = Vec::new();
         for text in &said {

@@ -112,6 +112,10 @@ pub(super) const SETTINGS: &[Setting] = &[
     Setting::new("limits.device_sends_burst", Kind::Number(0, LIMIT_MAX)),
     Setting::new("limits.user_sends_per_second", Kind::Number(0, LIMIT_MAX)),
     Setting::new("limits.user_sends_burst", Kind::Number(0, LIMIT_MAX)),
+    Setting::new("limits.device_work_per_second", Kind::Number(0, LIMIT_MAX)),
+    Setting::new("limits.device_work_burst", Kind::Number(0, LIMIT_MAX)),
+    Setting::new("limits.user_work_per_second", Kind::Number(0, LIMIT_MAX)),
+    Setting::new("limits.user_work_burst", Kind::Number(0, LIMIT_MAX)),
     Setting::new("tokens.issuer", Kind::Text).over(
         "tokens-issuer",
         "TERN_TOKENS_ISSUER",

@@ -95,6 +95,9 @@ catalog! {
         "Answers to sends: stored, stored before (duplicate), refused.";
     ERRORS = Counter "tern_errors_total" ["code"]
         "Errors told to clients, by the code in spec/errors.md.";
+    READ_PAUSES = Counter "tern_read_pauses_total" ["shard"]
+        "Times that a connection was not read from for a while: its client had been told to wait (rate_limited), and \
+         went on.";
 
     PUSHES = Counter "tern_pushes_total" ["shard"]
         "Entries queued for a connection.";

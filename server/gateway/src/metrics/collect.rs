@@ -303,6 +303,7 @@ impl Collector {
             }
         });
         self.by_label::<ErrorCode, _>(page, &catalog::ERRORS, |metrics| &metrics.errors);
+        self.by_shard(page, &catalog::READ_PAUSES, |metrics| &metrics.read_pauses);
         self.by_shard(page, &catalog::PUSHES, |metrics| &metrics.pushes);
         page.family(&catalog::PUSH_SECONDS, |samples| {
             samples.histogram(&[], &self.merged(|metrics| &metrics.push_micros), MICROS_PER_SECOND);

@@ -235,6 +235,8 @@ shard_metrics! {
     sends: By<Sent, Count, { Sent::COUNT }> = By::new(Count::default),
     /// Errors told to clients.
     errors: By<ErrorCode, Count, ERROR_CODES> = By::new(Count::default),
+    /// Times that a connection was not read from for a while.
+    read_pauses: Count = Count::default(),
     /// Entries queued for connections.
     pushes: Count = Count::default(),
     /// From an entry being durable to its being written.

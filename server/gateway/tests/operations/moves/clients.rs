@@ -2,9 +2,9 @@
 
 use tern_client::Transport;
 use tern_client::raw::Connector;
-use tern_core::limits::LAGGING_MAX;
+use tern_core::limits::{LAGGING_MAX, REFUSED_IN_PAUSE_MAX};
 use tern_protocol::model::{Change, Target};
-use tern_protocol::request::{RequestBody, Send};
+use tern_protocol::request::{ListConversations, RequestBody, Send};
 use tern_server::clock;
 use tern_server::tls::DevIdentity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -77,11 +77,16 @@ pub(super) async fn nobody_takes_what_is_sent(expected: &[Move]) {
     alice.is_served().await;
 }
 
+fn list() -> RequestBody {
+    RequestBody::ListConversations(ListConversations { after: None, limit: 1 })
+}
+
 pub(super) async fn limits_are_reached(expected: &[Move]) {
     let mut files = Files::new();
     let ca = files.certificate("first");
     files.config = files.config.replace("shards = 2", "shards = 1");
-    files.config += "\n[limits]\nconnections_per_shard = 3\nbefore_login_per_address = 2\n";
+    files.config += "\n[limits]\nconnections_per_shard = 3\nbefore_login_per_address = 2\n\
+                     device_work_per_second = 1\ndevice_work_burst = 1\n";
     let served = files.serve();
     let mut watch = Watch::new(admin(&served)).await;
     let connector = served.connector(&ca);
@@ -93,6 +98,10 @@ pub(super) async fn limits_are_reached(expected: &[Move]) {
     assert!(crate::support::next(&mut fourth).await.is_none(), "it is closed");
     for session in &mut sessions {
         session.is_served().await;
+    }
+    // One goes on asking after it was told to wait.
+    for _ in 0..2 * REFUSED_IN_PAUSE_MAX {
+        sessions[0].request(list()).await;
     }
     // Two who do not go on take the places of their address.
     let _silent = [TcpStream::connect(served.tcp[0]).await, TcpStream::connect(served.tcp[0]).await];

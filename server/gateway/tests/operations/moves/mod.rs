@@ -57,7 +57,7 @@ provoked! {
         HANDSHAKES ["tcp failed", "tcp timed_out", "quic failed", "quic timed_out"], HANDSHAKES_PENDING ["each"];
     clients::nobody_takes_what_is_sent: CUTS ["stalled", "lost_track"];
     clients::limits_are_reached:
-        HANDSHAKES ["tcp refused", "quic refused", "quic retried"], CUTS ["shard_full"];
+        HANDSHAKES ["tcp refused", "quic refused", "quic retried"], CUTS ["shard_full"], READ_PAUSES;
     system::files_are_used_up: ACCEPT_PAUSES, MAX_FILES, OPEN_FILES;
     system::the_kernel_does_not_steer: QUIC_FORWARDED ["handed_over"];
     system::files_are_replaced: RELOADS ["each"];
