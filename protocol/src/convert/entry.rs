@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::{Malformed, id_bytes, malformed, role, role_number, user};
+use super::{Malformed, id_bytes, lists, malformed, role, role_number, user};
 use crate::ids::{ClientSeq, DeviceId, Seq, UserId};
 use crate::limits::{CONTENT_TYPE_BYTES_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, TITLE_BYTES_MAX};
 use crate::model::{Change, Entry, Message, Sender, WallMillis};
@@ -137,7 +137,7 @@ fn title_text(title: alloc::string::String) -> Result<alloc::string::String, Mal
 
 fn users(list: &[Bytes], max: usize) -> Result<Vec<UserId>, Malformed> {
     if list.len() > max {
-        return Err(malformed("more than 1024 members"));
+        return Err(malformed(lists::MEMBERS));
     }
     let mut users = list.iter().map(|u| user(u)).collect::<Result<Vec<_>, _>>()?;
     users.sort_unstable();

@@ -6,6 +6,7 @@
 //! - [`decode_entry`] / [`encode_entry`]: an entry as it is stored and pushed.
 
 mod entry;
+mod lists;
 mod request;
 mod server;
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use prost::Message as _;
 
 use super::entry::{add, create, message, message_to_pb, remove, role_set, title, users_to_pb};
-use super::{Malformed, conversation, id_bytes, malformed, optional, role_number, user};
+use super::{Malformed, conversation, id_bytes, lists, malformed, optional, role_number, user};
 use crate::error::ErrorCode;
 use crate::frame;
 use crate::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq};
@@ -29,12 +29,23 @@ pub struct RequestError {
     pub text: &'static str,
 }
 
+const NO_NUMBER: RequestError = RequestError {
+    id: RequestId(0),
+    code: ErrorCode::Malformed,
+    text: "request_id is 0: only Mark may go without an answer",
+};
+
 /// Parses the message of one frame from a client.
 ///
 /// # Errors
 /// [`RequestError`]: `Malformed` when the bytes are no `ClientFrame` or carry no number to answer to,
 /// `UnknownRequest` when the request is of a kind that this version lacks, else `InvalidArgument`.
 pub fn parse_request(bytes: Bytes) -> Result<Request, RequestError> {
+    if let Some((id, text)) = lists::excess(&bytes) {
+        let is_answered = id.get() > 0 || text == lists::MARKS;
+        let refused = RequestError { id, code: ErrorCode::InvalidArgument, text };
+        return Err(if is_answered { refused } else { NO_NUMBER });
+    }
     let frame = pb::ClientFrame::decode(bytes).map_err(|_| RequestError {
         id: RequestId(0),
         code: ErrorCode::Malformed,
@@ -43,7 +54,7 @@ pub fn parse_request(bytes: Bytes) -> Result<Request, RequestError> {
     let id = RequestId(frame.request_id);
     let error = |code, text| RequestError { id, code, text };
     if id.get() == 0 && !matches!(frame.request, Some(client_frame::Request::Mark(_))) {
-        return Err(error(ErrorCode::Malformed, "request_id is 0: only Mark may go without an answer"));
+        return Err(NO_NUMBER);
     }
     let request =
         frame.request.ok_or(error(ErrorCode::UnknownRequest, "this server does not know that request"))?;
@@ -80,7 +91,7 @@ fn parse_login(login: pb::Login) -> Result<Login, Malformed> {
         return Err(malformed("client is longer than 64 bytes"));
     }
     if login.features.len() > FEATURES_MAX {
-        return Err(malformed("more than 64 features"));
+        return Err(malformed(lists::FEATURES));
     }
     Ok(Login {
         token: login.token,
@@ -123,7 +134,7 @@ fn parse_send(send: pb::Send) -> Result<Send, Malformed> {
 
 fn parse_marks(mark: pb::Mark) -> Result<alloc::vec::Vec<Mark>, Malformed> {
     if mark.marks.len() > MARKS_MAX {
-        return Err(malformed("more than 1024 watermarks"));
+        return Err(malformed(lists::MARKS));
     }
     mark.marks
         .iter()
@@ -142,9 +153,7 @@ fn parse_marks(mark: pb::Mark) -> Result<alloc::vec::Vec<Mark>, Malformed> {
 
 fn parse_sync(sync: pb::Sync) -> Result<Sync, Malformed> {
     if sync.known.len() > SYNC_KNOWN_MAX {
-        return Err(malformed(
-            "known names more than 16000 conversations: split the range with after and until",
-        ));
+        return Err(malformed(lists::KNOWN));
     }
     let known = sync
         .known
