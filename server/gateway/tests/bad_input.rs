@@ -13,6 +13,8 @@ mod heartbeats;
 mod jwt;
 #[path = "bad_input/mutated.rs"]
 mod mutated;
+#[path = "bad_input/replayed.rs"]
+mod replayed;
 #[path = "bad_input/rows.rs"]
 mod rows;
 #[path = "serve/served.rs"]
