@@ -526,3 +526,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;
