@@ -10,11 +10,13 @@ use tern_protocol::event::ServerBody;
 use tern_protocol::frame;
 use tern_protocol::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
 use tern_protocol::limits::{
-    FRAME_BYTES_MAX, MARKS_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, VERSION_MAX, VERSION_MIN,
+    FRAME_BYTES_MAX, IN_FLIGHT_MAX, MARKS_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, VERSION_MAX, VERSION_MIN,
 };
 use tern_protocol::model::{Change, Message, Target as To};
 use tern_protocol::pb;
-use tern_protocol::request::{History, HistoryFrom, Login, Mark, Request, RequestBody, Send};
+use tern_protocol::request::{
+    History, HistoryFrom, ListConversations, Login, Mark, Request, RequestBody, Send, Sync,
+};
 use tokio::task::JoinSet;
 
 use super::Target;
@@ -119,6 +121,14 @@ pub(super) fn false_marks() -> Bytes {
         }
     });
     encode_request(&Request { id: RequestId(9), body: RequestBody::Mark(marks.collect()) })
+}
+
+/// As many short requests as a client may have unanswered.
+pub(super) fn queries() -> Bytes {
+    let list = RequestBody::ListConversations(ListConversations { after: None, limit: 0 });
+    let sync = RequestBody::Sync(Sync { known: Vec::new(), after: None, until: None, latest: Some(1) });
+    let one = |body| encode_request(&Request { id: RequestId(9), body });
+    [one(list), one(sync)].concat().repeat(IN_FLIGHT_MAX / 2).into()
 }
 
 fn send(target: To, client_seq: u64, change: Change) -> Bytes {

@@ -52,6 +52,8 @@ pub enum Attack {
     DeepPipelining,
     /// Watermarks beyond every head, of conversations that are not there
     FalseMarks,
+    /// Short requests as fast as they go out: the conversation list, and what has happened since
+    Queries,
     /// Messages to groups as large as may be
     GiantGroups,
 }
@@ -69,6 +71,7 @@ impl Attack {
             Self::TinyFields => "tiny_fields",
             Self::DeepPipelining => "deep_pipelining",
             Self::FalseMarks => "false_marks",
+            Self::Queries => "queries",
             Self::GiantGroups => "giant_groups",
         }
     }
@@ -193,6 +196,7 @@ impl Raid {
                 Attack::TinyFields => after::pour(&target, after::tiny_fields()).await,
                 Attack::DeepPipelining => after::deep(&target).await,
                 Attack::FalseMarks => after::pour(&target, after::false_marks()).await,
+                Attack::Queries => after::pour(&target, after::queries()).await,
                 Attack::GiantGroups => after::giant_groups(&target).await,
             }
         })?;

@@ -439,6 +439,12 @@ async fn slow_tcp_clients_hold_their_places_only_while_nobody_waits() {
     }
     eventually("all places are taken", || server.tcp(|stats| stats.taken.load(Relaxed)) == PLACES as u64)
         .await;
+    // On another server, somebody has been given up who came later and had much more time.
+    let other = TcpOptions { handshake_timeout: Duration::from_millis(500), ..TcpOptions::default() };
+    let other_dir = tempfile::tempdir().unwrap();
+    let other = Server::start(other_dir.path(), Options { shards: 1, tcp: other, ..Options::default() });
+    let _silent = TcpStream::connect(other.address).await.unwrap();
+    eventually("that time is over", || other.tcp(|stats| stats.timed_out.load(Relaxed)) == 1).await;
     assert_eq!(server.tcp(|stats| stats.timed_out.load(Relaxed)), 0, "nobody waits");
     let mut stream = in_time("a turn", connect_tcp(server.address, &config)).await.unwrap();
     ask_tcp(&mut stream, 1).await.unwrap();
