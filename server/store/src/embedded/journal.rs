@@ -251,6 +251,17 @@ mod tests {
     }
 
     #[test]
+    fn what_a_start_has_found_is_missed_when_it_is_gone() {
+        let (dir, journal, batches) = four_commits();
+        forget_the_last_number(&dir);
+        drop(open(&dir).unwrap());
+        let (at, length) = *batches.last().unwrap();
+        clear(&journal, at + length / 2, 100);
+        let error = open(&dir).err().unwrap();
+        assert!(matches!(error, OpenError::BackInTime { engine: 4, mirror: 5, .. }), "{error}");
+    }
+
+    #[test]
     fn acknowledged_batches_are_never_cut_off() {
         let (dir, journal, batches) = four_commits();
         clear(&journal, batches.last().unwrap().0 + 600, 100);

@@ -31,7 +31,7 @@
 //! |---|---|---|
 //! | `lock` | locked (`flock`) by the process that has the store open; contains its process id | at open |
 //! | `format` | `tern-store 2`: the version of everything here | once, last, when the store is created |
-//! | `commit` | the commit number of the newest durable group: two slots of 24 bytes, written in turn | after each group |
+//! | `commit` | the commit number of the newest durable group: two slots of 24 bytes, written in turn | at open, and after each group |
 //! | `engine/` | fjall's directory: journals `*.jnl`, tables under `keyspaces/` | by fjall |
 //!
 //! **A store that went back in time.** A file restored from a backup, a journal cut short by a damaged sector: fjall
@@ -39,7 +39,7 @@
 //! given out again. Therefore the number in `commit` lives outside the engine. It is written after the group is
 //! durable, so it is never ahead of a healthy engine; when it is ahead at open, the store refuses to start. It is not
 //! synced for each group: after a power loss it may be some seconds old, which weakens the check but raises no false
-//! alarm.
+//! alarm. At open it is brought up to date and synced: what a start has found is missed when it is gone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

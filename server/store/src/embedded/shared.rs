@@ -239,7 +239,12 @@ impl Shared {
                 return Err(OpenError::BackInTime { path: data.to_owned(), engine, mirror });
             }
             (false, engine, _) if engine > 1 => return Err(unmarked()),
-            (true, engine, _) => engine,
+            (true, engine, _) => {
+                // What is shown from here on is durable. Were it gone one day, nobody could tell from a number that is as
+                // old as the last power failure has left it.
+                mirror.write(engine).and_then(|()| mirror.sync()).map_err(files::io(&commit_path))?;
+                engine
+            }
             (false, ..) => {
                 let mut batch = database.batch().durability(Some(PersistMode::SyncAll));
                 batch.insert(spaces.of(COMMIT_KEY), COMMIT_KEY, 1u64.to_be_bytes());
