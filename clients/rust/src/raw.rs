@@ -150,12 +150,14 @@ impl Connector {
 
     /// How this device reaches these addresses. Sends nothing.
     pub(crate) fn routes(&self, addresses: &[SocketAddr]) -> Vec<Route> {
-        let from = |to: SocketAddr| {
-            let socket = UdpSocket::bind(self.local(to.is_ipv6()))?;
-            socket.connect(to)?;
-            socket.local_addr().map(|address| address.ip())
-        };
-        addresses.iter().map(|&to| Route { to, from: from(to).ok() }).collect()
+        addresses.iter().map(|&to| Route { to, from: self.own_address(to).ok() }).collect()
+    }
+
+    /// This device's own on the way there, or why there is no way. Sends nothing.
+    fn own_address(&self, to: SocketAddr) -> io::Result<IpAddr> {
+        let socket = UdpSocket::bind(self.local(to.is_ipv6()))?;
+        socket.connect(to)?;
+        socket.local_addr().map(|address| address.ip())
     }
 
     async fn connect_tcp(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
@@ -181,6 +183,8 @@ impl Connector {
     }
 
     async fn connect_quic(&self, address: SocketAddr) -> Result<Connection, ConnectError> {
+        // The library takes datagrams that the system refuses for lost ones, and would wait for their answers.
+        self.own_address(address).map_err(|error| ConnectError::Io { address, error })?;
         let connection = self.begin_quic(address)?.await.map_err(quic_failure)?;
         let (writer, reader) = connection.open_bi().await.map_err(quic_failure)?;
         Ok(Connection::new(Box::new(reader), Box::new(writer), Some(connection)))
@@ -572,6 +576,17 @@ mod tests {
     use tokio::io::AsyncWriteExt;
 
     use super::*;
+
+    /// Whatever networks this machine is in, nothing goes there: the system says so when it is asked to send.
+    #[tokio::test]
+    async fn where_no_way_leads_is_told_at_once_over_each_transport() {
+        let authority = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap().cert;
+        let connector = Connector::new("255.255.255.255:7443", None, authority.pem().as_bytes()).unwrap();
+        for transport in [Transport::Tcp, Transport::Quic, Transport::Auto] {
+            let error = connector.connect(transport).await.err().expect("no way leads there");
+            assert!(matches!(error, ConnectError::Io { .. }), "{transport:?}: {error}");
+        }
+    }
 
     #[tokio::test]
     async fn an_answer_on_its_own_stream_comes_part_by_part() {

@@ -258,6 +258,15 @@ impl Machine {
         }
     }
 
+    /// The server said something of its own accord: it reaches this device. Whether this device reaches it is what a
+    /// changed network leaves open.
+    pub(super) fn heard_event(&mut self, now: Duration) {
+        self.link.last_message = now;
+        if self.link.hurry.is_none() {
+            self.proved(now);
+        }
+    }
+
     /// The network may have changed: find out now whether the link still works, or connect without further waiting.
     pub fn network_changed(&mut self, now: Duration) {
         (self.link.tcp, self.link.quic) = (Pace::tcp(), Pace::quic());

@@ -454,11 +454,16 @@ impl Machine {
 
     /// A message from the server.
     pub fn received(&mut self, now: Duration, message: ServerMessage) {
-        self.heard(now);
+        let is_event = message.id.get() == 0;
+        if is_event {
+            self.heard_event(now)
+        } else {
+            self.heard(now)
+        }
         if self.link.stopped().is_some() {
             return;
         }
-        if message.id.get() == 0 {
+        if is_event {
             self.on_event(now, message.body);
         } else if let Some(request) = self.in_flight.remove(&message.id) {
             self.bulk_in_flight -= usize::from(request.bulk);

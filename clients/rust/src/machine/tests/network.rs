@@ -166,6 +166,14 @@ fn a_changed_network_is_found_out_about_at_once() {
     rig.push(1);
     rig.advance(seconds(2));
     assert!(matches!(rig.states()[..], [ConnectionState::Offline { reason: Lost::Silent, .. }]));
+    // A push that was made since says that the server reaches this device, and not that this device reaches it.
+    let mut rig = Rig::online(Rig::usual(), State::default());
+    rig.machine.network_changed(rig.now);
+    rig.advance(seconds(1));
+    rig.push(1);
+    rig.states();
+    rig.advance(seconds(1));
+    assert!(matches!(rig.states()[..], [ConnectionState::Offline { reason: Lost::Silent, .. }]));
     // The echo of the one that was sent after the change does, and so does a page that keeps coming.
     for page in [false, true] {
         let mut rig = Rig::online(Rig::usual(), State::default());
