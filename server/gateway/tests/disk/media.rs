@@ -108,6 +108,23 @@ pub(crate) enum Fate {
     Torn,
 }
 
+/// Where a bit of the store flips.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// In any file, or in a large one rather than in a small one.
+    Anywhere,
+    /// In the newest journal, behind so many pages, and in the older half of what is there: many batches follow.
+    Since(u64),
+    /// At the end of it.
+    LastBatch,
+}
+
+/// The files of a store, of which journals end in [`JOURNAL`].
+const STORE: &str = "/data/store/";
+const JOURNAL: &str = ".jnl";
+/// The last batch of a journal is not shorter.
+const LAST_BATCH_BYTES: u64 = 32;
+
 /// How much a power failure has cost.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Loss {
@@ -319,31 +336,63 @@ impl Media {
         found
     }
 
-    /// Turns a bit of a file whose path is wanted, in a page that is in use: of any file, or of a large one rather than
-    /// of a small one. Says where.
-    pub(crate) fn flip(&mut self, is_wanted: impl Fn(&str) -> bool, random: &mut Random) -> Option<String> {
+    /// Whether it is the journal of a store's engine.
+    pub(crate) fn is_journal(&self, inode: u64) -> bool {
+        self.walk().iter().any(|(path, found)| *found == inode && path.ends_with(JOURNAL))
+    }
+
+    /// The files of the store: path, inode, the pages that are in use.
+    fn store(&self) -> Vec<(String, u64, Vec<u64>)> {
         let in_use = |(path, inode): (String, u64)| match &self.inodes.get(&inode)?.now {
-            Node::File(contents) if is_wanted(&path) => {
+            Node::File(contents) if path.starts_with(STORE) => {
                 let used = |page: &&u64| contents.pages[*page].iter().any(|byte| *byte != 0);
                 let pages: Vec<u64> = contents.pages.keys().filter(used).copied().collect();
                 (!pages.is_empty()).then_some((path, inode, pages))
             }
             _ => None,
         };
-        let files: Vec<_> = self.walk().into_iter().filter_map(in_use).collect();
-        let (path, inode, pages) = if random.one_in(3) {
-            files.get(random.within(0..files.len().max(1) as u64) as usize)?
-        } else {
-            files.iter().max_by_key(|(.., pages)| pages.len())?
+        self.walk().into_iter().filter_map(in_use).collect()
+    }
+
+    /// How many pages of the newest journal are in use.
+    pub(crate) fn journal_pages(&self) -> u64 {
+        newest_journal(&self.store()).map_or(0, |(.., pages)| pages.len() as u64)
+    }
+
+    /// Turns a bit of the store, in a page that is in use. Says where.
+    pub(crate) fn flip(&mut self, aim: Aim, random: &mut Random) -> Option<String> {
+        let files = self.store();
+        let (path, inode, pages) = match aim {
+            Aim::Since(_) | Aim::LastBatch => newest_journal(&files)?,
+            Aim::Anywhere if random.one_in(3) => {
+                files.get(random.within(0..files.len().max(1) as u64) as usize)?
+            }
+            Aim::Anywhere => files.iter().max_by_key(|(.., pages)| pages.len())?,
         };
-        let page = pages[random.within(0..pages.len() as u64) as usize];
         let (contents, _) = self.contents(*inode)?;
-        let at = page * PAGE + random.within(0..PAGE.min(contents.length - page * PAGE));
+        let at = if aim == Aim::LastBatch {
+            let page = *pages.last()?;
+            let bytes = contents.read(page * PAGE, PAGE);
+            let last = page * PAGE + bytes.iter().rposition(|byte| *byte != 0)? as u64;
+            last.saturating_sub(random.within(0..LAST_BATCH_BYTES))
+        } else {
+            let (from, to) = match aim {
+                Aim::Since(from) => (from, from + (pages.len() as u64).checked_sub(from)?.div_ceil(2)),
+                Aim::Anywhere | Aim::LastBatch => (0, pages.len() as u64),
+            };
+            let page = *pages.get(random.within(from..to.max(from + 1)) as usize)?;
+            page * PAGE + random.within(0..PAGE.min(contents.length - page * PAGE))
+        };
         let bit = random.within(0..8);
         let flipped = [contents.read(at, 1)[0] ^ 1 << bit];
         contents.write(at, &flipped);
         Some(format!("bit {bit} of byte {at} of {path}"))
     }
+}
+
+fn newest_journal(files: &[(String, u64, Vec<u64>)]) -> Option<&(String, u64, Vec<u64>)> {
+    let journals = files.iter().filter(|(path, ..)| path.ends_with(JOURNAL));
+    journals.max_by_key(|(path, ..)| (path.len(), path))
 }
 
 fn set_name(node: Option<&mut Node>, name: &OsStr, inode: Option<u64>) {

@@ -33,7 +33,7 @@ pub(crate) enum Fault {
     Writes,
     /// Syncs fail with EIO.
     Syncs,
-    /// One sync fails with EIO, the next ones do not.
+    /// One sync of a journal fails with EIO, the next ones do not.
     OneSync,
     /// There is no room for more: ENOSPC.
     Full,
@@ -46,7 +46,9 @@ enum Doing {
     Write {
         grows: bool,
     },
-    Sync,
+    Sync {
+        of_journal: bool,
+    },
     /// Creates a name.
     Create,
     /// Renames, removes, cuts off.
@@ -68,7 +70,8 @@ impl Fault {
         match self {
             Self::None | Self::Off => true,
             Self::Writes => matches!(doing, Doing::Write { .. }),
-            Self::Syncs | Self::OneSync => doing == Doing::Sync,
+            Self::Syncs => matches!(doing, Doing::Sync { .. }),
+            Self::OneSync => doing == Doing::Sync { of_journal: true },
             Self::Full => matches!(doing, Doing::Write { grows: true } | Doing::Create),
         }
     }
@@ -152,6 +155,11 @@ impl Disk {
             let _ = unmount(self.at.path(), UnmountFlags::DETACH);
             let _ = session.umount_and_join();
         }
+    }
+
+    /// How many pages of the store's newest journal are in use.
+    pub(crate) fn journal_pages(&self) -> u64 {
+        self.shared.lock().media.journal_pages()
     }
 
     /// This fault comes after so many operations of the kind that it concerns.
@@ -244,7 +252,8 @@ impl Mounted {
     }
 
     fn sync(&self, inode: INodeNo, reply: ReplyEmpty) {
-        match self.0.change(Doing::Sync) {
+        let of_journal = self.0.lock().media.is_journal(inode.0);
+        match self.0.change(Doing::Sync { of_journal }) {
             Ok(mut state) => {
                 state.media.sync(inode.0);
                 reply.ok();
