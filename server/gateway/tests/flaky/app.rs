@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tern_check::{Key, Shown, View};
-use tern_client::{Client, ConnectionState, Event, Events, Message, StartError};
+use tern_client::{Client, ConnectionState, Event, Events, Lost, Message, StartError};
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ConversationId, Seq};
 use tern_protocol::model::{Change, Sender, Target};
@@ -25,6 +25,8 @@ const SENDS_MIN: u64 = 12;
 const SENDS_AFTER: u64 = 4;
 /// One entry of so many is marked as read.
 const READ_EVERY: u64 = 3;
+/// An app is cut off when its system has refused so many tries to connect.
+const REFUSED: u32 = 3;
 
 /// How far the apps of a cell are.
 #[derive(Debug, Clone, Copy, Default)]
@@ -33,6 +35,23 @@ pub(crate) struct Progress {
     pub(crate) enough: usize,
     /// Those that have stopped sending and been answered everything.
     pub(crate) drained: usize,
+    /// Those whose own system has said, time and again, that no way leads to the server.
+    pub(crate) cut_off: usize,
+}
+
+/// A time without network or server. Times are on [`clock`]; 0: not yet.
+#[derive(Debug, Default)]
+pub(crate) struct Outage {
+    pub(crate) begun: AtomicU64,
+    pub(crate) over: AtomicU64,
+}
+
+impl Outage {
+    /// How long after its end something is answered now that was sent at `made`; nothing, unless that was since it began.
+    fn answered(&self, made: u64, now: u64) -> Option<u64> {
+        let (begun, over) = (self.begun.load(Ordering::Relaxed), self.over.load(Ordering::Relaxed));
+        (over > 0 && made >= begun).then(|| now - over.max(made))
+    }
 }
 
 /// What an app measures.
@@ -43,8 +62,8 @@ pub(crate) enum Measure {
     /// The time from when its network is back until something is answered that was sent after this time: what was sent
     /// before that may have been answered already.
     Network(Recoveries, u64),
-    /// The time from when the server is back (0: it is not) until something is answered.
-    Server(Arc<AtomicU64>),
+    /// The time from the end of an outage until something is answered that was sent since it began.
+    Outage(Arc<Outage>),
 }
 
 /// What it is to do.
@@ -56,8 +75,8 @@ pub(crate) struct App {
     pub(crate) apps: usize,
     pub(crate) progress: Arc<watch::Sender<Progress>>,
     pub(crate) measure: Measure,
-    /// When the system tells it that it is on another network.
-    pub(crate) moves_at: Option<u64>,
+    /// How often the system has told it that it is on another network.
+    pub(crate) moved: watch::Receiver<u64>,
 }
 
 /// What has become of it. It is still online.
@@ -85,6 +104,7 @@ struct Running {
     /// It has met what it is here for when so many are answered.
     enough_at: Option<u64>,
     drained: bool,
+    refused: u32,
     online_after: Option<Duration>,
 }
 
@@ -98,27 +118,24 @@ impl App {
         let mut progress = self.progress.subscribe();
         let mut ticks = tokio::time::interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut moves_at, apps) = (self.moves_at, self.apps);
+        let (mut moved, apps) = (self.moved.clone(), self.apps);
         let mut running = Running::new(self, client);
         loop {
-            let Progress { enough, drained } = *progress.borrow_and_update();
+            let Progress { enough, drained, .. } = *progress.borrow_and_update();
             let sends = enough < apps;
+            // Before the wait: there may be nothing more to wait for.
+            running.tell(sends);
             if drained == apps && running.has_everything() {
                 break;
             }
-            let moving = moves_at.map(clock::instant);
             tokio::select! {
                 changed = progress.changed() => changed.expect("it has the sender itself"),
                 _ = ticks.tick(), if sends => running.send().await,
                 Some(answer) = running.unanswered.join_next() => running.on_answer(answer.expect("stored")),
                 Some(marked) = running.marking.join_next() => marked.expect("marked"),
                 event = events.next() => running.on_event(began, event.expect("the client runs")),
-                () = async { match moving { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {
-                    moves_at = None;
-                    running.client.network_changed(None).await;
-                }
+                Ok(()) = moved.changed() => running.client.network_changed(None).await,
             }
-            running.tell(sends);
         }
         Outcome {
             view: running.view,
@@ -146,6 +163,7 @@ impl Running {
             answered: 0,
             enough_at,
             drained: false,
+            refused: 0,
             online_after: None,
             app,
         }
@@ -170,11 +188,8 @@ impl Running {
             Measure::Answers => Some(now - made),
             Measure::Network(_, since) if made < *since => None,
             Measure::Network(recoveries, _) => recoveries.answered(made, now),
-            Measure::Server(up) if self.times.is_empty() => match up.load(Ordering::Relaxed) {
-                0 => None,
-                since => Some(now - since.max(made)),
-            },
-            Measure::Server(_) => None,
+            Measure::Outage(outage) if self.times.is_empty() => outage.answered(made, now),
+            Measure::Outage(_) => None,
         };
         self.times.extend(took);
         if took.is_some() {
@@ -228,7 +243,16 @@ impl Running {
             Event::Connection(ConnectionState::Online { .. }) => {
                 self.online_after.get_or_insert(Duration::from_nanos(clock::nanos() - began));
             }
-            Event::Connection(ConnectionState::Offline { reason, .. }) => eprintln!("{name}: {reason}"),
+            Event::Connection(ConnectionState::Offline { reason, .. }) => {
+                eprintln!("{name}: {reason}");
+                // What the system says has a number.
+                if matches!(&reason, Lost::Unreachable(why) if why.contains("os error")) {
+                    self.refused += 1;
+                    if self.refused == REFUSED {
+                        self.app.progress.send_modify(|progress| progress.cut_off += 1);
+                    }
+                }
+            }
             Event::Connection(ConnectionState::Stopped(stop)) => panic!("{name} gave up: {stop}"),
             Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => {}
         }

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tern_check::{Key, Shown, Stage, assert_none};
@@ -13,8 +12,9 @@ use tern_proxy::{Proxy, clock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::app::{App, Measure, Outcome, Progress};
+use crate::app::{App, Measure, Outage, Outcome, Progress};
 use crate::fault::{FIRST_MS, Fault};
+use crate::namespace::Network;
 use crate::record::{Book, Recorded};
 use crate::support::{Session, Ternd, group, user};
 use crate::table::Row;
@@ -22,7 +22,9 @@ use crate::table::Row;
 /// Nothing takes this long, unless it is broken: the longest wait before another try is 30 s, and it may come twice.
 const PATIENCE: Duration = Duration::from_secs(120);
 const PEOPLE: usize = 4;
-/// Those who talk to each other directly. The first two people are behind the bad network.
+/// The first of them are behind the bad network.
+const BEHIND: usize = 2;
+/// Those who talk to each other directly.
 const CHATS: [(usize, usize); 3] = [(0, 1), (0, 2), (1, 3)];
 /// Of the app of each; others only ask.
 const DEVICE: u64 = 1;
@@ -33,8 +35,10 @@ const TOLD_AFTER: Duration = Duration::from_millis(50);
 pub(crate) enum Trouble {
     /// Two of them are behind a bad network.
     Network(Box<Fault>),
-    /// Their server dies and is back at this time (on [`clock`]; 0: not yet).
-    Server(Arc<AtomicU64>),
+    /// Their server dies.
+    Server(Arc<Outage>),
+    /// Two of them are in a network that goes away, and their system says so.
+    Gone { name: String, network: Arc<Network>, outage: Arc<Outage> },
 }
 
 pub(crate) struct Cell<'a> {
@@ -50,6 +54,8 @@ struct People<'a> {
     names: [String; PEOPLE],
     group: ConversationId,
     book: Book,
+    /// When they were about to open their apps.
+    begun: u64,
 }
 
 impl Cell<'_> {
@@ -57,25 +63,28 @@ impl Cell<'_> {
         match &self.trouble {
             Trouble::Network(fault) => format!("{} over {:?}", fault.name, self.transport),
             Trouble::Server(_) => format!("the server dies, over {:?}", self.transport),
+            Trouble::Gone { name, .. } => format!("{name} over {:?}", self.transport),
         }
     }
 
     /// Everybody opens their app.
     pub(crate) async fn start(&self, ternd: &Ternd) -> Started<'_> {
         let names = std::array::from_fn(|person| format!("{}-{person}", self.number));
-        let people = People { cell: self, names, group: group(self.number), book: Book::new() };
+        let mut people = People { cell: self, names, group: group(self.number), book: Book::new(), begun: 0 };
         people.create_group(ternd).await;
         let proxy = match &self.trouble {
             Trouble::Network(fault) => {
                 Some(Proxy::start(ternd.address, fault.plan, self.number).expect("a plan that can be kept"))
             }
-            Trouble::Server(_) => None,
+            Trouble::Server(_) | Trouble::Gone { .. } => None,
         };
+        people.begun = clock::nanos();
         let progress = Arc::new(watch::Sender::new(Progress::default()));
+        let moved = watch::Sender::new(0);
         let apps = (0..PEOPLE).map(|person| {
-            let (app, config) = people.app(person, ternd, proxy.as_ref(), &progress);
+            let (app, config) = people.app(person, ternd, proxy.as_ref(), &progress, moved.subscribe());
             let recorded = people.storage(person);
-            tokio::spawn(app.run(async move || match recorded {
+            let run = app.run(async move || match recorded {
                 (Some(file), book, sender) => {
                     let storage = SqliteStorage::open(file)?;
                     Client::start(config, Recorded { storage, sender, book }).await
@@ -84,10 +93,23 @@ impl Cell<'_> {
                     let storage = MemoryStorage::new();
                     Client::start(config, Recorded { storage, sender, book }).await
                 }
-            }))
+            });
+            match &self.trouble {
+                Trouble::Gone { network, .. } if person < BEHIND => tokio::spawn(network.run(run)),
+                _ => tokio::spawn(run),
+            }
         });
         let apps = apps.collect();
-        Started { people, apps, proxy, progress }
+        if let Trouble::Network(fault) = &self.trouble
+            && fault.is_told
+        {
+            let (moved, at) = (moved.clone(), people.begun + FIRST_MS * 1_000_000);
+            tokio::spawn(async move {
+                tokio::time::sleep_until(clock::instant(at) + TOLD_AFTER).await;
+                moved.send_modify(|times| *times += 1);
+            });
+        }
+        Started { people, apps, proxy, progress, moved }
     }
 }
 
@@ -97,9 +119,26 @@ pub(crate) struct Started<'a> {
     apps: Vec<JoinHandle<Outcome>>,
     proxy: Option<Proxy>,
     progress: Arc<watch::Sender<Progress>>,
+    moved: watch::Sender<u64>,
 }
 
 impl<'a> Started<'a> {
+    /// The system tells those behind the bad network that it is another one.
+    pub(crate) fn tell(&self) {
+        self.moved.send_modify(|times| *times += 1);
+    }
+
+    /// Waits until those behind the bad network have been told by their system that no way leads to the server.
+    pub(crate) async fn cut_off(&self) {
+        let mut progress = self.progress.subscribe();
+        let cut_off = progress.wait_for(|progress| progress.cut_off == BEHIND);
+        let cut_off = tokio::time::timeout(PATIENCE, cut_off).await;
+        let cut_off = cut_off.unwrap_or_else(|_| {
+            panic!("{}: nobody is told that the network is gone within {PATIENCE:?}", self.people.cell.name())
+        });
+        cut_off.expect("it has the sender itself");
+    }
+
     /// Waits until so many sends have been answered.
     pub(crate) async fn answered(&self, count: u64) {
         let mut acked = self.people.book.lock().acked.subscribe();
@@ -111,7 +150,7 @@ impl<'a> Started<'a> {
 
     /// Until everybody has everything.
     pub(crate) async fn end(self) -> Ran<'a> {
-        let Self { people, apps, proxy, progress } = self;
+        let Self { people, apps, proxy, progress, moved: _moved } = self;
         let mut outcomes = Vec::new();
         let name = people.cell.name();
         for app in apps {
@@ -147,7 +186,7 @@ impl Ran<'_> {
             assert!(client.close().await, "{name}: nothing was left to do");
             drop(events);
             row.sends += sends;
-            if person < 2 {
+            if person < BEHIND {
                 row.online.push(online_after);
                 row.times.extend(times.into_iter().map(Duration::from_nanos));
             }
@@ -216,21 +255,21 @@ impl People<'_> {
         ternd: &Ternd,
         proxy: Option<&Proxy>,
         progress: &Arc<watch::Sender<Progress>>,
+        moved: watch::Receiver<u64>,
     ) -> (App, Config) {
         let sender = self.sender(person, DEVICE);
-        let proxy = proxy.filter(|_| person < 2);
+        let is_behind = person < BEHIND;
+        let proxy = proxy.filter(|_| is_behind);
         let server = proxy.map_or(ternd.address, |proxy| proxy.address);
-        let (mut measure, mut moves_at) = (Measure::Answers, None);
-        match &self.cell.trouble {
-            Trouble::Network(fault) => {
-                if let Some(proxy) = proxy.filter(|_| fault.ends) {
-                    let happens = clock::nanos() + FIRST_MS * 1_000_000;
-                    measure = Measure::Network(proxy.forecast().recoveries(server.ip()), happens);
-                    moves_at = fault.is_told.then(|| happens + TOLD_AFTER.as_nanos() as u64);
-                }
+        let measure = match (&self.cell.trouble, proxy) {
+            (Trouble::Network(fault), Some(proxy)) if fault.ends => {
+                let happens = self.begun + FIRST_MS * 1_000_000;
+                Measure::Network(proxy.forecast().recoveries(server.ip()), happens)
             }
-            Trouble::Server(up) => measure = Measure::Server(up.clone()),
-        }
+            (Trouble::Server(outage), _) => Measure::Outage(outage.clone()),
+            (Trouble::Gone { outage, .. }, _) if is_behind => Measure::Outage(outage.clone()),
+            _ => Measure::Answers,
+        };
         let mut targets = vec![(self.group, Target::Conversation(self.group))];
         for (one, other) in CHATS.into_iter().filter(|(one, other)| [*one, *other].contains(&person)) {
             let peer = user(&self.names[if one == person { other } else { one }]);
@@ -244,7 +283,7 @@ impl People<'_> {
             apps: PEOPLE,
             progress: progress.clone(),
             measure,
-            moves_at,
+            moved: if is_behind { moved } else { watch::channel(0).1 },
         };
         let token = Token::Fixed(ternd.token(&self.names[person]));
         let config = Config {

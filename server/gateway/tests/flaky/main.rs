@@ -1,13 +1,18 @@
 //! Real clients behind bad networks, and with a server that dies: nothing is lost, doubled or out of order, and everybody
 //! has everything in the end. How long it took is printed.
 //!
-//! - `fault`: the matrix; `cell`: one of it; `app`: somebody in it; `record`: what the checker is told; `table`: figures.
+//! - `fault`: the matrix; `gone`: networks that go away with an error, each in a `namespace`; `cell`: one of them; `app`:
+//!   somebody in it; `record`: what the checker is told; `table`: figures.
 //!
-//! `TERN_FLAKY=all` runs the whole matrix, which takes some minutes; `TERN_FLAKY=loss`, say, what has that in its name.
+//! `TERN_FLAKY=all` runs the whole matrix, which takes some minutes; `TERN_FLAKY=loss`, say, what of it has that in its
+//! name.
+#![cfg(target_os = "linux")]
 
 mod app;
 mod cell;
 mod fault;
+mod gone;
+mod namespace;
 mod record;
 mod table;
 
@@ -15,12 +20,13 @@ mod table;
 mod support;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use futures_util::{StreamExt, stream};
 use tern_client::Transport;
 use tern_proxy::clock;
 
+use app::Outage;
 use cell::{Cell, Trouble};
 use fault::Fault;
 use support::{Start, Ternd};
@@ -74,17 +80,18 @@ async fn over_the_death_of_the_server_everything_comes_once_and_in_order() {
         let directory = directory.path().join(format!("{transport:?}"));
         async move {
             let mut ternd = Ternd::start(&directory.join("server"), &Start::default());
-            let up = Arc::new(AtomicU64::new(0));
-            let trouble = Trouble::Server(up.clone());
+            let outage = Arc::new(Outage::default());
+            let trouble = Trouble::Server(outage.clone());
             let cell = Cell { number: 1, transport, trouble, directory: &directory };
             let started = cell.start(&ternd).await;
             started.answered(ANSWERED).await;
+            outage.begun.store(clock::nanos(), Ordering::Relaxed);
             let restart = tokio::task::spawn_blocking(move || {
                 ternd.restart(libc::SIGKILL);
                 ternd
             });
             let ternd = restart.await.expect("it starts again");
-            up.store(clock::nanos(), Ordering::Relaxed);
+            outage.over.store(clock::nanos(), Ordering::Relaxed);
             let row = started.end().await.check(&ternd).await;
             ternd.kill();
             ("the server dies".to_owned(), format!("{transport:?}"), true, row)
