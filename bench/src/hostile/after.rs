@@ -78,10 +78,17 @@ pub(super) async fn bombs(target: &Rc<Target>) -> Result<(), Error> {
     .await
 }
 
-/// Writes as long as anybody reads, and reads what comes meanwhile.
-async fn beside_reading(mut receiver: Receiver, write: impl Future<Output = ()>) {
-    let read =
-        async { while matches!(receiver.recv().await, Ok(Received::Message(_) | Received::Heartbeat)) {} };
+/// Writes as long as anybody reads, and looks at what comes meanwhile.
+async fn beside_reading(mut receiver: Receiver, write: impl Future<Output = ()>, look: impl Fn(&ServerBody)) {
+    let read = async {
+        loop {
+            match receiver.recv().await {
+                Ok(Received::Message(message)) => look(&message.body),
+                Ok(Received::Heartbeat) => {}
+                Ok(Received::Closed) | Err(_) => return,
+            }
+        }
+    };
     tokio::select! {
         () = write => {}
         () = read => {}
@@ -97,7 +104,7 @@ pub(super) async fn pour(target: &Rc<Target>, bytes: Bytes) -> Result<(), Error>
                 target.counted();
             }
         };
-        beside_reading(receiver, write).await;
+        beside_reading(receiver, write, |_| {}).await;
     })
     .await
 }
@@ -182,10 +189,15 @@ pub(super) async fn giant_groups(target: &Rc<Target>) -> Result<(), Error> {
                 if sender.send_bytes(&send(group, n, message(1_000))).await.is_err() {
                     return;
                 }
+            }
+        };
+        // What was stored counts: the group is there, and everybody in it is told.
+        let stored = |answer: &ServerBody| {
+            if matches!(answer, ServerBody::SendOk(_)) {
                 target.counted();
             }
         };
-        beside_reading(receiver, write).await;
+        beside_reading(receiver, write, stored).await;
     })
     .await
 }

@@ -75,7 +75,7 @@ pub(super) async fn half_open(target: &Rc<Target>) -> Result<(), Error> {
     let sink_address = sink.local_addr().map_err(no_socket())?;
     let mut sockets = Vec::new();
     for number in 0..AT_ONCE {
-        let from = target.source(number).map_or((target.address, 0).0.ip(), |source| source);
+        let from = target.source(number).unwrap_or(target.address.ip());
         let from = if from == target.address.ip() { unspecified(from) } else { from };
         sockets.push(UdpSocket::bind((from, 0)).await.map_err(no_socket())?);
     }
@@ -94,7 +94,7 @@ pub(super) async fn half_open(target: &Rc<Target>) -> Result<(), Error> {
         }
     };
     let dial = async move {
-        let mut ticks = attempts(count_per_second(target));
+        let mut ticks = attempts(target.attempts);
         let mut dialing = JoinSet::new();
         loop {
             ticks.tick().await;
@@ -121,10 +121,6 @@ fn unspecified(like: std::net::IpAddr) -> std::net::IpAddr {
     } else {
         std::net::Ipv6Addr::UNSPECIFIED.into()
     }
-}
-
-fn count_per_second(target: &Target) -> u32 {
-    target.attempts
 }
 
 fn attempts(per_second: u32) -> tokio::time::Interval {
