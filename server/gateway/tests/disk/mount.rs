@@ -124,12 +124,26 @@ impl Shared {
 impl Disk {
     /// An empty one, mounted.
     pub(crate) fn new(random: Random) -> Self {
-        let state = State { media: Media::new(), fault: Fault::None, armed: None, random, failed: 0 };
-        let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new() });
-        let mut disk =
-            Self { shared, at: tempfile::tempdir().expect("a temporary directory"), session: None };
+        let mut disk = Self::unmounted(random);
         disk.mount();
         disk
+    }
+
+    /// Why there can be none on this machine.
+    pub(crate) fn why_none() -> Option<String> {
+        let mut disk = Self::unmounted(Random::new(0));
+        disk.try_mount().err().map(|error| {
+            format!(
+                "no FUSE file system can be mounted: {error}. This test needs /dev/fuse and the right to mount (root, or \
+                 fusermount3 from the package fuse3); in a container, --device /dev/fuse --cap-add SYS_ADMIN"
+            )
+        })
+    }
+
+    fn unmounted(random: Random) -> Self {
+        let state = State { media: Media::new(), fault: Fault::None, armed: None, random, failed: 0 };
+        let shared = Arc::new(Shared { state: Mutex::new(state), came: Notify::new() });
+        Self { shared, at: tempfile::tempdir().expect("a temporary directory"), session: None }
     }
 
     /// The data directory on it.
@@ -138,15 +152,14 @@ impl Disk {
     }
 
     fn mount(&mut self) {
+        self.try_mount().expect("another one was mounted before");
+    }
+
+    fn try_mount(&mut self) -> std::io::Result<()> {
         let mut config = Config::default();
         config.mount_options = vec![MountOption::FSName("tern-faults".to_owned()), MountOption::NoAtime];
-        let session = fuser::spawn_mount(Mounted(Arc::clone(&self.shared)), self.at.path(), &config);
-        self.session = Some(session.unwrap_or_else(|error| {
-            panic!(
-                "no FUSE file system can be mounted: {error}. This test needs /dev/fuse and the right to mount (root, or \
-                 fusermount3 from the package fuse3); in a container, --device /dev/fuse --cap-add SYS_ADMIN"
-            )
-        }));
+        self.session = Some(fuser::spawn_mount(Mounted(Arc::clone(&self.shared)), self.at.path(), &config)?);
+        Ok(())
     }
 
     fn unmount(&mut self) {

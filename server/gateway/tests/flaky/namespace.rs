@@ -17,19 +17,28 @@ use std::sync::Mutex;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::sync::{oneshot, watch};
 
+use crate::support::needs;
+
 /// Where the server listens: an address that does not go away with a link.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 /// Set in a process that has a namespace to itself.
 const INSIDE: &str = "TERN_IN_NAMESPACE";
 
-/// Whether this process has a namespace to itself. If it has not, runs this test in one that has.
+/// Whether this process has a namespace to itself. If it has not, runs this test in one that has, or says that it cannot.
 pub(crate) fn is_inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
+    let options = match unshare_options() {
+        Ok(options) => options,
+        Err(why) => {
+            needs::cannot_run(test, &why);
+            return false;
+        }
+    };
     let program = std::env::current_exe().expect("a test is a program");
     let output = Command::new("unshare")
-        .args(unshare_options())
+        .args(options)
         .arg(program)
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
@@ -45,23 +54,23 @@ pub(crate) fn is_inside(test: &str) -> bool {
     false
 }
 
-/// What it takes here to get a namespace.
-fn unshare_options() -> &'static [&'static str] {
+/// What it takes here to get a namespace, or why there is none.
+fn unshare_options() -> Result<&'static [&'static str], String> {
     let ways: [&[&str]; 2] = [&["--net"], &["--map-root-user", "--net"]];
     let mut said = Vec::new();
     for options in ways {
         match Command::new("unshare").args(options).args(["ip", "link", "set", "lo", "up"]).output() {
-            Ok(output) if output.status.success() => return options,
+            Ok(output) if output.status.success() => return Ok(options),
             Ok(output) => said.push(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
             Err(error) => said.push(format!("unshare: {error}")),
         }
     }
-    panic!(
+    Err(format!(
         "no network namespace can be made: {}. This test needs `unshare` (package util-linux), `ip` (package iproute2) \
          and the right to make namespaces: root, or a kernel that lets users do so (user.max_user_namespaces); in a \
          container, --cap-add SYS_ADMIN --cap-add NET_ADMIN",
         said.join("; ")
-    )
+    ))
 }
 
 /// The server's end: its address is there from now on.

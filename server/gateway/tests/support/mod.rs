@@ -1,6 +1,7 @@
 //! The real server as a process of its own on a free port, and clients to talk to it.
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
+pub mod needs;
 pub mod port;
 
 use std::collections::VecDeque;
