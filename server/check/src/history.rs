@@ -36,8 +36,10 @@ struct Operation {
     was_highest: bool,
     /// How often it was sent.
     attempts: u32,
+    /// How many of these have not stored it: refused without effect, or answered as duplicates of another.
+    idle: u32,
     acked: Option<(Tick, Seq, WallMillis)>,
-    /// Said to have had no effect, when it was sent only once.
+    /// Said to have had no effect, last.
     refused: Option<(Tick, ErrorCode)>,
     /// Refused as one that was never stored: its number was below others, or something else's.
     disowned: Option<ErrorCode>,
@@ -137,7 +139,7 @@ impl History {
         let operations = self.operations.entry(key).or_default();
         if let Some(operation) = operations.iter_mut().find(|operation| operation.change == *change) {
             operation.attempts += 1;
-            (operation.refused, operation.decided) = (None, false);
+            operation.decided = false;
             self.totals.resent += u64::from(operation.attempts == 2);
             return;
         }
@@ -148,6 +150,7 @@ impl History {
             issued: tick,
             was_highest: key.client_seq > *highest,
             attempts: 1,
+            idle: 0,
             acked: None,
             refused: None,
             disowned: None,
@@ -181,14 +184,15 @@ impl History {
     }
 
     fn on_ack(&mut self, key: Key, change: Option<&Change>, ok: &SendOk) {
-        let tick = self.tick();
+        let (tick, server_tries_again) = (self.tick(), self.server_tries_again);
         self.totals.duplicates += u64::from(ok.duplicate);
         let Some(operation) = self.operation(&key, change) else {
             let what = format!("{key} was never sent and answered with {ok:?}");
             return self.violate(Promise::ExactlyOnce, "answer", what);
         };
-        let attempts = operation.attempts;
-        operation.refused = None;
+        // Whoever answers it as a duplicate has stored another try.
+        operation.idle += u32::from(ok.duplicate && !server_tries_again);
+        let nobody_stored_it = operation.idle >= operation.attempts;
         let before = *operation.acked.get_or_insert((tick, ok.seq, ok.time));
         self.totals.acked += u64::from(before.0 == tick);
         if self.operations[&key].iter().filter(|operation| operation.acked.is_some()).count() > 1 {
@@ -206,8 +210,11 @@ impl History {
             );
             self.violate_at(Promise::ExactlyOnce, "answers differ", what, &key);
         }
-        if ok.duplicate && attempts == 1 && !self.server_tries_again {
-            let what = format!("{key} was sent once and answered as a duplicate of {}", ok.seq);
+        if ok.duplicate && nobody_stored_it {
+            let what = format!(
+                "{key} was answered as a duplicate of {}, and no other try can have stored it",
+                ok.seq
+            );
             self.violate_at(Promise::ExactlyOnce, "answer", what, &key);
         }
         if !ok.duplicate && before.0 != tick {
@@ -223,8 +230,8 @@ impl History {
             return self.violate(Promise::ExactlyOnce, "answer", what);
         };
         operation.decided = true;
-        // An earlier try may have been stored, and the later one refused: for the device's rate, say.
-        if code.effect() == Effect::None && operation.attempts == 1 {
+        if code.effect() == Effect::None {
+            operation.idle += 1;
             operation.refused = Some((tick, code));
         }
         let by_number = matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed);
@@ -281,9 +288,10 @@ impl History {
         self.violate(Promise::GapFreeSync, "torn", what.to_owned());
     }
 
-    /// The conversations that something was sent to, in the order of their ids.
+    /// The conversations that something was sent to, seen of or said about, in the order of their ids.
     pub fn conversations(&self) -> BTreeSet<ConversationId> {
-        self.operations.keys().map(|key| key.conversation).collect()
+        let sent = self.operations.keys().map(|key| key.conversation);
+        sent.chain(self.seen.keys().copied()).chain(self.receipts.conversations()).collect()
     }
 
     /// What was wrong in answers, pushes and receipts by themselves.
@@ -326,9 +334,12 @@ impl History {
                 found.add(Promise::DenseOrder, "changed", what, &[key], &[]);
                 continue;
             };
-            if let Some((_, code)) = operation.refused {
-                let what =
-                    format!("{key} was refused with {code}, which has no effect, and is at {}", entry.seq);
+            // An earlier try may have been stored, and a later one refused: for the device's rate, say.
+            if let Some((_, code)) = operation.refused.filter(|_| operation.idle >= operation.attempts) {
+                let what = format!(
+                    "{key} was refused with {code}, which has no effect, and is at {} without another try",
+                    entry.seq
+                );
                 found.add(Promise::UnknownIsNotFailed, "refused and stored", what, &[key], &[i]);
             }
             if let Some(code) = operation.disowned {
@@ -397,9 +408,9 @@ impl History {
     }
 
     fn check_membership(&self, conversation: ConversationId, found: &mut Found<'_>) {
-        let Some(spans) = spans(found.log) else { return };
-        for ((_, user), seqs) in self.seen_by.iter().filter(|((id, _), _)| *id == conversation) {
-            let spans = spans.get(user).map_or(&[][..], Vec::as_slice);
+        let Some(spans) = spans(found.log) else { return self.check_pair(conversation, found) };
+        for (user, seqs) in self.seen_of(conversation) {
+            let spans = spans.get(&user).map_or(&[][..], Vec::as_slice);
             let outside = |seq: &&Seq| !spans.iter().any(|span| span.covers(**seq));
             if let Some(seq) = seqs.iter().find(outside) {
                 let what = format!("{user} has seen {seq} of {conversation}, and was a member in {spans:?}");
@@ -411,6 +422,35 @@ impl History {
             // The entry that makes somebody a member is another's.
             if !spans.iter().any(|span| span.joined < entry.seq && span.covers(entry.seq)) {
                 let what = format!("{} of {conversation} is by somebody who was no member", shown(entry));
+                found.add(Promise::MembershipCuts, "sent by an outsider", what, &[], &[i]);
+            }
+        }
+    }
+
+    fn seen_of(&self, conversation: ConversationId) -> impl Iterator<Item = (UserId, &BTreeSet<Seq>)> {
+        let of = self.seen_by.iter().filter(move |((id, _), seqs)| *id == conversation && !seqs.is_empty());
+        of.map(|((_, user), seqs)| (*user, seqs))
+    }
+
+    /// A direct chat is its two users', whose ids make its own.
+    fn check_pair(&self, conversation: ConversationId, found: &mut Found<'_>) {
+        let mut users: BTreeSet<UserId> = self.seen_of(conversation).map(|(user, _)| user).collect();
+        users.extend(found.log.iter().map(|entry| entry.sender.user));
+        // Of one alone nothing can be said: the other may never have come. Of a group's log, its first entry is missed.
+        if users.len() < 2 || conversation.is_group() {
+            return;
+        }
+        let makes = |a: UserId, b: UserId| ConversationId::direct(a, b) == conversation;
+        let is_member = |user: UserId| users.iter().any(|peer| makes(user, *peer));
+        let members: BTreeSet<UserId> = users.iter().copied().filter(|user| is_member(*user)).collect();
+        for (user, seqs) in self.seen_of(conversation).filter(|(user, _)| !members.contains(user)) {
+            let at = seqs.first().map_or(0, |seq| (seq.get() as usize).saturating_sub(1));
+            let what = format!("{user} has seen {} entries of {conversation}, of {members:?}", seqs.len());
+            found.add(Promise::MembershipCuts, "outsider", what, &[], &[at]);
+        }
+        for (i, entry) in found.log.iter().enumerate() {
+            if !members.contains(&entry.sender.user) {
+                let what = format!("{} of {conversation} is by another than {members:?}", shown(entry));
                 found.add(Promise::MembershipCuts, "sent by an outsider", what, &[], &[i]);
             }
         }
@@ -437,7 +477,7 @@ impl Found<'_> {
 fn is_same(asked: &Change, entry: &Entry) -> bool {
     match (asked, &entry.change) {
         (Change::Add { members: asked }, Change::Add { members: stored }) => {
-            stored.iter().all(|user| asked.contains(user))
+            !stored.is_empty() && stored.iter().all(|user| asked.contains(user))
         }
         (
             Change::Create { title, members: asked },

@@ -35,6 +35,13 @@ pub(crate) struct Receipts {
     shown: BTreeMap<(ConversationId, (UserId, u64), UserId), Watermarks>,
 }
 
+impl Receipts {
+    /// Those that somebody was shown watermarks of, or was answered for.
+    pub(crate) fn conversations(&self) -> impl Iterator<Item = ConversationId> {
+        self.durable.keys().map(|(id, _)| *id).chain(self.shown.keys().map(|(id, ..)| *id))
+    }
+}
+
 impl History {
     /// A device is about to say how far it has received and its user has read; 0: not said. Call it before a byte of it
     /// is written.

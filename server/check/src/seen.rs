@@ -92,6 +92,7 @@ impl View {
     pub fn restarted(&mut self, conversation: ConversationId, cursor: Seq) {
         if let Some(handed) = self.conversations.get_mut(&conversation) {
             handed.last = handed.last.min(cursor);
+            handed.all.split_off(&cursor.next());
         }
     }
 
