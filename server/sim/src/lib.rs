@@ -22,6 +22,7 @@ pub mod device;
 pub mod line;
 pub mod net;
 pub mod node;
+pub mod panics;
 pub mod plan;
 pub mod rude;
 pub mod shrink;

@@ -53,26 +53,17 @@ fn main() -> ExitCode {
     let (mut failed, mut sends, mut entries) = (0u64, 0, 0);
     for seed in (0..count).map(|n| from.wrapping_add(n)) {
         let plan = Plan::new(seed);
-        let result = world::try_run(&plan, args.wrong, keep);
-        match &result {
-            Ok(outcome) => {
-                time += outcome.time;
-                sends += outcome.totals.sends;
-                entries += outcome.entries;
-                if args.seed.is_some() {
-                    print_outcome(&plan, outcome);
-                }
-                if let Some(violation) = outcome.violations.first() {
-                    failed += 1;
-                    println!("seed {seed}: {} violations, the first:\n{violation}", outcome.violations.len());
-                    report(&plan, &args, violation.rule);
-                }
-            }
-            Err(panic) => {
-                failed += 1;
-                println!("seed {seed}: panic: {panic}");
-                report(&plan, &args, world::PANIC);
-            }
+        let outcome = world::run(&plan, args.wrong, keep);
+        time += outcome.time;
+        sends += outcome.totals.sends;
+        entries += outcome.entries;
+        if args.seed.is_some() {
+            print_outcome(&plan, &outcome);
+        }
+        if let Some((rule, text)) = outcome.failure() {
+            failed += 1;
+            println!("seed {seed}: {text}");
+            report(&plan, &args, rule);
         }
     }
     let took = begin.elapsed().as_secs_f64();

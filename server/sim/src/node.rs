@@ -74,12 +74,13 @@ impl SimNode {
         self.running.is_finished()
     }
 
-    /// Takes a connection on one of its shards.
-    pub fn accept(&self, stream: End, random: &mut Random) {
+    /// Takes a connection on one of its shards; one that `panics` does so at once.
+    pub fn accept(&self, stream: End, random: &mut Random, panics: bool) {
         let shard = self.shards[random.below(self.shards.len() as u64) as usize].clone();
         let from = ([127, 0, 0, 1], 1).into();
         let place = AddressLimit::new(&Limits::OFF).enter([127, 0, 0, 1].into()).expect("there is no limit");
         self.set.spawn_local(async move {
+            assert!(!panics, "on purpose");
             let _counted = shard.count_connection(Transport::Tcp);
             shard.serve(stream, from, place, |_| std::future::pending()).await;
         });

@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep};
 use crate::device::{Command, Device};
 use crate::net::{self, Trouble};
 use crate::node::{SimNode, TOKEN_SECRET};
+use crate::panics;
 use crate::plan::{Action, Plan};
 use crate::rude;
 use crate::store::SimStore;
@@ -89,8 +90,10 @@ pub struct Mangled {
 }
 
 /// How a run went.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Outcome {
+    /// What has panicked, of server and clients alike, with its place. When it was the run itself, there is nothing else.
+    pub panics: Vec<String>,
     /// The promises that it broke.
     pub violations: Vec<Violation>,
     /// How much there was.
@@ -128,7 +131,8 @@ impl World {
         let mut random = self.random.borrow_mut();
         let node = open.get(random.below(open.len().max(1) as u64) as usize)?;
         let (client, server, trouble) = net::connection(self.latency_ms, random.split());
-        node.accept(server, &mut random);
+        let panics = self.wrong == Some(Wrong::Panics) && random.one_in(20);
+        node.accept(server, &mut random, panics);
         Some((client, trouble))
     }
 
@@ -409,8 +413,8 @@ impl World {
     }
 
     /// Everything works from now on, and everybody gets what is there. One server is left, a new one, so that nobody goes on
-    /// with what only a process has known.
-    async fn settle(self: &Rc<Self>, devices: &[Rc<Device>]) -> Vec<(ConversationId, Vec<Entry>)> {
+    /// with what only a process has known. Says what is lacking at last, if anything is.
+    async fn settle(self: &Rc<Self>, devices: &[Rc<Device>]) -> Option<String> {
         self.note("world", "heals");
         self.over.set(true);
         self.store.heal();
@@ -418,8 +422,9 @@ impl World {
         while !self.nodes.borrow().is_empty() {
             self.kill_first_node();
         }
+        let end = Instant::now() + SETTLE;
         // Servers do not tell each other what they store: who synced with the new one must have missed nothing of another.
-        while self.stopping.get() > 0 {
+        while self.stopping.get() > 0 && Instant::now() < end {
             sleep(LOOK).await;
         }
         self.start_node();
@@ -430,16 +435,19 @@ impl World {
             sleep(LOOK).await;
             self.measure();
             let now = Instant::now();
-            if self.rude_running.get() == 0 && self.lacking(devices).await.is_none() {
-                let since = *well_since.get_or_insert(now);
-                if now >= since + QUIET {
-                    return self.logs().await;
+            let lacking = match (self.stopping.get(), self.rude_running.get()) {
+                (0, 0) => self.lacking(devices).await,
+                (stopping, rude) => {
+                    Some(format!("{stopping} servers that stop and {rude} clients without an SDK do not end"))
                 }
-            } else {
+            };
+            if lacking.is_some() {
                 well_since = None;
-            }
-            if now >= end {
-                return self.logs().await;
+                if now >= end {
+                    return lacking;
+                }
+            } else if now >= *well_since.get_or_insert(now) + QUIET {
+                return None;
             }
         }
     }
@@ -465,6 +473,7 @@ impl World {
         &self,
         devices: &[Rc<Device>],
         mut logs: Vec<(ConversationId, Vec<Entry>)>,
+        lacking: Option<String>,
     ) -> Vec<Violation> {
         let mut violations = Vec::new();
         for (id, log) in &mut logs {
@@ -484,12 +493,11 @@ impl World {
             for (id, log) in mine(&logs, device.who.user) {
                 violations.append(&mut device.view.borrow().check(*id, log));
             }
-            if !device.is_well() {
-                let what = not_well(device);
-                let (promise, rule) = (Promise::GapFreeSync, "not settled");
-                violations.push(Violation { promise, rule, what, excerpt: Vec::new() });
-            }
         }
+        violations.extend(lacking.map(|what| {
+            let (promise, rule) = (Promise::GapFreeSync, "not settled");
+            Violation { promise, rule, what, excerpt: Vec::new() }
+        }));
         let mut damage = Vec::new();
         let tx = self.store.begin();
         verify::verify(&*tx, &mut |corrupt| damage.push(corrupt.to_string()))
@@ -549,26 +557,34 @@ pub fn text(random: &mut Random, bytes: u64) -> Change {
     Change::Message(Message { content_type: "text/plain".into(), payload: payload.into(), reply_to: None })
 }
 
-/// Runs a plan.
-pub fn run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-    let runtime = runtime.expect("a runtime without sockets");
-    LocalSet::new().block_on(&runtime, simulate(plan.clone(), wrong, keep))
-}
-
-/// The rule that a run breaks when the code that is simulated panics.
+/// The rule that a run breaks when something in it panics.
 pub const PANIC: &str = "panic";
 
+impl Outcome {
+    /// What is wrong first, if anything is: the rule, and a text.
+    pub fn failure(&self) -> Option<(&'static str, String)> {
+        let panic = self.panics.first().map(|panic| (PANIC, format!("panic: {panic}")));
+        panic.or_else(|| {
+            let first = self.violations.first()?;
+            Some((first.rule, format!("{} violations, the first:\n{first}", self.violations.len())))
+        })
+    }
+
+    /// Whether this rule was broken.
+    pub fn breaks(&self, rule: &str) -> bool {
+        let violated = self.violations.iter().any(|violation| violation.rule == rule);
+        violated || rule == PANIC && !self.panics.is_empty()
+    }
+}
+
 /// Runs a plan.
-///
-/// # Errors
-/// With the text of a panic.
-pub fn try_run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Result<Outcome, String> {
-    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(plan, wrong, keep)));
-    run.map_err(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
-    })
+pub fn run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
+    let (outcome, panics) = panics::caught(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime without sockets");
+        LocalSet::new().block_on(&runtime, simulate(plan.clone(), wrong, keep))
+    });
+    Outcome { panics, ..outcome.unwrap_or_default() }
 }
 
 async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
@@ -616,10 +632,12 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         }
         world.measure();
     }
-    let logs = world.settle(&devices).await;
+    let lacking = world.settle(&devices).await;
+    let logs = world.logs().await;
     let entries = logs.iter().map(|(_, log)| log.len() as u64).sum();
-    let violations = world.compare(&devices, logs).await;
+    let violations = world.compare(&devices, logs, lacking).await;
     let totals = world.history.borrow().totals();
     let (digest, trace) = world.trace.borrow_mut().take();
-    Outcome { violations, totals, entries, time: world.start.elapsed(), digest, trace }
+    let time = world.start.elapsed();
+    Outcome { panics: Vec::new(), violations, totals, entries, time, digest, trace }
 }

@@ -33,11 +33,13 @@ pub enum Wrong {
     DisownsSends,
     /// Says that a commit of unknown outcome had no effect.
     CallsUnknownFailed,
+    /// Panics in the task of a connection.
+    Panics,
 }
 
 impl Wrong {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AcksBeforeItIsDurable,
         Self::AltersPushes,
         Self::ForgetsWindows,
@@ -48,11 +50,12 @@ impl Wrong {
         Self::TakesFalseMarks,
         Self::TellsOutsiders,
         Self::CallsUnknownFailed,
+        Self::Panics,
     ];
 
-    /// The promise that it breaks, perhaps among others.
-    pub fn breaks(self) -> Promise {
-        match self {
+    /// The promise that it breaks, perhaps among others. `None`: it panics.
+    pub fn breaks(self) -> Option<Promise> {
+        Some(match self {
             Self::AcksBeforeItIsDurable => Promise::SentMeansSafe,
             Self::AltersPushes => Promise::DenseOrder,
             Self::ForgetsWindows | Self::DisownsSends => Promise::ExactlyOnce,
@@ -61,7 +64,8 @@ impl Wrong {
             Self::RaisesReceipts | Self::TakesFalseMarks => Promise::ReceiptsOnlyRise,
             Self::TellsOutsiders => Promise::MembershipCuts,
             Self::CallsUnknownFailed => Promise::UnknownIsNotFailed,
-        }
+            Self::Panics => return None,
+        })
     }
 
     /// What it makes of a frame on its way to a client.

@@ -2,10 +2,10 @@
 //!
 //! `TERN_SIM_SEEDS` sets how many fresh seeds are run.
 
-use tern_sim::plan::Plan;
+use tern_sim::plan::{Action, Plan};
 use tern_sim::shrink::{breaks, shrink};
 use tern_sim::trace::Keep;
-use tern_sim::world::{self, Outcome};
+use tern_sim::world::{self, Outcome, PANIC};
 use tern_sim::wrong::Wrong;
 
 /// The first few.
@@ -19,9 +19,9 @@ const FRESH: u64 = 5;
 const SEEDS_PER_WRONG: u64 = 60;
 
 fn run(seed: u64) -> Outcome {
-    let result = world::try_run(&Plan::new(seed), None, Keep::Lines);
+    let outcome = world::run(&Plan::new(seed), None, Keep::Lines);
     let replay = format!("cargo run --release -p tern-sim -- --seed {seed} --trace");
-    let outcome = result.unwrap_or_else(|panic| panic!("seed {seed} panicked: {panic}\n{replay}"));
+    assert_eq!(outcome.panics, [""; 0], "seed {seed}, again with {replay}");
     tern_check::assert_none(&outcome.violations, &format!("seed {seed}, again with {replay}"));
     outcome
 }
@@ -63,18 +63,44 @@ fn one_seed_is_one_run() {
     assert_ne!(run(2).digest, run(7).digest);
 }
 
+/// Whether it is found in this run. A client that panics has noticed as well, and says nothing about the checker.
+fn is_found(plan: &Plan, wrong: Wrong) -> bool {
+    let outcome = world::run(plan, Some(wrong), Keep::Digest);
+    match wrong.breaks() {
+        Some(promise) => outcome.violations.iter().any(|found| found.promise == promise),
+        None => outcome.failure().is_some_and(|(rule, text)| rule == PANIC && text.contains("on purpose")),
+    }
+}
+
 #[test]
 fn each_wrong_server_is_found() {
     for wrong in Wrong::ALL {
-        let mut seeds = 1..SEEDS_PER_WRONG;
-        let found = seeds.find(|seed| {
-            let outcome = world::try_run(&Plan::new(*seed), Some(wrong), Keep::Digest);
-            // A client that panics has noticed as well, and says nothing about the checker.
-            outcome
-                .is_ok_and(|outcome| outcome.violations.iter().any(|found| found.promise == wrong.breaks()))
-        });
-        assert!(found.is_some(), "{wrong:?} was not found to break {}", wrong.breaks());
+        let found = (1..SEEDS_PER_WRONG).any(|seed| is_found(&Plan::new(seed), wrong));
+        assert!(found, "{wrong:?} was not found to break {:?}", wrong.breaks());
     }
+}
+
+#[test]
+fn outsiders_are_found_in_direct_chats_alone() {
+    let found = (1..SEEDS_PER_WRONG).map(Plan::new).any(|mut plan| {
+        plan.steps.retain(|step| !matches!(step.action, Action::Create { .. }));
+        is_found(&plan, Wrong::TellsOutsiders)
+    });
+    assert!(found);
+}
+
+#[test]
+fn a_panic_of_a_task_is_a_failure_and_shrinks() {
+    let wrong = Some(Wrong::Panics);
+    let plan = (1..SEEDS_PER_WRONG).map(Plan::new).find(|plan| breaks(plan, wrong, PANIC));
+    let plan = plan.expect("some seed shows it");
+    let small = shrink(&plan, wrong, PANIC, 20);
+    assert!(small.steps.len() < plan.steps.len(), "{} steps", small.steps.len());
+    let outcome = world::run(&small, wrong, Keep::Digest);
+    assert!(outcome.panics[0].starts_with("on purpose (") && outcome.panics[0].contains("node.rs:"));
+    // The run itself went on to its end.
+    assert!(outcome.time > std::time::Duration::ZERO);
+    assert_eq!(world::run(&small, None, Keep::Digest).panics, [""; 0]);
 }
 
 #[test]
