@@ -170,6 +170,11 @@ impl History {
         self.on_refusal(key, None, code);
     }
 
+    /// What was sent under a number last.
+    pub fn change(&self, key: &Key) -> Option<&Change> {
+        self.operations.get(key)?.last().map(|operation| &operation.change)
+    }
+
     /// The send of just this under the number was answered.
     pub fn answered(&mut self, key: Key, change: &Change, answer: Result<&SendOk, ErrorCode>) {
         match answer {

@@ -13,6 +13,8 @@
 //! each call, so whoever writes calls [`History::issue`] before a byte of the send is written and [`History::ack`] after
 //! the last byte of the answer was read. Tests, the simulation and the crash rounds all write the same kind of history.
 //!
+//! [`Told`] is what an app was told of its sends by an SDK, which is held against the same logs.
+//!
 //! A load generator's runs are too large to be kept: [`stream`] is for them.
 //!
 //! Each [`Violation`] names the [`Promise`] that was broken and holds the smallest excerpt of the history that shows it.
@@ -24,6 +26,7 @@ pub mod random;
 mod receipts;
 mod seen;
 pub mod stream;
+mod told;
 mod violation;
 
 #[cfg(test)]
@@ -32,4 +35,5 @@ mod tests;
 pub use history::{History, Key, Stage, Totals};
 pub use receipts::Shown;
 pub use seen::{Listener, View, same_log};
+pub use told::Told;
 pub use violation::{Promise, Violation, assert_none};

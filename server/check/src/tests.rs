@@ -463,3 +463,37 @@ fn an_entry_that_adds_nobody_is_not_what_was_asked() {
         history.check(conversation(), &log, Stage::Open).iter().map(|found| found.rule).collect();
     assert_eq!(rules, ["changed"]);
 }
+
+#[test]
+fn what_an_app_was_told_is_so() {
+    let one = || vec![entry(1, 1, 1)];
+    let twice = || vec![entry(1, 1, 1), Entry { client_seq: ClientSeq(2), ..entry(2, 1, 1) }];
+    let check = |tell: &[fn(&mut Told)], log: Vec<Entry>, expected: &[&str]| {
+        let mut told = Told::new(sender(1));
+        tell.iter().for_each(|tell| tell(&mut told));
+        let found = told.check(conversation(), &log);
+        let rules: Vec<&str> = found.iter().map(|violation| violation.rule).collect();
+        assert_eq!(rules, expected, "{found:?}");
+    };
+    let queued = |told: &mut Told| told.queued(conversation(), &change(1, 1));
+    let sent = |told: &mut Told| told.sent(conversation(), &change(1, 1), Seq(1));
+    let failed = |told: &mut Told| told.failed(conversation(), &change(1, 1), ErrorCode::NotMember);
+    let unknown = |told: &mut Told| told.failed(conversation(), &change(1, 1), ErrorCode::Internal);
+    let refused = |told: &mut Told| told.refused(conversation(), &change(1, 1));
+    check(&[queued, sent], one(), &[]);
+    check(&[queued, failed], vec![], &[]);
+    check(&[queued, unknown], one(), &[]);
+    check(&[queued, unknown], vec![], &[]);
+    check(&[queued, Told::restarted], one(), &[]);
+    check(&[queued, refused, Told::restarted], vec![], &[]);
+    // The app was gone before it was queued.
+    check(&[], one(), &[]);
+    check(&[queued, Told::restarted], vec![], &["forgotten"]);
+    check(&[queued, sent], vec![], &["told sent"]);
+    check(&[queued, sent], vec![entry(1, 2, 1), entry(2, 1, 1)], &["told sent"]);
+    check(&[queued, failed], one(), &["told failed"]);
+    check(&[queued, sent, failed], one(), &["told failed"]);
+    check(&[queued], one(), &["not told"]);
+    check(&[queued, refused], vec![], &["not told"]);
+    check(&[queued, sent], twice(), &["stored twice"]);
+}

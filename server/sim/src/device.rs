@@ -7,12 +7,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tern_check::{Key, Listener, Shown, View};
+use tern_check::{Key, Listener, Promise, Shown, Told, View};
 
 use tern_client::machine::{Machine, Output, Settings, Ticket};
 use tern_client::{ConnectionState, Event, Lost};
 use tern_protocol::convert::{encode_request, parse_server};
-use tern_protocol::event::{ServerBody, ServerMessage};
+use tern_protocol::error::{ErrorCode, Retry};
+use tern_protocol::event::{SendOk, ServerBody, ServerMessage, WireError};
 use tern_protocol::frame::{self, Frame, HEARTBEAT};
 use tern_protocol::ids::{ConversationId, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::limits::FRAME_BYTES_MAX;
@@ -26,6 +27,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::net::{End, Trouble};
 use crate::storage::SimStorage;
 use crate::world::{Mangled, World};
+use crate::wrong::Wrong;
 
 /// Commands that wait for an app.
 const COMMANDS_MAX: usize = 256;
@@ -51,6 +53,8 @@ pub struct Device {
     storage: RefCell<SimStorage>,
     /// What its app has been handed.
     pub view: RefCell<View>,
+    /// What its app was told of its sends.
+    pub told: RefCell<Told>,
     status: RefCell<Status>,
     app: RefCell<Option<App>>,
 }
@@ -86,6 +90,7 @@ impl Device {
             token,
             storage: RefCell::default(),
             view: RefCell::new(View::new(who)),
+            told: RefCell::new(Told::new(who)),
             status: RefCell::default(),
             app: RefCell::default(),
         })
@@ -110,7 +115,8 @@ impl Device {
         let mut status = self.status.borrow_mut();
         (status.online, status.settled) = (false, false);
         let mut storage = self.storage.borrow_mut();
-        storage.crash(&mut world.random.borrow_mut());
+        storage.crash(&mut world.random.borrow_mut(), world.wrong == Some(Wrong::LosesQueuedSends));
+        self.told.borrow_mut().restarted();
         let cursors: BTreeMap<_, _> = storage.cursors().collect();
         for (conversation, handed) in &mut status.handed {
             let cursor = cursors.get(conversation).copied().unwrap_or_default();
@@ -154,6 +160,15 @@ impl Device {
         (status.offline_until, status.busy_until) = (None, None);
     }
 
+    /// Its app was told what became of a send.
+    fn decided(&self, conversation: ConversationId, change: &Change, result: &Result<SendOk, WireError>) {
+        let mut told = self.told.borrow_mut();
+        match result {
+            Ok(ok) => told.sent(conversation, change, ok.seq),
+            Err(error) => told.failed(conversation, change, error.code),
+        }
+    }
+
     /// Whether it is online, with nothing left to send.
     pub fn is_well(&self) -> bool {
         let status = self.status.borrow();
@@ -164,6 +179,19 @@ impl Device {
     pub fn conversations(&self) -> Vec<ConversationId> {
         self.status.borrow().handed.keys().copied().collect()
     }
+}
+
+/// The log that a send goes to.
+fn conversation(who: Sender, target: Target) -> ConversationId {
+    match target {
+        Target::Conversation(id) => id,
+        Target::User(peer) => ConversationId::direct(who.user, peer),
+    }
+}
+
+/// Refused for its number, so that it goes again under another.
+fn is_of_number(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed)
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Option<(End, Trouble)>>>>;
@@ -177,6 +205,13 @@ struct Run {
     connecting: Option<Connecting>,
     link: Option<Link>,
     tickets: u64,
+    /// What its app has asked for, and has not been answered.
+    asked: BTreeMap<Ticket, Asked>,
+}
+
+enum Asked {
+    Send(ConversationId, Change),
+    Read(Mark),
 }
 
 struct Link {
@@ -205,7 +240,16 @@ impl Run {
         drop(status);
         let settings = Settings { events_max: 64, ..Settings::new(device.who.device, seed) };
         let machine = Machine::new(settings, state);
-        Self { device, world, started: Instant::now(), machine, connecting: None, link: None, tickets: 0 }
+        Self {
+            device,
+            world,
+            started: Instant::now(),
+            machine,
+            connecting: None,
+            link: None,
+            tickets: 0,
+            asked: BTreeMap::new(),
+        }
     }
 
     fn now(&self) -> Duration {
@@ -267,11 +311,15 @@ impl Run {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
         match command {
-            Command::Send(target, change) => self.machine.send(now, ticket, target, change),
+            Command::Send(target, change) => {
+                self.asked.insert(ticket, Asked::Send(conversation(self.device.who, target), change.clone()));
+                self.machine.send(now, ticket, target, change);
+            }
             Command::Read(conversation) => {
                 let handed = self.device.status.borrow().handed.get(&conversation).copied();
                 if let Some(read) = handed.filter(|seq| seq.get() > 0) {
                     let mark = Mark { conversation, delivered: read, read };
+                    self.asked.insert(ticket, Asked::Read(mark));
                     self.machine.query(now, ticket, RequestBody::Mark(vec![mark]));
                 }
             }
@@ -352,6 +400,10 @@ impl Run {
                     self.world
                         .note(&self.device.name, &format!("{} refused: {}", key.client_seq, error.code));
                     history.refuse(key, error.code);
+                    let gives_up = error.code.retry() == Retry::Never && !is_of_number(error.code);
+                    if let Some(change) = history.change(&key).filter(|_| gives_up) {
+                        self.device.told.borrow_mut().refused(key.conversation, change);
+                    }
                 }
                 link.marks.remove(&message.id);
             }
@@ -397,10 +449,7 @@ impl Run {
                     let who = self.device.who;
                     match &request.body {
                         RequestBody::Send(send) => {
-                            let conversation = match send.target {
-                                Target::Conversation(id) => id,
-                                Target::User(peer) => ConversationId::direct(who.user, peer),
-                            };
+                            let conversation = conversation(who, send.target);
                             let key = Key { conversation, sender: who, client_seq: send.client_seq };
                             history.issue(key, &send.change);
                             link.sends.insert(request.id, key);
@@ -431,7 +480,24 @@ impl Run {
                         panic!("{} gave up: {stop}", self.device.name);
                     }
                 }
-                Output::Queued { .. } | Output::Sent { .. } | Output::Answer { .. } => {}
+                Output::Queued { ticket } => {
+                    if let Some(Asked::Send(conversation, change)) = self.asked.get(&ticket) {
+                        self.device.told.borrow_mut().queued(*conversation, change);
+                    }
+                }
+                Output::Sent { ticket, result } => {
+                    let asked = self.asked.remove(&ticket);
+                    let Some(Asked::Send(conversation, change)) = asked else {
+                        panic!("{} was told of a send that it never made: {ticket:?}", self.device.name);
+                    };
+                    self.device.decided(conversation, &change, &result);
+                }
+                Output::Answer { ticket, result } => {
+                    if let (Some(Asked::Read(mark)), Ok(_)) = (self.asked.remove(&ticket), result) {
+                        let user = self.device.who.user;
+                        self.world.history.borrow_mut().mark_acked(mark.conversation, user, mark.read);
+                    }
+                }
             }
         }
     }
@@ -485,8 +551,18 @@ impl Run {
             Event::HistoryReset { .. } => {
                 history.torn(&format!("{} was told that the store is another one", self.device.name));
             }
+            Event::Recovered { conversation, client_seq, result } => {
+                let key = Key { conversation, sender: who, client_seq };
+                match history.change(&key) {
+                    Some(change) => self.device.decided(conversation, change, &result),
+                    None => {
+                        let what = format!("an app was told of {key}, which never left it: {result:?}");
+                        history.violate(Promise::ExactlyOnce, "answer", what);
+                    }
+                }
+            }
             // Between two memberships: what is missing at the end is found then.
-            Event::Trimmed { .. } | Event::Connection(_) | Event::CaughtUp | Event::Recovered { .. } => {}
+            Event::Trimmed { .. } | Event::Connection(_) | Event::CaughtUp => {}
         }
     }
 }

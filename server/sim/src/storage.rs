@@ -28,10 +28,13 @@ impl SimStorage {
         }
     }
 
-    /// The app is gone: some of what was not forced is lost.
-    pub fn crash(&mut self, random: &mut Random) {
+    /// The app is gone: some of what was not forced is lost. Of a storage that is wrong, what was to be sent is lost too.
+    pub fn crash(&mut self, random: &mut Random, wrong: bool) {
         let kept = random.below(self.rest.len() as u64 + 1) as usize;
         self.rest.drain(..).take(kept).for_each(|record| self.durable.apply(&record));
+        if wrong {
+            self.durable.conversations.values_mut().for_each(|stored| stored.unacked.clear());
+        }
     }
 
     /// Up to where it has each conversation.

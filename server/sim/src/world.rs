@@ -66,7 +66,8 @@ pub struct World {
     store: SimStore,
     nodes: RefCell<Vec<Rc<SimNode>>>,
     groups: RefCell<Vec<ConversationId>>,
-    wrong: Option<Wrong>,
+    /// What is wrong on purpose.
+    pub wrong: Option<Wrong>,
     last_push: RefCell<Option<ServerMessage>>,
     users: u64,
     /// What the clients without an SDK know.
@@ -492,6 +493,11 @@ impl World {
         for device in devices {
             for (id, log) in mine(&logs, device.who.user) {
                 violations.append(&mut device.view.borrow().check(*id, log));
+            }
+            let told = device.told.borrow();
+            for id in told.conversations().into_iter().filter(|_| device.is_well()) {
+                let log = logs.iter().find(|(other, _)| *other == id).map_or(&[][..], |(_, log)| log);
+                violations.append(&mut told.check(id, log));
             }
         }
         violations.extend(lacking.map(|what| {

@@ -1,4 +1,4 @@
-//! Servers that are wrong on purpose, at least one for each promise that can be broken from outside of the code: what is
+//! Servers, and a storage of the SDK, that are wrong on purpose, at least one for each promise that can be broken from outside of the code: what is
 //! checked has to find them.
 
 use bytes::Bytes;
@@ -35,11 +35,13 @@ pub enum Wrong {
     CallsUnknownFailed,
     /// Panics in the task of a connection.
     Panics,
+    /// Not the server: a device whose app ends loses what was to be sent.
+    LosesQueuedSends,
 }
 
 impl Wrong {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AcksBeforeItIsDurable,
         Self::AltersPushes,
         Self::ForgetsWindows,
@@ -51,12 +53,13 @@ impl Wrong {
         Self::TellsOutsiders,
         Self::CallsUnknownFailed,
         Self::Panics,
+        Self::LosesQueuedSends,
     ];
 
     /// The promise that it breaks, perhaps among others. `None`: it panics.
     pub fn breaks(self) -> Option<Promise> {
         Some(match self {
-            Self::AcksBeforeItIsDurable => Promise::SentMeansSafe,
+            Self::AcksBeforeItIsDurable | Self::LosesQueuedSends => Promise::SentMeansSafe,
             Self::AltersPushes => Promise::DenseOrder,
             Self::ForgetsWindows | Self::DisownsSends => Promise::ExactlyOnce,
             Self::ExchangesEntries => Promise::RealTimeOrder,
