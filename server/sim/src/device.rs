@@ -433,9 +433,10 @@ impl Run {
                     self.drop_link();
                     let (world, device) = (self.world.clone(), self.device.clone());
                     self.connecting = Some(Box::pin(async move {
-                        let until = device.status.borrow().offline_until;
                         let delay = world.delay(300);
                         tokio::time::sleep(delay).await;
+                        // Its network may have gone meanwhile.
+                        let until = device.status.borrow().offline_until;
                         if until.is_some_and(|until| Instant::now() < until) {
                             return None;
                         }

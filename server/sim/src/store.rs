@@ -26,6 +26,8 @@ struct State {
     random: Random,
     /// The longest that a commit takes.
     commit_ms: u64,
+    fails_until: Instant,
+    slow_until: Instant,
 }
 
 /// On a good day.
@@ -34,31 +36,56 @@ const COMMIT_MS: u64 = 8;
 impl SimStore {
     /// An empty one.
     pub fn new(random: Random, wrong: Option<Wrong>) -> Self {
-        let state = State { random, commit_ms: COMMIT_MS };
-        Self { memory: Memory::new(), start: Instant::now(), state: Arc::new(Mutex::new(state)), wrong }
+        let start = Instant::now();
+        let state = State { random, commit_ms: COMMIT_MS, fails_until: start, slow_until: start };
+        Self { memory: Memory::new(), start, state: Arc::new(Mutex::new(state)), wrong }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// From now on so many commits and reads in a thousand fail.
-    pub fn fail(&self, commits_per_mille: u16, reads_per_mille: u16) {
-        let seed = self.lock().random.any();
+    /// For this long so many commits and reads in a thousand fail, unless others are to fail meanwhile.
+    pub fn fail(&self, commits_per_mille: u16, reads_per_mille: u16, time: Duration) {
+        let mut state = self.lock();
+        let seed = state.random.any();
+        state.fails_until = Instant::now() + time;
         self.memory.set_faults(FaultPlan::Seeded { seed, commits_per_mille, reads_per_mille });
     }
 
-    /// From now on a commit takes this long at most.
-    pub fn slow(&self, commit_ms: u64) {
-        self.lock().commit_ms = commit_ms;
+    /// For this long a commit takes so much at most, unless it is to take another time meanwhile.
+    pub fn slow(&self, commit_ms: u64, time: Duration) {
+        let mut state = self.lock();
+        (state.commit_ms, state.slow_until) = (commit_ms, Instant::now() + time);
     }
 
-    /// Everything works from now on. Commits that may still land try it.
+    /// What has lasted its time ends: one fault does not end another's.
+    pub fn recover(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if now >= state.slow_until {
+            state.commit_ms = COMMIT_MS;
+        }
+        if now >= state.fails_until {
+            drop(state);
+            self.end_faults();
+        }
+    }
+
+    /// Everything works from now on.
     pub fn heal(&self) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        (state.fails_until, state.slow_until) = (now, now);
+        drop(state);
+        self.recover();
+    }
+
+    /// Commits that may still land try it.
+    fn end_faults(&self) {
         self.memory.set_faults(FaultPlan::None);
         self.keep_time();
         self.memory.land();
-        self.lock().commit_ms = COMMIT_MS;
     }
 
     /// Whether a commit may still land.
@@ -189,5 +216,34 @@ impl Transaction for SimTransaction {
                 result => result,
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_fault_does_not_end_another() {
+        let store = SimStore::new(Random::new(1), None);
+        let fails = async || store.begin().get(b"k").await.is_err();
+        let slow_ms = || store.lock().commit_ms;
+        store.fail(0, 1_000, Duration::from_secs(10));
+        store.slow(500, Duration::from_secs(1));
+        sleep(Duration::from_secs(1)).await;
+        store.recover();
+        assert_eq!((fails().await, slow_ms()), (true, COMMIT_MS));
+        // A longer one takes the place of the first, whose end is not its own.
+        sleep(Duration::from_secs(8)).await;
+        store.fail(0, 1_000, Duration::from_secs(10));
+        store.slow(500, Duration::from_secs(20));
+        sleep(Duration::from_secs(1)).await;
+        store.recover();
+        assert_eq!((fails().await, slow_ms()), (true, 500));
+        sleep(Duration::from_secs(9)).await;
+        store.recover();
+        assert_eq!((fails().await, slow_ms()), (false, 500));
+        store.heal();
+        assert_eq!((fails().await, slow_ms()), (false, COMMIT_MS));
     }
 }

@@ -314,12 +314,12 @@ impl World {
                 }
             }
             Action::Fail { commits_per_mille, reads_per_mille, ms } => {
-                self.store.fail(commits_per_mille, reads_per_mille);
-                self.later(ms, async |world| world.store.heal());
+                self.store.fail(commits_per_mille, reads_per_mille, Duration::from_millis(ms));
+                self.later(ms, async |world| world.store.recover());
             }
             Action::Slow { commit_ms, ms } => {
-                self.store.slow(commit_ms);
-                self.later(ms, async |world| world.store.heal());
+                self.store.slow(commit_ms, Duration::from_millis(ms));
+                self.later(ms, async |world| world.store.recover());
             }
             // Waited for by the caller.
             Action::Rest { .. } | Action::Calm | Action::Days { .. } => {}
