@@ -258,7 +258,13 @@ impl Machine {
         let send = o.sends.remove(o.position(client_seq)?)?;
         o.under_way -= usize::from(send.under_way);
         self.unsettled -= 1;
+        let next = o.next;
         self.outputs.push_back(Output::Persist(Record::Settled { conversation: id, client_seq }));
+        if result.is_err() {
+            // What was stored and goes again is found to be there; what was refused might be stored, though the app was
+            // told that it has failed. A record that is vital takes the one before along.
+            self.outputs.push_back(Output::Persist(Record::Next { conversation: id, next }));
+        }
         match send.ticket {
             Some(ticket) => self.outputs.push_back(Output::Sent { ticket, result }),
             None => self.events.push_back(Event::Recovered { conversation: id, client_seq, result }),

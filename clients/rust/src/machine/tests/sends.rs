@@ -212,3 +212,18 @@ fn internal_ends_a_send_after_some_tries_and_what_is_behind_it_goes_on() {
     let mixed = [vec![internal(); 7], vec![error(ErrorCode::Overloaded, 0); 9], vec![internal()]].concat();
     check(&mixed, 17, true);
 }
+
+#[test]
+fn what_has_failed_is_durable_before_the_app_is_told() {
+    let mut rig = Rig::sending();
+    rig.send(2);
+    let id = rig.sends()[0].0;
+    rig.other.clear();
+    rig.receive(id, error(ErrorCode::NotMember, 0));
+    let at = |what: fn(&Output) -> bool| rig.other.iter().position(what).expect("it is there");
+    let settled = at(|output| matches!(output, Output::Persist(Record::Settled { .. })));
+    let vital = at(|output| matches!(output, Output::Persist(record) if record.is_vital()));
+    let told = at(|output| matches!(output, Output::Sent { result: Err(_), .. }));
+    // A run after a crash would send it again, and it might be stored now.
+    assert!(settled < vital && vital < told, "{:?}", rig.other);
+}
