@@ -12,8 +12,9 @@ use tern_sim::wrong::Wrong;
 /// seed does changes with all that draws a number or takes a time, in server, client and simulation.
 const SEEDS: std::ops::Range<u64> = 1..16;
 /// Seeds that still find what they have found, when it is put back. 137: what a commit of unknown outcome had stored was told
-/// to nobody (`Shard::settle_owners`).
-const FOUND: [u64; 1] = [137];
+/// to nobody (`Shard::settle_owners`). 5016: a message was stored after its app had been told that it had failed (the client's
+/// `Machine::settle`).
+const FOUND: [u64; 2] = [137, 5016];
 /// Fresh ones.
 const FRESH: u64 = 5;
 /// A wrong server is found within so many seeds.
