@@ -374,6 +374,7 @@ impl History {
         self.check_operations(conversation, &at, stage, &mut found);
         self.check_seen(conversation, &mut found);
         self.check_membership(conversation, &mut found);
+        self.check_counts(conversation, &mut found);
         found.violations
     }
 
@@ -428,6 +429,20 @@ impl History {
             if !spans.iter().any(|span| span.joined < entry.seq && span.covers(entry.seq)) {
                 let what = format!("{} of {conversation} is by somebody who was no member", shown(entry));
                 found.add(Promise::MembershipCuts, "sent by an outsider", what, &[], &[i]);
+            }
+        }
+    }
+
+    /// Who is no member any more is not counted, so counts fall by no more than have left.
+    fn check_counts(&self, conversation: ConversationId, found: &mut Found<'_>) {
+        let leaves = |entry: &&Entry| matches!(entry.change, Change::Remove { .. } | Change::Leave);
+        let left = found.log.iter().filter(leaves).count();
+        for ((_, seq), fell) in self.receipts.counts_fell.iter().filter(|((id, _), _)| *id == conversation) {
+            if *fell as usize > left {
+                let what = format!(
+                    "{conversation}: {fell} fewer than before were said to have {seq} or to have seen it, and {left} have left"
+                );
+                found.add(Promise::ReceiptsOnlyRise, "count fell", what, &[], &[]);
             }
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Receipts {
     marked: BTreeMap<(ConversationId, UserId), Watermarks>,
     /// What was answered: it is not forgotten over a crash.
     durable: BTreeMap<(ConversationId, UserId), Seq>,
+    /// By how much the counts of an entry have fallen at once, at most, on one connection.
+    pub(crate) counts_fell: BTreeMap<(ConversationId, Seq), u32>,
     /// The highest that a device was shown.
     shown: BTreeMap<(ConversationId, (UserId, u64), UserId), Watermarks>,
 }

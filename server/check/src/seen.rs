@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tern_protocol::event::{ReceiptsMoved, UserReceipt};
+use tern_protocol::event::{ReceiptCount, ReceiptsMoved, UserReceipt};
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::model::{Entry, Sender};
 
@@ -16,6 +16,7 @@ pub struct Listener {
     user: Option<UserId>,
     last: BTreeMap<ConversationId, Seq>,
     receipts: BTreeMap<(ConversationId, UserId), (Seq, Seq)>,
+    counts: BTreeMap<(ConversationId, Seq), (u32, u32)>,
 }
 
 impl Listener {
@@ -49,6 +50,13 @@ impl Listener {
                 );
                 history.violate(Promise::ReceiptsOnlyRise, "receipt fell", what);
             }
+        }
+        for ReceiptCount { seq, delivered, read, .. } in &moved.counts {
+            let before =
+                self.counts.insert((moved.conversation, *seq), (*delivered, *read)).unwrap_or_default();
+            let fell = before.0.saturating_sub(*delivered).max(before.1.saturating_sub(*read));
+            let most = history.receipts.counts_fell.entry((moved.conversation, *seq)).or_default();
+            *most = (*most).max(fell);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::{ReceiptsMoved, SendOk, UserReceipt};
+use tern_protocol::event::{ReceiptCount, ReceiptsMoved, SendOk, UserReceipt};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Message, Sender, WallMillis};
 
@@ -496,4 +496,26 @@ fn what_an_app_was_told_is_so() {
     check(&[queued], one(), &["not told"]);
     check(&[queued, refused], vec![], &["not told"]);
     check(&[queued, sent], twice(), &["stored twice"]);
+}
+
+#[test]
+fn counts_fall_only_by_who_has_left() {
+    let moved = |delivered, read| ReceiptsMoved {
+        conversation: conversation(),
+        users: Vec::new(),
+        counts: vec![ReceiptCount { seq: Seq(3), delivered, read, members: 6 }],
+    };
+    // One has left that group.
+    for (told, expected) in [
+        (&[(1, 0), (5, 3), (5, 4)][..], &[][..]),
+        (&[(5, 3), (4, 2)], &[]),
+        (&[(5, 3), (2, 1)], &["count fell"]),
+        (&[(5, 3), (5, 1)], &["count fell"]),
+    ] {
+        let (mut history, mut listener) = (sent(&group()), Listener::of(sender(1).user));
+        told.iter().for_each(|(delivered, read)| listener.receipts(&mut history, &moved(*delivered, *read)));
+        let found = history.check(conversation(), &group(), Stage::Open);
+        let rules: Vec<&str> = found.iter().map(|violation| violation.rule).collect();
+        assert_eq!(rules, expected, "{told:?}");
+    }
 }
