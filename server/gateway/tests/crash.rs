@@ -47,7 +47,7 @@ async fn nothing_answered_is_lost_and_nothing_is_doubled_over_kills() {
     for round in 1..=rounds {
         let running = Running::start(round, devices, &Server::new(&ternd), &history).await;
         tokio::time::sleep(Duration::from_millis(random.within(KILL_AFTER))).await;
-        ternd.kill();
+        tokio::task::spawn_blocking(|| ternd.kill()).await.expect("it is killed");
         if random.one_in(3) {
             for _ in 0..random.within(1..4) {
                 let after = start_time.mul_f64(random.within(0..100) as f64 / 100.0);

@@ -366,7 +366,8 @@ async fn nothing_answered_is_lost_when_the_power_fails() {
                 faults.set("hold-sync");
                 faults.event("held").await;
             }
-            ternd.kill();
+            // Meanwhile the devices go on to take what it had written.
+            tokio::task::spawn_blocking(|| ternd.kill()).await.expect("it is killed");
             devices = running.end(Phase::Gone).await;
         }
         let copy = tempfile::tempdir().expect("a temporary directory");

@@ -126,10 +126,11 @@ impl World {
     }
 
     /// SIGKILL; a server whose store has failed may have ended before.
-    fn kill(&mut self) {
+    async fn kill(&mut self) {
         let Some(mut ternd) = self.ternd.take() else { return };
         ternd.signal(libc::SIGKILL);
-        let (status, errors) = ternd.ended();
+        // Meanwhile the devices go on to take what it had written.
+        let (status, errors) = ternd.ends().await;
         let is_expected = status.code().is_none_or(|code| code == EXIT_STORE_FAILED);
         assert!(is_expected && !errors.contains("panicked"), "{status}\n{errors}");
     }
@@ -176,7 +177,7 @@ impl World {
         match Ternd::try_start(&self.disk.data(), &Start::default()) {
             Ok(ternd) => {
                 self.ternd = Some(ternd);
-                self.kill();
+                self.kill().await;
                 self.disk.clear().await;
             }
             Err((status, errors)) => {
@@ -233,7 +234,7 @@ impl World {
             self.read(&server, Stage::Open, &when).await;
             if is_unsynced || self.random.one_in(3) {
                 // What was found after a kill, and shown to somebody, is not lost any more.
-                self.kill();
+                self.kill().await;
                 self.lose_power(Fate::Nothing);
                 self.verify();
                 server = self.start();
@@ -257,7 +258,7 @@ impl World {
             let is_clear = says && !errors.contains("panicked");
             assert!(status.code() == Some(EXIT_STORE_FAILED) && is_clear, "{status}\n{errors}");
         } else {
-            self.kill();
+            self.kill().await;
         }
         self.devices = running.end(Phase::Gone).await;
         self.disk.clear().await;
@@ -295,7 +296,7 @@ impl World {
             Ok(ternd) => {
                 let server = Server::new(self.ternd.insert(ternd));
                 self.read(&server, Stage::Open, "after a bit has flipped").await;
-                self.kill();
+                self.kill().await;
                 "without effect"
             }
         };
@@ -308,7 +309,7 @@ impl World {
         // The log as it is.
         let server = self.start();
         self.read(&server, Stage::Open, "before a bit flips").await;
-        self.kill();
+        self.kill().await;
         // What is left of the number that says how far the store has come is what the start has made durable.
         self.lose_power(Fate::Nothing);
         let before = self.turn_a_bit(aim);
@@ -320,7 +321,7 @@ impl World {
             Ok(ternd) => {
                 let server = Server::new(self.ternd.insert(ternd));
                 let unreadable = self.readers.read_damaged(&server).await;
-                self.kill();
+                self.kill().await;
                 let (is_right, said) = self.is_verified();
                 match (unreadable, is_right) {
                     (0, true) => "without effect",
@@ -356,11 +357,11 @@ impl World {
         let running = Running::start(0, std::mem::take(&mut self.devices), &server, &self.history).await;
         let devices = running.end(Phase::Drain).await;
         assert!(devices.iter().all(|device| device.open.is_empty()), "everything is answered");
-        self.kill();
+        self.kill().await;
         self.lose_power(Fate::Nothing);
         let server = self.start();
         self.read(&server, Stage::Settled, "at the end").await;
-        self.kill();
+        self.kill().await;
         self.verify();
         self.restore().await;
         let totals = lock(&self.history).totals();

@@ -4,10 +4,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tern_client::Transport;
-use tern_client::raw::{Connector, Received};
+use tern_client::raw::{Connector, Received, Receiver};
 use tern_protocol::convert::encode_request;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{ServerBody, ServerMessage, WireError};
@@ -26,6 +27,9 @@ use tern_check::{History, Key, Listener, Stage, assert_none, same_log};
 const USERS: usize = 6;
 /// Sends of one device that are unanswered at once.
 const PIPELINED: usize = 32;
+/// Over QUIC nothing tells that a server was killed. What it had written waits in the system, and is read when nothing has
+/// come for so long.
+const QUIET: Duration = Duration::from_millis(100);
 /// Written by everybody.
 pub type Shared = Arc<Mutex<History>>;
 
@@ -41,8 +45,23 @@ pub enum Phase {
     Send,
     /// Send nothing new; end when everything is answered.
     Drain,
-    /// The server is gone, and everything that it had written has come.
+    /// The server is gone: take what it had written, and end.
     Gone,
+}
+
+/// The next message of a connection; `None` when no more comes.
+async fn next(receiver: &mut Receiver, transport: Transport, phase: Phase) -> Option<ServerMessage> {
+    let only_quiet_ends_it = phase == Phase::Gone && transport == Transport::Quic;
+    let wait = if only_quiet_ends_it { QUIET } else { PATIENCE };
+    loop {
+        match timeout(wait, receiver.recv()).await {
+            Ok(Ok(Received::Message(message))) => return Some(message),
+            Ok(Ok(Received::Heartbeat)) => {}
+            Ok(Ok(Received::Closed) | Err(_)) => return None,
+            Err(_) if only_quiet_ends_it => return None,
+            Err(_) => panic!("nothing comes within the patience: {phase:?} over {transport:?}"),
+        }
+    }
 }
 
 fn name(user: usize) -> String {
@@ -235,21 +254,17 @@ async fn send(
         match now {
             Phase::Send => line.fill(),
             Phase::Drain if line.in_flight.is_empty() => break,
-            Phase::Drain => {}
-            Phase::Gone => break,
+            Phase::Drain | Phase::Gone => {}
         }
         tokio::select! {
             changed = phase.changed() => changed.expect("the test tells when to end"),
-            received = timeout(PATIENCE, receiver.recv()) => match received.expect("an answer within the patience") {
-                Ok(Received::Message(message)) => {
-                    let answered = message.id.get() != 0;
-                    line.take(&mut listener, message);
-                    if answered && let Some(running) = running.take() {
-                        let _ = running.try_send(());
-                    }
+            received = next(&mut receiver, transport, now) => {
+                let Some(message) = received else { break };
+                let answered = message.id.get() != 0;
+                line.take(&mut listener, message);
+                if answered && let Some(running) = running.take() {
+                    let _ = running.try_send(());
                 }
-                Ok(Received::Heartbeat) => {}
-                Ok(Received::Closed) | Err(_) => break,
             },
         }
     }
@@ -269,15 +284,18 @@ async fn listen(
     let session = server.login(transport, &name, device).await;
     let (_sender, mut receiver, _quic) = session.into_connection().into_split();
     let mut listener = Listener::default();
-    while *phase.borrow_and_update() == Phase::Send {
+    loop {
+        let now = *phase.borrow_and_update();
+        if now == Phase::Drain {
+            break;
+        }
         tokio::select! {
             changed = phase.changed() => changed.expect("the test tells when to end"),
-            received = receiver.recv() => match received {
-                Ok(Received::Message(ServerMessage { body: ServerBody::Push { conversation, entry }, .. })) => {
+            received = next(&mut receiver, transport, now) => {
+                let Some(message) = received else { break };
+                if let ServerBody::Push { conversation, entry } = message.body {
                     listener.push(&mut lock(&history), conversation, entry);
                 }
-                Ok(Received::Closed) | Err(_) => break,
-                Ok(_) => {}
             },
         }
     }
