@@ -287,6 +287,41 @@ async fn faults_end_when_they_are_to() {
 }
 
 #[tokio::test]
+async fn events_wait_for_those_whom_they_are_to_meet() {
+    let plan = FaultPlan { silent_death_every_ms: Some(3_600_000), first_event_ms: Some(1), ..no_faults() };
+    let (server, _) = udp_echo().await;
+    let proxy = Proxy::start(server, plan, 1).expect("a proxy");
+    let client = udp_client(&proxy).await;
+    for n in 0..100 {
+        ask(&client, n).await;
+    }
+    assert_eq!(proxy.counters().died, 0, "it has not begun");
+    proxy.begin_events();
+    counted(&proxy, |counters| {
+        _ = client.send(&[0]).now_or_never();
+        counters.died == 1
+    })
+    .await;
+
+    let (address, streams) = tcp_server().await;
+    echo(streams);
+    let proxy = Proxy::start(address, plan, 1).expect("a proxy");
+    let mut client = TcpStream::connect(proxy.address).await.expect("it listens");
+    for n in 0..100 {
+        client.write_all(&[n]).await.expect("connected");
+        assert_eq!(client.read_u8().await.expect("connected"), n);
+    }
+    assert_eq!(proxy.counters().died, 0, "it has not begun");
+    proxy.begin_events();
+    counted(&proxy, |counters| counters.died == 1).await;
+    // Once.
+    proxy.begin_events();
+    let mut other = TcpStream::connect(proxy.address).await.expect("it listens");
+    other.write_all(&[7]).await.expect("connected");
+    assert_eq!(other.read_u8().await.expect("connected"), 7, "the next death is an hour away");
+}
+
+#[tokio::test]
 async fn nothing_passes_a_blackout_and_everything_after_it() {
     let blackout = Blackout { every_ms: 200, for_ms: 100, cuts: false, answers_only: false };
     let (server, sources) = udp_echo().await;

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 macro_rules! counters {
     ($($(#[$doc:meta])+ $name:ident,)+) => {
         /// What a proxy has done so far. A packet is a datagram, or a chunk of a TCP stream of up to a segment's length.
@@ -61,15 +63,51 @@ pub(super) struct Shared {
     counters: Mutex<Counters>,
     /// Nanoseconds from the start of the proxy until there are no more faults.
     calm_from: AtomicU64,
+    /// From the start of the proxy until the times of events begin to count; [`NOT_YET`].
+    events_from: watch::Sender<Duration>,
 }
+
+/// No time of a run.
+const NOT_YET: Duration = Duration::MAX;
 
 impl Default for Shared {
     fn default() -> Self {
-        Self { counters: Mutex::default(), calm_from: AtomicU64::new(u64::MAX) }
+        Self {
+            counters: Mutex::default(),
+            calm_from: AtomicU64::new(u64::MAX),
+            events_from: watch::Sender::default(),
+        }
     }
 }
 
 impl Shared {
+    /// For a plan whose events wait until they are begun.
+    pub(super) fn waiting() -> Self {
+        Self { events_from: watch::Sender::new(NOT_YET), ..Self::default() }
+    }
+
+    /// The times of events count from here on, if they do not yet.
+    pub(super) fn begin_events(&self, now: Duration) {
+        self.events_from.send_if_modified(|from| {
+            let waits = *from == NOT_YET;
+            if waits {
+                *from = now;
+            }
+            waits
+        });
+    }
+
+    /// From when on the times of events count; later than any time, if they do not yet.
+    pub(super) fn events_from(&self) -> Duration {
+        *self.events_from.borrow()
+    }
+
+    /// Waits until the times of events count.
+    pub(super) async fn events_begin(&self) {
+        // It has the sender itself.
+        let _ = self.events_from.subscribe().wait_for(|from| *from != NOT_YET).await;
+    }
+
     pub(super) fn counters(&self) -> Counters {
         *self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }

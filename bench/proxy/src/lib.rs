@@ -70,8 +70,9 @@ impl Proxy {
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (stop, stopped) = oneshot::channel();
-        let forecast = Forecast { plan, seed, start: clock::nanos() };
-        let shared = Arc::new(Shared::default());
+        let forecast = Forecast { plan, seed, start: clock::nanos(), events_from: Duration::ZERO };
+        let shared =
+            Arc::new(if plan.first_event_ms.is_some() { Shared::waiting() } else { Shared::default() });
         let link = Link { server, forecast, shared: shared.clone() };
         let thread = std::thread::Builder::new().name("proxy".into()).spawn(move || {
             let forward = async {
@@ -93,15 +94,21 @@ impl Proxy {
         self.shared.counters()
     }
 
+    /// Blackouts, address changes and deaths come from now on, if they have a [`FaultPlan::first_event_ms`] and have waited
+    /// for it.
+    pub fn begin_events(&self) {
+        self.shared.begin_events(self.forecast.now());
+    }
+
     /// From now on there is only delay and the rate, so that what is under way can finish. Flows that are dead stay so, and
     /// so does a network without UDP.
     pub fn calm_down(&self) {
         self.shared.calm_down(self.forecast.now());
     }
 
-    /// What is going to happen.
+    /// What is going to happen. Events that have not begun are not in it.
     pub fn forecast(&self) -> Forecast {
-        self.forecast
+        Forecast { events_from: self.shared.events_from(), ..self.forecast }
     }
 }
 
@@ -146,6 +153,8 @@ pub struct Forecast {
     seed: u64,
     /// On [`clock`].
     start: u64,
+    /// From the start until the times of events count.
+    events_from: Duration,
 }
 
 impl Forecast {
@@ -153,7 +162,9 @@ impl Forecast {
     pub fn recoveries(&self, device: IpAddr) -> Recoveries {
         let way = Duration::from_millis(self.plan.delay_ms + self.plan.jitter_ms);
         let times = Timetable::new(&self.plan, self.seed, device);
-        Recoveries { times, start: self.start, way, seen: Duration::ZERO, waiting: None }
+        let events_from = u64::try_from(self.events_from.as_nanos()).unwrap_or(u64::MAX);
+        let start = self.start.saturating_add(events_from);
+        Recoveries { times, start, way, seen: Duration::ZERO, waiting: None }
     }
 
     fn now(&self) -> Duration {
@@ -166,6 +177,7 @@ impl Forecast {
 #[derive(Debug, Clone)]
 pub struct Recoveries {
     times: Timetable,
+    /// What its times count from.
     start: u64,
     /// What was on its way by then does not count.
     way: Duration,
@@ -244,7 +256,7 @@ mod tests {
     fn a_recovery_ends_with_the_first_answer() {
         const MS: u64 = 1_000_000;
         let plan = FaultPlan { delay_ms: 20, address_change_every_ms: Some(1000), ..FaultPlan::default() };
-        let forecast = Forecast { plan, seed: 1, start: 5000 * MS };
+        let forecast = Forecast { plan, seed: 1, start: 5000 * MS, events_from: Duration::ZERO };
         let device = device_address(7);
         let change = Timetable::new(&plan, 1, device).next_recovery(Duration::ZERO).expect("every second");
         let change = forecast.start + change.as_nanos() as u64;

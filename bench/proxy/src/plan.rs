@@ -33,8 +33,11 @@ pub struct FaultPlan {
     /// Every so many milliseconds all flows of a device die without a word: nothing passes any more, nothing is closed.
     /// New ones live.
     pub silent_death_every_ms: Option<u64>,
-    /// When the first blackout, address change and death come, in milliseconds from the start of the proxy. `None`: at a
-    /// time of each device's own, before one of their periods is over.
+    /// When the first blackout, address change and death come, in milliseconds from [`Proxy::begin_events`], above 0: for
+    /// those who are to be there when it happens. `None`: at a time of each device's own, before one of their periods is
+    /// over, counted from the start of the proxy.
+    ///
+    /// [`Proxy::begin_events`]: crate::Proxy::begin_events
     pub first_event_ms: Option<u64>,
     /// TCP: a chunk that is lost comes after a round trip and this many milliseconds, at the earliest; lost again, after
     /// twice that. Linux has 200.
@@ -118,7 +121,7 @@ pub enum PlanError {
     #[error("the share of lost packets is from 0 to 0.9, those of reordered and doubled ones from 0 to 1")]
     Share,
     /// A period or a rate.
-    #[error("a rate and the time from one event to the next are above 0")]
+    #[error("a rate, the time of the first event and the time from one to the next are above 0")]
     Zero,
     /// A blackout.
     #[error("a blackout is shorter than the time from one to the next")]
@@ -143,7 +146,7 @@ impl FaultPlan {
         }
         let periods =
             [self.blackout.map(|b| b.every_ms), self.address_change_every_ms, self.silent_death_every_ms];
-        if periods.contains(&Some(0)) || self.rate_bytes_per_s == Some(0) {
+        if periods.contains(&Some(0)) || self.first_event_ms == Some(0) || self.rate_bytes_per_s == Some(0) {
             return Err(PlanError::Zero);
         }
         if self.blackout.is_some_and(|blackout| blackout.for_ms >= blackout.every_ms) {

@@ -1,6 +1,7 @@
 //! When what goes wrong: the machine of the proxy, without sockets or a clock.
 //!
-//! All times count from the start of the proxy. A decision about a packet depends on the seed, the device (the client's
+//! All times count from the start of the proxy; those of events, in a plan that says when the first one comes, from when
+//! they are begun. A decision about a packet depends on the seed, the device (the client's
 //! IP address), the number of the flow among those of the device, the direction and the packet's number in it, and on
 //! nothing else; so a run over TCP and one over QUIC with the same seed meet the same sequence of losses. What happens at
 //! a time (blackouts, address changes, deaths) depends on the seed and the device: it happens to all flows of a device
@@ -200,19 +201,25 @@ impl Path {
         self.shared.count(count);
     }
 
+    /// How long the times of events have counted; nothing comes at zero.
+    fn of_events(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.shared.events_from())
+    }
+
     /// How often the device's address has changed.
     pub(super) fn address_changes(&self, now: Duration) -> u64 {
-        self.times.address_changes(now.min(self.shared.calm_from()))
+        self.times.address_changes(self.of_events(now.min(self.shared.calm_from())))
     }
 
     /// How often the device's flows have died.
     pub(super) fn deaths(&self, now: Duration) -> u64 {
-        self.times.deaths(now.min(self.shared.calm_from()))
+        self.times.deaths(self.of_events(now.min(self.shared.calm_from())))
     }
 
-    /// What happens to the flow next, and when.
-    pub(super) fn next_blow(&self, now: Duration) -> Option<(Duration, Blow)> {
-        self.times.next_blow(now)
+    /// What happens after this time to the flow, and when; not before events have begun.
+    pub(super) fn next_blow(&self, after: Duration) -> Option<(Duration, Blow)> {
+        let (at, blow) = self.times.next_blow(self.of_events(after))?;
+        Some((self.shared.events_from().saturating_add(at), blow))
     }
 
     /// Whether there are no more faults at this time.
@@ -336,7 +343,9 @@ impl Path {
         if direction == Direction::ToServer && self.plan.blackout.is_some_and(|it| it.answers_only) {
             return false;
         }
-        let Some(number) = self.times.blackout(at).filter(|_| !self.is_calm(at)) else { return false };
+        let Some(number) = self.times.blackout(self.of_events(at)).filter(|_| !self.is_calm(at)) else {
+            return false;
+        };
         if number > self.blackout {
             self.blackout = number;
             self.count(|counters| counters.blackouts += 1);

@@ -82,7 +82,9 @@ async fn connection(mut client: TcpStream, path: Path, link: &Link) {
 
 /// Waits until something happens to the connection.
 async fn next_blow(path: &RefCell<Path>, link: &Link) -> Blow {
-    let next = path.borrow().next_blow(link.now());
+    let since = link.now();
+    link.shared.events_begin().await;
+    let next = path.borrow().next_blow(since);
     let Some((at, blow)) = next else { return std::future::pending().await };
     link.wait_until(Some(at)).await;
     if path.borrow().is_calm(at) {

@@ -1,8 +1,8 @@
 //! An app on a device: sends in turn to all that it talks to, takes what comes, marks some of it as read.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tern_check::{Key, Shown, View};
@@ -31,6 +31,8 @@ const REFUSED: u32 = 3;
 /// How far the apps of a cell are.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Progress {
+    /// Those that have been online.
+    pub(crate) online: usize,
     /// Those that have met what they are here for.
     pub(crate) enough: usize,
     /// Those that have stopped sending and been answered everything.
@@ -54,14 +56,22 @@ impl Outage {
     }
 }
 
+/// A fault that is on its way.
+#[derive(Debug)]
+pub(crate) struct Happening {
+    pub(crate) recoveries: Recoveries,
+    /// When it comes, on [`clock`].
+    pub(crate) at: u64,
+}
+
 /// What an app measures.
 #[derive(Debug, Clone)]
 pub(crate) enum Measure {
     /// The time until a message is answered.
     Answers,
-    /// The time from when its network is back until something is answered that was sent after this time: what was sent
-    /// before that may have been answered already.
-    Network(Recoveries, u64),
+    /// The time from when its network is back until something is answered that was sent since its fault came: what was sent
+    /// before that may have been answered already. The other is what it has of it by itself.
+    Network(Arc<OnceLock<Happening>>, Option<Recoveries>),
     /// The time from the end of an outage until something is answered that was sent since it began.
     Outage(Arc<Outage>),
 }
@@ -186,8 +196,12 @@ impl Running {
         self.answered += 1;
         let took = match &mut self.app.measure {
             Measure::Answers => Some(now - made),
-            Measure::Network(_, since) if made < *since => None,
-            Measure::Network(recoveries, _) => recoveries.answered(made, now),
+            Measure::Network(happening, own) => match happening.get() {
+                Some(Happening { recoveries, at }) if made >= *at => {
+                    own.get_or_insert_with(|| recoveries.clone()).answered(made, now)
+                }
+                _ => None,
+            },
             Measure::Outage(outage) if self.times.is_empty() => outage.answered(made, now),
             Measure::Outage(_) => None,
         };
@@ -241,7 +255,10 @@ impl Running {
                 book.history.torn(&format!("{name} was told that the store is another"));
             }
             Event::Connection(ConnectionState::Online { .. }) => {
-                self.online_after.get_or_insert(Duration::from_nanos(clock::nanos() - began));
+                if self.online_after.is_none() {
+                    self.online_after = Some(Duration::from_nanos(clock::nanos() - began));
+                    self.app.progress.send_modify(|progress| progress.online += 1);
+                }
             }
             Event::Connection(ConnectionState::Offline { reason, .. }) => {
                 eprintln!("{name}: {reason}");

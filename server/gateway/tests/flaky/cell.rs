@@ -1,7 +1,7 @@
 //! A cell of the matrix: four people, two of them behind a bad network, who talk in three direct chats and a group.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tern_check::{Key, Shown, Stage, assert_none};
@@ -12,7 +12,7 @@ use tern_proxy::{Proxy, clock};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::app::{App, Measure, Outage, Outcome, Progress};
+use crate::app::{App, Happening, Measure, Outage, Outcome, Progress};
 use crate::fault::{FIRST_MS, Fault};
 use crate::namespace::Network;
 use crate::record::{Book, Recorded};
@@ -54,8 +54,6 @@ struct People<'a> {
     names: [String; PEOPLE],
     group: ConversationId,
     book: Book,
-    /// When they were about to open their apps.
-    begun: u64,
 }
 
 impl Cell<'_> {
@@ -70,7 +68,7 @@ impl Cell<'_> {
     /// Everybody opens their app.
     pub(crate) async fn start(&self, ternd: &Ternd) -> Started<'_> {
         let names = std::array::from_fn(|person| format!("{}-{person}", self.number));
-        let mut people = People { cell: self, names, group: group(self.number), book: Book::new(), begun: 0 };
+        let people = People { cell: self, names, group: group(self.number), book: Book::new() };
         people.create_group(ternd).await;
         let proxy = match &self.trouble {
             Trouble::Network(fault) => {
@@ -78,11 +76,12 @@ impl Cell<'_> {
             }
             Trouble::Server(_) | Trouble::Gone { .. } => None,
         };
-        people.begun = clock::nanos();
+        let happening = Arc::default();
         let progress = Arc::new(watch::Sender::new(Progress::default()));
         let moved = watch::Sender::new(0);
         let apps = (0..PEOPLE).map(|person| {
-            let (app, config) = people.app(person, ternd, proxy.as_ref(), &progress, moved.subscribe());
+            let (app, config) =
+                people.app(person, ternd, proxy.as_ref(), &happening, &progress, moved.subscribe());
             let recorded = people.storage(person);
             let run = app.run(async move || match recorded {
                 (Some(file), book, sender) => {
@@ -100,16 +99,7 @@ impl Cell<'_> {
             }
         });
         let apps = apps.collect();
-        if let Trouble::Network(fault) = &self.trouble
-            && fault.is_told
-        {
-            let (moved, at) = (moved.clone(), people.begun + FIRST_MS * 1_000_000);
-            tokio::spawn(async move {
-                tokio::time::sleep_until(clock::instant(at) + TOLD_AFTER).await;
-                moved.send_modify(|times| *times += 1);
-            });
-        }
-        Started { people, apps, proxy, progress, moved }
+        Started { people, apps, proxy, happening, progress, moved }
     }
 }
 
@@ -118,6 +108,7 @@ pub(crate) struct Started<'a> {
     people: People<'a>,
     apps: Vec<JoinHandle<Outcome>>,
     proxy: Option<Proxy>,
+    happening: Arc<OnceLock<Happening>>,
     progress: Arc<watch::Sender<Progress>>,
     moved: watch::Sender<u64>,
 }
@@ -148,9 +139,30 @@ impl<'a> Started<'a> {
         answered.expect("the book is open as long as anybody waits");
     }
 
+    /// What is to happen to the network happens now that everybody is there.
+    async fn happen(&self, proxy: &Proxy, fault: &Fault) {
+        let mut progress = self.progress.subscribe();
+        let online = tokio::time::timeout(PATIENCE, progress.wait_for(|it| it.online == PEOPLE)).await;
+        let online = online.unwrap_or_else(|_| {
+            panic!("{}: not everybody is online within {PATIENCE:?}", self.people.cell.name())
+        });
+        drop(online.expect("it has the sender itself"));
+        proxy.begin_events();
+        let at = clock::nanos() + FIRST_MS * 1_000_000;
+        let recoveries = proxy.forecast().recoveries(proxy.address.ip());
+        self.happening.set(Happening { recoveries, at }).expect("it happens once");
+        if fault.is_told {
+            tokio::time::sleep_until(clock::instant(at) + TOLD_AFTER).await;
+            self.tell();
+        }
+    }
+
     /// Until everybody has everything.
     pub(crate) async fn end(self) -> Ran<'a> {
-        let Self { people, apps, proxy, progress, moved: _moved } = self;
+        if let (Some(proxy), Trouble::Network(fault)) = (&self.proxy, &self.people.cell.trouble) {
+            self.happen(proxy, fault).await;
+        }
+        let Self { people, apps, proxy, happening: _, progress, moved: _moved } = self;
         let mut outcomes = Vec::new();
         let name = people.cell.name();
         for app in apps {
@@ -254,6 +266,7 @@ impl People<'_> {
         person: usize,
         ternd: &Ternd,
         proxy: Option<&Proxy>,
+        happening: &Arc<OnceLock<Happening>>,
         progress: &Arc<watch::Sender<Progress>>,
         moved: watch::Receiver<u64>,
     ) -> (App, Config) {
@@ -262,10 +275,7 @@ impl People<'_> {
         let proxy = proxy.filter(|_| is_behind);
         let server = proxy.map_or(ternd.address, |proxy| proxy.address);
         let measure = match (&self.cell.trouble, proxy) {
-            (Trouble::Network(fault), Some(proxy)) if fault.ends => {
-                let happens = self.begun + FIRST_MS * 1_000_000;
-                Measure::Network(proxy.forecast().recoveries(server.ip()), happens)
-            }
+            (Trouble::Network(fault), Some(_)) if fault.ends => Measure::Network(happening.clone(), None),
             (Trouble::Server(outage), _) => Measure::Outage(outage.clone()),
             (Trouble::Gone { outage, .. }, _) if is_behind => Measure::Outage(outage.clone()),
             _ => Measure::Answers,

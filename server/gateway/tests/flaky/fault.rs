@@ -4,8 +4,8 @@ use tern_client::Transport::{self, Auto, Quic, Tcp};
 use tern_proxy::counters::Counters;
 use tern_proxy::plan::{Blackout, FaultPlan};
 
-/// When what happens once happens, in milliseconds from when the network is there.
-pub(crate) const FIRST_MS: u64 = 2_500;
+/// When what happens once happens, in milliseconds from when everybody is online.
+pub(crate) const FIRST_MS: u64 = 1_000;
 /// What comes again after so long does not come again in a run.
 const ONCE_MS: u64 = 3_600_000;
 
