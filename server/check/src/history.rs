@@ -88,6 +88,8 @@ pub struct Totals {
     pub duplicates: u64,
     /// Pushes.
     pub pushes: u64,
+    /// Read marks that were answered.
+    pub marks: u64,
 }
 
 impl History {

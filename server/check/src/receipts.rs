@@ -55,6 +55,7 @@ impl History {
 
     /// A read mark was answered.
     pub fn mark_acked(&mut self, conversation: ConversationId, user: UserId, read: Seq) {
+        self.totals.marks += 1;
         let durable = self.receipts.durable.entry((conversation, user)).or_default();
         *durable = (*durable).max(read);
     }

@@ -74,15 +74,17 @@ async fn nothing_answered_is_lost_and_nothing_is_doubled_over_kills() {
 
     let totals = lock(&history).totals();
     assert_eq!(totals.sends, totals.acked);
+    assert!(totals.marks > 0, "nobody has read anything");
     assert!(ternd.terminate().success());
     println!(
         "crash: {rounds} rounds, {early_kills} kills while starting, {} sends, {} acked, {} sent again, \
-         {} duplicates answered, {} pushes, {} entries, {:.1} s",
+         {} duplicates answered, {} pushes, {} marks, {} entries, {:.1} s",
         totals.sends,
         totals.acked,
         totals.resent,
         totals.duplicates,
         totals.pushes,
+        totals.marks,
         readers.logs.values().map(Vec::len).sum::<usize>(),
         begin.elapsed().as_secs_f64(),
     );

@@ -371,6 +371,7 @@ impl World {
             self.figures.add(what, count);
         }
         self.figures.add("duplicates answered", totals.duplicates);
+        self.figures.add("read marks answered", totals.marks);
         self.figures.add("entries", self.readers.logs.values().map(|log| log.len() as u64).sum());
         self.figures
     }

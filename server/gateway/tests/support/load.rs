@@ -1,5 +1,5 @@
-//! People who send as fast as they are answered, over both transports and over the deaths of the server, and members who
-//! read the logs; all of it written down in a [`History`].
+//! People who send as fast as they are answered, over both transports and over the deaths of the server, members who say
+//! what they have read, and members who read the logs; all of it written down in a [`History`].
 #![allow(dead_code, unreachable_pub, reason = "every test binary uses a part of it")]
 
 use std::collections::{HashMap, VecDeque};
@@ -11,10 +11,10 @@ use tern_client::Transport;
 use tern_client::raw::{Connector, Received, Receiver};
 use tern_protocol::convert::encode_request;
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::{ServerBody, ServerMessage, WireError};
-use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, UserId};
+use tern_protocol::event::{ServerBody, ServerMessage, UserReceipt, WireError};
+use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, UserId};
 use tern_protocol::model::{Change, Entry, Message, Sender, Target};
-use tern_protocol::request::{Request, RequestBody, Send};
+use tern_protocol::request::{Mark, Request, RequestBody, Send};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use crate::support::{PATIENCE, Session, TRANSPORTS, Ternd, user};
 use tern_check::random::Random;
-use tern_check::{History, Key, Listener, Stage, assert_none, same_log};
+use tern_check::{History, Key, Listener, Shown, Stage, assert_none, same_log};
 
 const USERS: usize = 6;
 /// Sends of one device that are unanswered at once.
@@ -80,6 +80,44 @@ fn content(key: &Key) -> Change {
     let length = if random.one_in(32) { 16_384 } else { random.within(60..400) as usize };
     let payload = mark.bytes().cycle().take(length).collect::<Vec<u8>>().into();
     Change::Message(Message { content_type: "text/plain".to_owned(), payload, reply_to: None })
+}
+
+/// What one connection is told without having asked.
+struct Told<'a> {
+    who: Sender,
+    listener: Listener,
+    history: &'a Shared,
+}
+
+impl<'a> Told<'a> {
+    fn new(who: Sender, history: &'a Shared) -> Self {
+        // What was not durable may be forgotten since the last one.
+        lock(history).forget_shown(who);
+        Self { who, listener: Listener::of(who.user), history }
+    }
+
+    fn take(&mut self, body: ServerBody) {
+        let history = &mut lock(self.history);
+        match body {
+            ServerBody::Push { conversation, entry } => self.listener.push(history, conversation, entry),
+            ServerBody::ReceiptsMoved(moved) => {
+                self.listener.receipts(history, &moved);
+                for receipt in &moved.users {
+                    history.shown(moved.conversation, self.who, shown(receipt));
+                }
+                for count in &moved.counts {
+                    let counts = (count.delivered, count.read);
+                    history.counted(moved.conversation, self.who.user, count.seq, counts);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn shown(receipt: &UserReceipt) -> Shown {
+    let UserReceipt { user, delivered, read } = *receipt;
+    Shown { user, delivered, read }
 }
 
 /// One device that sends, over all rounds.
@@ -178,15 +216,12 @@ impl Line<'_> {
         self.write(frames);
     }
 
-    fn take(&mut self, listener: &mut Listener, message: ServerMessage) {
+    fn take(&mut self, told: &mut Told<'_>, message: ServerMessage) {
         match message.body {
             ServerBody::SendOk(ok) => {
                 let key = self.in_flight.remove(&message.id).expect("an answer to a send");
                 lock(self.history).ack(key, &ok);
                 self.device.open.retain(|(open, _)| *open != key);
-            }
-            ServerBody::Push { conversation, entry } => {
-                listener.push(&mut lock(self.history), conversation, entry);
             }
             // The store has failed under it: the send stays open, and goes out again.
             ServerBody::Error(WireError {
@@ -197,7 +232,7 @@ impl Line<'_> {
                 lock(self.history).refuse(key, code);
             }
             ServerBody::Error(error) => panic!("{} of {}: {error:?}", message.id, self.device.name),
-            _ => {}
+            other => told.take(other),
         }
     }
 }
@@ -243,7 +278,7 @@ async fn send(
             }
         }
     });
-    let mut listener = Listener::default();
+    let mut told = Told::new(device.sender, &history);
     // The login was request 1.
     let mut line =
         Line { device: &mut device, history: &history, out, requests: 1, in_flight: HashMap::new() };
@@ -261,7 +296,7 @@ async fn send(
             received = next(&mut receiver, transport, now) => {
                 let Some(message) = received else { break };
                 let answered = message.id.get() != 0;
-                line.take(&mut listener, message);
+                line.take(&mut told, message);
                 if answered && let Some(running) = running.take() {
                     let _ = running.try_send(());
                 }
@@ -273,7 +308,8 @@ async fn send(
     device
 }
 
-/// Takes pushes until the server is gone, or told to end.
+/// Takes pushes until the server is gone, or told to end, and marks what comes as read: the next one when the last mark is
+/// answered.
 async fn listen(
     server: Server,
     transport: Transport,
@@ -282,21 +318,50 @@ async fn listen(
     mut phase: watch::Receiver<Phase>,
 ) {
     let session = server.login(transport, &name, device).await;
-    let (_sender, mut receiver, _quic) = session.into_connection().into_split();
-    let mut listener = Listener::default();
+    let (mut sender, mut receiver, _quic) = session.into_connection().into_split();
+    let who = Sender { user: user(&name), device: DeviceId::new(device).expect("not 0") };
+    let mut told = Told::new(who, &history);
+    // The login was request 1.
+    let mut requests = 1;
+    let mut marking = None;
     loop {
         let now = *phase.borrow_and_update();
-        if now == Phase::Drain {
+        if now == Phase::Drain && marking.is_none() {
             break;
         }
-        tokio::select! {
-            changed = phase.changed() => changed.expect("the test tells when to end"),
-            received = next(&mut receiver, transport, now) => {
-                let Some(message) = received else { break };
-                if let ServerBody::Push { conversation, entry } = message.body {
-                    listener.push(&mut lock(&history), conversation, entry);
+        let message = tokio::select! {
+            changed = phase.changed() => {
+                changed.expect("the test tells when to end");
+                continue;
+            }
+            received = next(&mut receiver, transport, now) => received,
+        };
+        match message.map(|message| message.body) {
+            None => break,
+            Some(ServerBody::MarkOk) => {
+                let (conversation, seq) = marking.take().expect("a mark is under way");
+                lock(&history).mark_acked(conversation, who.user, seq);
+            }
+            // The store has failed under it.
+            Some(ServerBody::Error(WireError {
+                code: ErrorCode::OutcomeUnknown | ErrorCode::Unavailable,
+                ..
+            })) => marking = None,
+            Some(ServerBody::Error(error)) => panic!("a mark of {name}: {error:?}"),
+            Some(ServerBody::Push { conversation, entry }) => {
+                let seq = entry.seq;
+                told.take(ServerBody::Push { conversation, entry });
+                if now == Phase::Send && marking.is_none() {
+                    lock(&history).marked(conversation, who.user, seq, seq);
+                    marking = Some((conversation, seq));
+                    requests += 1;
+                    let mark = Mark { conversation, delivered: Seq(0), read: seq };
+                    let body = RequestBody::Mark(vec![mark]);
+                    // A server that is gone shows when nothing more comes.
+                    let _ = sender.send_request(&Request { id: RequestId(requests), body }).await;
                 }
-            },
+            }
+            Some(other) => told.take(other),
         }
     }
 }
@@ -356,6 +421,8 @@ pub struct Readers {
     conversations: Vec<(ConversationId, [String; 2])>,
     /// As far as read.
     pub logs: HashMap<ConversationId, Vec<Entry>>,
+    /// The watermarks of each, as they were with the log.
+    receipts: HashMap<ConversationId, Vec<Shown>>,
 }
 
 impl Readers {
@@ -363,7 +430,7 @@ impl Readers {
     pub fn new(group: ConversationId) -> Self {
         let chats = (0..USERS).map(|i| (direct(i), [name(i), name((i + 1) % USERS)]));
         let group = (group, [name(USERS - 1), "listener".to_owned()]);
-        Self { conversations: chats.chain([group]).collect(), logs: HashMap::new() }
+        Self { conversations: chats.chain([group]).collect(), logs: HashMap::new(), receipts: HashMap::new() }
     }
 
     /// Reads on, or all of it anew.
@@ -381,6 +448,11 @@ impl Readers {
                     Err(error) if error.code == ErrorCode::UnknownConversation => Vec::new(),
                     Err(error) => panic!("{conversation} cannot be read: {error:?}"),
                 });
+                if from > 1 || !found[i].is_empty() {
+                    let page = session.receipts(*conversation, None, 0).await.expect("a member");
+                    assert_eq!(page.next, None, "all members fit a page");
+                    self.receipts.insert(*conversation, page.receipts.iter().map(shown).collect());
+                }
                 session.close().await;
             }
             let differ = same_log(*conversation, &found[0], &found[1]);
@@ -418,7 +490,12 @@ impl Readers {
 
     /// Compares what was read with what was sent.
     pub fn check(&self, history: &Shared, stage: Stage, when: &str) {
-        let history = lock(history);
+        let mut history = lock(history);
+        for (conversation, log) in &self.logs {
+            let head = Seq(log.len() as u64);
+            let stored = self.receipts.get(conversation).map_or(&[][..], Vec::as_slice);
+            history.check_receipts(*conversation, head, stored);
+        }
         let mut violations = history.broken().to_vec();
         for (conversation, log) in &self.logs {
             violations.append(&mut history.check(*conversation, log, stage));
