@@ -31,6 +31,8 @@ const ROUNDS: u64 = 26;
 const ROUNDS_OF_A_DISK: u64 = 13;
 /// A start does about so many operations on the disk, the first one of all more.
 const OPERATIONS_OF_A_START: u64 = 90;
+/// What fails during a start.
+const AT_A_START: [Fault; 5] = [Fault::Off, Fault::Writes, Fault::Syncs, Fault::OneSync, Fault::Full];
 
 /// What happens in a round, while everybody sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +74,14 @@ impl Figures {
     fn add(&mut self, what: impl ToString, count: u64) {
         *self.0.entry(what.to_string()).or_default() += count;
     }
+
+    fn has(&self, what: impl ToString) -> bool {
+        self.0.get(&what.to_string()).is_some_and(|count| *count > 0)
+    }
+}
+
+fn at_a_start(fault: Fault) -> String {
+    format!("start under {fault:?}")
 }
 
 fn refused(status: ExitStatus, errors: &str) {
@@ -140,6 +150,7 @@ impl World {
         let loss = self.disk.with(|media| media.lose_power(fate, random));
         self.figures.add("sectors lost", loss.sectors);
         self.figures.add("names lost", loss.names);
+        self.figures.add("writes torn", loss.torn);
     }
 
     fn any_fate(&mut self) -> Fate {
@@ -161,10 +172,11 @@ impl World {
         assert!(is_right, "{said}");
     }
 
-    /// Starts while the disk fails at some operation. It may end by itself, if it says why.
+    /// Starts while the disk fails at some operation.
     async fn start_under_a_fault(&mut self) {
-        let faults = [Fault::Off, Fault::Off, Fault::Writes, Fault::Syncs, Fault::OneSync, Fault::Full];
-        let fault = faults[self.random.within(0..faults.len() as u64) as usize];
+        // Where nothing reaches the disk any more there is most to recover from.
+        let i = self.random.within(0..AT_A_START.len() as u64 + 1) as usize;
+        let fault = AT_A_START[i.saturating_sub(1)];
         let after = self.random.within(0..OPERATIONS_OF_A_START);
         // There are fewer of each kind.
         let after = match fault {
@@ -172,16 +184,22 @@ impl World {
             Fault::OneSync => after % 3,
             _ => after / 3,
         };
+        self.start_under(fault, after).await;
+    }
+
+    /// Starts while the disk fails, after so many operations that the fault concerns. It may end by itself, if it says why.
+    async fn start_under(&mut self, fault: Fault, after: u64) {
         println!("  start, {fault:?} after {after}");
         self.disk.arm(fault, after);
-        match Ternd::try_start(&self.disk.data(), &Start::default()) {
+        let came = match Ternd::try_start(&self.disk.data(), &Start::default()) {
             Ok(ternd) => {
                 self.ternd = Some(ternd);
                 self.kill().await;
-                self.disk.clear().await;
+                self.disk.clear().await
             }
             Err((status, errors)) => {
-                assert!(self.disk.clear().await, "it does not start, and the disk is well: {errors}");
+                let came = self.disk.clear().await;
+                assert!(came, "it does not start, and the disk is well: {errors}");
                 let says_why = ["Input/output error", "No space left"].iter().any(|why| errors.contains(why));
                 let is_clear = says_why && !errors.contains("panicked");
                 assert!(
@@ -189,15 +207,25 @@ impl World {
                     "{status}\n{errors}"
                 );
                 self.figures.add("starts ended by a fault", 1);
+                came
             }
-        }
-        self.figures.add(format!("start under {fault:?}"), 1);
+        };
+        self.figures.add(at_a_start(fault), u64::from(came));
         if fault == Fault::Off && self.random.one_in(4) {
             // A kill, as far as the disk is concerned.
         } else if fault == Fault::Off || self.random.one_in(3) {
             let fate = self.any_fate();
             println!("  power {fate:?}");
             self.lose_power(fate);
+        }
+    }
+
+    /// Each fault has come at a start, if it had not by chance.
+    async fn start_under_each(&mut self) {
+        for fault in AT_A_START {
+            if !self.figures.has(at_a_start(fault)) {
+                self.start_under(fault, 0).await;
+            }
         }
     }
 
@@ -215,7 +243,6 @@ impl World {
 
     async fn round(&mut self, round: u64, case: Case) {
         println!("round {round}: {case:?}");
-        self.figures.add(format!("{case:?}"), 1);
         // What the first answers of a new store lean on, and what is shown after a failed sync, is not synced by the way:
         // no other start comes first.
         let is_unsynced = std::mem::take(&mut self.is_unsynced);
@@ -252,6 +279,7 @@ impl World {
         let least = if case == Case::Flip { 100 } else { 0 };
         self.disk.arm(fault, least + self.random.within(0..200));
         self.disk.came().await;
+        self.figures.add(format!("{case:?}"), 1);
         if let Case::Fails(_) = case {
             let (status, errors) = self.ternd.take().expect("it was started").ends().await;
             let says = errors.contains("the store has failed and the server stops");
@@ -395,6 +423,9 @@ async fn nothing_answered_is_lost_on_a_disk_that_fails() {
             world.round(round + 1, CASES[round as usize % CASES.len()]).await;
             round += 1;
         }
+        if round == rounds {
+            world.start_under_each().await;
+        }
         figures = world.settle().await;
         figures.add("disks", 1);
     }
@@ -402,5 +433,11 @@ async fn nothing_answered_is_lost_on_a_disk_that_fails() {
         println!("disk: {count:8} {what}");
     }
     println!("disk: {rounds} rounds, {:.1} s", begin.elapsed().as_secs_f64());
-    assert!(figures.0["sectors lost"] > 0, "no failure has cost anything: the test shows nothing");
+    if rounds >= ROUNDS {
+        let cases = CASES.map(|case| format!("{case:?}"));
+        let costs = ["sectors lost", "names lost", "writes torn", "starts ended by a fault", "flip refused"];
+        let expected = cases.into_iter().chain(AT_A_START.map(at_a_start)).chain(costs.map(str::to_owned));
+        let missing: Vec<_> = expected.filter(|what| !figures.has(what)).collect();
+        assert!(missing.is_empty(), "the test shows less than it says: there was no {missing:?}");
+    }
 }

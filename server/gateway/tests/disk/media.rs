@@ -104,7 +104,7 @@ pub(crate) enum Fate {
     Most,
     /// Each sector and name or not, as chance has it.
     Half,
-    /// Everything but the very last write, of which only the first sectors are there.
+    /// Everything but the last write that was not synced, of which only the first sectors are there.
     Torn,
 }
 
@@ -130,6 +130,8 @@ const LAST_BATCH_BYTES: u64 = 32;
 pub(crate) struct Loss {
     pub(crate) sectors: u64,
     pub(crate) names: u64,
+    /// Writes of which only the first sectors are there.
+    pub(crate) torn: u64,
 }
 
 /// A disk's inodes. A clone is a copy of the disk.
@@ -293,7 +295,12 @@ impl Media {
                 self.make_durable(&edit);
             }
         }
-        let last = self.next_write.saturating_sub(1);
+        let unsynced =
+            self.inodes.values().flat_map(|inode| &inode.changes).filter_map(|change| match change {
+                Change::Write { number, .. } => Some(*number),
+                Change::Length(_) => None,
+            });
+        let last = unsynced.max();
         for inode in self.inodes.values_mut() {
             if let Node::File(durable) = &mut inode.durable {
                 for change in inode.changes.drain(..) {
@@ -301,7 +308,8 @@ impl Media {
                         Change::Length(length) if survives(random) => durable.set_length(length),
                         Change::Length(_) => {}
                         Change::Write { number, at, bytes } => {
-                            let is_torn = fate == Fate::Torn && number == last;
+                            let is_torn = fate == Fate::Torn && Some(number) == last;
+                            loss.torn += u64::from(is_torn);
                             let sectors = sectors(at, &bytes);
                             let whole =
                                 if is_torn { random.within(0..sectors.len() as u64) } else { u64::MAX };
