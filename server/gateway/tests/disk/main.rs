@@ -29,10 +29,9 @@ use tern_server::server::EXIT_STORE_FAILED;
 const ROUNDS: u64 = 26;
 /// Rounds on one disk; then there is a new one.
 const ROUNDS_OF_A_DISK: u64 = 13;
-/// A start does about so many operations on the disk, the first one of all more.
-const OPERATIONS_OF_A_START: u64 = 90;
-/// What fails during a start.
-const AT_A_START: [Fault; 5] = [Fault::Off, Fault::Writes, Fault::Syncs, Fault::OneSync, Fault::Full];
+/// What fails during a start, and about how many operations that it concerns a start does; the first one of all does more.
+const AT_A_START: [(Fault, u64); 5] =
+    [(Fault::Off, 20), (Fault::Writes, 8), (Fault::Syncs, 7), (Fault::OneSync, 2), (Fault::Full, 3)];
 
 /// What happens in a round, while everybody sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,14 +175,8 @@ impl World {
     async fn start_under_a_fault(&mut self) {
         // Where nothing reaches the disk any more there is most to recover from.
         let i = self.random.within(0..AT_A_START.len() as u64 + 1) as usize;
-        let fault = AT_A_START[i.saturating_sub(1)];
-        let after = self.random.within(0..OPERATIONS_OF_A_START);
-        // There are fewer of each kind.
-        let after = match fault {
-            Fault::Off => after,
-            Fault::OneSync => after % 3,
-            _ => after / 3,
-        };
+        let (fault, operations) = AT_A_START[i.saturating_sub(1)];
+        let after = self.random.within(0..operations);
         self.start_under(fault, after).await;
     }
 
@@ -222,7 +215,7 @@ impl World {
 
     /// Each fault has come at a start, if it had not by chance.
     async fn start_under_each(&mut self) {
-        for fault in AT_A_START {
+        for (fault, _) in AT_A_START {
             if !self.figures.has(at_a_start(fault)) {
                 self.start_under(fault, 0).await;
             }
@@ -436,7 +429,10 @@ async fn nothing_answered_is_lost_on_a_disk_that_fails() {
     if rounds >= ROUNDS {
         let cases = CASES.map(|case| format!("{case:?}"));
         let costs = ["sectors lost", "names lost", "writes torn", "starts ended by a fault", "flip refused"];
-        let expected = cases.into_iter().chain(AT_A_START.map(at_a_start)).chain(costs.map(str::to_owned));
+        let expected = cases
+            .into_iter()
+            .chain(AT_A_START.map(|(fault, _)| at_a_start(fault)))
+            .chain(costs.map(str::to_owned));
         let missing: Vec<_> = expected.filter(|what| !figures.has(what)).collect();
         assert!(missing.is_empty(), "the test shows less than it says: there was no {missing:?}");
     }
