@@ -256,6 +256,7 @@ async fn quic_is_used_where_it_can_be_and_follows_a_change_of_address() {
     let over_quic = Config { transport: Transport::Quic, ..config(&ternd, network.address, "bob") };
     let (bob, mut at_bob) = Client::connect(over_quic, MemoryStorage::new()).await.expect("online");
     let mut alice = ternd.login(Transport::Tcp, "alice", 1).await;
+    let mut offline = 0;
     for n in 0..3 {
         bob.network_changed(None).await;
         network.moved(n + 2).await;
@@ -264,7 +265,11 @@ async fn quic_is_used_where_it_can_be_and_follows_a_change_of_address() {
         loop {
             match soon(at_bob.next()).await.expect("the client runs") {
                 Event::Entry { entry, .. } => break assert_eq!(texts(&[entry]), [n.to_string()]),
-                Event::Connection(state) => assert!(is_online(&state) || n == 0, "{state:?}"),
+                Event::Connection(ConnectionState::Offline { reason, .. }) => {
+                    offline += 1;
+                    // A busy machine may take longer than the client waits on a changed network.
+                    assert!(offline <= 1, "it follows: {reason}");
+                }
                 _ => {}
             }
         }
