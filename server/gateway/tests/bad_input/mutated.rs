@@ -1,6 +1,7 @@
 //! Good requests with something changed at random, the same every time.
 
 use bytes::{Bytes, BytesMut};
+use tern_check::random::Random;
 use tern_client::raw::Received;
 use tern_protocol::convert::encode_request;
 use tern_protocol::frame::{self, Frame};
@@ -20,26 +21,6 @@ const FRAMES: usize = 4_000;
 const FRAMES_A_CONNECTION: usize = 10;
 /// Far more than a small server needs, far less than what a leak of these frames would take.
 const RSS_MAX_KIB: u64 = 200 * 1024;
-
-/// SplitMix64.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let x = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ x >> 31
-    }
-
-    pub(crate) fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|byte| *byte = self.next() as u8);
-    }
-}
 
 /// One good request of every kind.
 fn corpus(token: &str) -> Vec<Bytes> {
@@ -76,21 +57,22 @@ fn corpus(token: &str) -> Vec<Bytes> {
 }
 
 fn mutated(random: &mut Random, corpus: &[Bytes]) -> Vec<u8> {
-    let mut bytes = corpus[random.below(corpus.len())].to_vec();
+    let place = |random: &mut Random, length: usize| random.below(length as u64) as usize;
+    let mut bytes = corpus[place(random, corpus.len())].to_vec();
     for _ in 0..=random.below(4) {
-        let at = random.below(bytes.len());
+        let at = place(random, bytes.len());
         match random.below(6) {
             0 => bytes[at] ^= 1 << random.below(8),
-            1 => bytes[at] = random.next() as u8,
+            1 => bytes[at] = random.any() as u8,
             2 => bytes.truncate(at.max(1)),
-            3 => bytes.insert(at, random.next() as u8),
+            3 => bytes.insert(at, random.any() as u8),
             4 => {
                 // A piece of another request.
-                let other = &corpus[random.below(corpus.len())];
-                let from = random.below(other.len());
+                let other = &corpus[place(random, corpus.len())];
+                let from = place(random, other.len());
                 bytes.splice(at..at, other[from..].iter().copied());
             }
-            _ => bytes[at] = [0x00, 0x7f, 0x80, 0xff][random.below(4)],
+            _ => bytes[at] = [0x00, 0x7f, 0x80, 0xff][place(random, 4)],
         }
     }
     let mut framed = Vec::with_capacity(bytes.len() + 3);
@@ -102,7 +84,7 @@ fn mutated(random: &mut Random, corpus: &[Bytes]) -> Vec<u8> {
     framed.push(length as u8);
     framed.extend(bytes);
     // Now and then the length is wrong, too.
-    if random.below(20) == 0 {
+    if random.one_in(20) {
         framed[0] ^= 1 << random.below(8);
     }
     framed
@@ -111,7 +93,7 @@ fn mutated(random: &mut Random, corpus: &[Bytes]) -> Vec<u8> {
 #[tokio::test]
 async fn nothing_that_is_sent_ends_the_server() {
     over_each(async |ternd, transport| {
-        let mut random = Random(0x7e57);
+        let mut random = Random::new(0x7e57);
         let mut bystanders = Bystanders::new(ternd, transport).await;
         let token = ternd.token("mallory");
         let corpus = corpus(&token);
@@ -120,7 +102,7 @@ async fn nothing_that_is_sent_ends_the_server() {
             let mut connection = connect(ternd, transport).await;
             connections += 1;
             if random.below(5) > 0 {
-                let login = RequestBody::Login(login_request(&token, 1 + random.next() % 3));
+                let login = RequestBody::Login(login_request(&token, 1 + random.below(3)));
                 let request = Request { id: RequestId(1), body: login };
                 connection.send_request(&request).await.expect("sent");
             }

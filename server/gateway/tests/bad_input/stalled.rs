@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use tern_check::random::Random;
 use tern_client::Transport;
 use tern_client::raw::{Connection, Received};
 use tern_protocol::convert::encode_request;
@@ -81,11 +82,10 @@ async fn no_stream(ternd: &Ternd) {
 
 /// Datagrams that look like the beginning of a connection, and are not.
 async fn garbage_datagrams(ternd: &Ternd) {
-    let mut random = crate::mutated::Random(7);
+    let mut random = Random::new(7);
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     for n in 0..2_000u64 {
-        let mut datagram = vec![0; 1 + random.below(1_400)];
-        random.fill(&mut datagram);
+        let mut datagram: Vec<u8> = (0..random.within(1..1_401)).map(|_| random.any() as u8).collect();
         match n % 4 {
             // A long header of version 1, an Initial: its token and length are garbage.
             0 if datagram.len() > 40 => {
