@@ -18,9 +18,13 @@ use tern_server::shutdown::{self, Phase};
 use tern_store::Kv;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
+use tokio::time::sleep;
 
 use crate::net::End;
 use tern_check::random::Random;
+
+/// Whether a server that stops has ended is looked at this often.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// What signs the tokens of the simulation.
 pub const TOKEN_SECRET: &[u8] = b"the simulation's tokens are signed with these bytes";
@@ -99,8 +103,11 @@ impl SimNode {
         self.running.abort();
     }
 
-    /// Ends it well.
+    /// Ends it well. What it has not finished by then ends with it, as with a process.
     pub async fn stop(self: Rc<Self>) {
         shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
+        while !self.has_ended() {
+            sleep(GLANCE).await;
+        }
     }
 }
