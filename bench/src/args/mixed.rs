@@ -55,7 +55,8 @@ pub struct MixedArgs {
     /// that have come by then; 0: at once
     #[arg(long, value_name = "SECONDS", default_value_t = 0.2, value_parser = seconds)]
     pub mark_interval: f64,
-    /// Kill the server so many times, and start it again, in the first half of the measured time
+    /// Kill the server so many times, and start it again, in the first half of the measured time; what that takes comes
+    /// on top of it. Clients need some seconds to be back: a minute of --duration for each kill is a good measure
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "server", value_parser = clap::value_parser!(u32).range(..=1_000))]
     pub kills: u32,
 }

@@ -20,7 +20,7 @@ struct Args {
     /// Run this seed alone, and say what happened
     #[arg(long, conflicts_with_all = ["from", "seeds"])]
     seed: Option<u64>,
-    /// Run the seeds from this one on [default: the time of day]
+    /// Run the seeds from this one on [default: the time, in milliseconds since 1970]
     #[arg(long)]
     from: Option<u64>,
     /// Run this many seeds
