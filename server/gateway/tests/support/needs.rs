@@ -3,7 +3,7 @@
 use std::io::Write;
 
 /// Set where every test has to run, as `.ci/run` does.
-const EVERY_TEST: &str = "TERN_EVERY_TEST";
+const EVERY_TEST: &str = "EVERY_TEST";
 
 /// A test cannot run here. Where every test has to, it fails; elsewhere that is told, past the capture of a test that
 /// passes.
