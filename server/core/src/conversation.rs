@@ -13,6 +13,10 @@
 //! What is numbered and not yet durable is visible to nobody. When a commit fails the whole picture is thrown away and
 //! loaded anew, and its appends are decided again from the start; the send windows make that safe even when the failed
 //! commit had landed after all.
+//!
+//! An owner may be stale: another node appends, and this one has not heard of it. Its next commit finds out; a refusal
+//! commits nothing. So a send or a watermark is refused by a picture that the store has confirmed after the request came,
+//! and by no other: where there was no such load or commit, the head is read once more.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -200,6 +204,8 @@ pub enum Effect<T> {
 #[derive(Debug)]
 struct Known {
     exists: bool,
+    /// The last look at the store that has found it to be so, of those that [`Owner::looks`] counts.
+    as_of: u64,
     version: Option<(Version, MonoMillis)>,
     conversation: Conversation,
     members: Members,
@@ -218,18 +224,22 @@ impl Known {
         let by_number = matches!(code, ErrorCode::ClientSeqStale | ErrorCode::ClientSeqUsed);
         Refusal { code, highest: self.highest(sender).filter(|_| by_number) }
     }
-
-    /// Whether this entry is numbered and not known to be durable.
-    fn is_in_flight(&self, seq: Seq) -> bool {
-        self.sequencer.durable() < seq && seq <= self.sequencer.head().last
-    }
 }
 
 #[derive(Debug)]
 struct Queued<T> {
     append: Append<T>,
+    /// The last look at the store that began before it came.
+    since: u64,
     attempts: u32,
     maybe_stored: bool,
+}
+
+#[derive(Debug)]
+struct QueuedMark<T> {
+    mark: Mark<T>,
+    /// The last look at the store that began before it came.
+    since: u64,
 }
 
 #[derive(Debug)]
@@ -266,8 +276,11 @@ pub struct Owner<T> {
     id: ConversationId,
     phase: Phase<T>,
     queue: VecDeque<Queued<T>>,
-    marks: VecDeque<Mark<T>>,
-    windows_asked: bool,
+    marks: VecDeque<QueuedMark<T>>,
+    /// Loads, reads of windows and commits so far.
+    looks: u64,
+    /// The read of windows that is under way.
+    windows_asked: Option<u64>,
     /// A commit may still land: the next load has to fence, also after one that failed.
     unsettled: bool,
     /// The last entry that connections here were told of, over reloads.
@@ -285,7 +298,8 @@ impl<T> Owner<T> {
             phase: Phase::Cold,
             queue: VecDeque::new(),
             marks: VecDeque::new(),
-            windows_asked: false,
+            looks: 0,
+            windows_asked: None,
             unsettled: false,
             published: None,
             receipts: Receipts::default(),
@@ -311,7 +325,7 @@ impl<T> Owner<T> {
             && self.queue.is_empty()
             && self.marks.is_empty()
             && self.effects.is_empty()
-            && !self.windows_asked
+            && self.windows_asked.is_none()
             && !self.unsettled
             && !self.receipts.is_dirty()
             && (matches!(self.phase, Phase::Cold) || !self.receipts.has_moved())
@@ -337,25 +351,25 @@ impl<T> Owner<T> {
             self.effects.push_back(Effect::Reply(append.ticket, Err(ErrorCode::Overloaded.into())));
             return;
         }
-        self.queue.push_back(Queued { append, attempts: 0, maybe_stored: false });
+        self.queue.push_back(Queued { append, since: self.looks, attempts: 0, maybe_stored: false });
         self.pump(now);
     }
 
     /// Takes a watermark.
     pub fn mark(&mut self, now: Now, mark: Mark<T>) {
-        let known = match &self.phase {
-            Phase::Ready(known) => Some(known),
-            // A reader of the store sees a commit before its owner hears of it, and may mark what it has read.
-            Phase::Committing(known, _) if !known.is_in_flight(mark.delivered.max(mark.read)) => Some(known),
-            Phase::Committing(..) | Phase::Cold | Phase::Loading => None,
+        // A reader of the store sees a commit before its owner hears of it, and may mark what it has read: that waits too.
+        let taken = match &self.phase {
+            Phase::Ready(known) | Phase::Committing(known, _) => {
+                take_mark(known, &mut self.receipts, &mark).is_ok()
+            }
+            Phase::Cold | Phase::Loading => false,
         };
-        if let Some(known) = known {
-            let result = take_mark(known, &mut self.receipts, &mark);
-            self.answer_mark(mark, result);
+        if taken {
+            self.answer_mark(mark, Ok(()));
         } else if self.marks.len() >= CONVERSATION_MARKS_MAX {
             self.answer_mark(mark, Err(ErrorCode::Overloaded));
         } else {
-            self.marks.push_back(mark);
+            self.marks.push_back(QueuedMark { mark, since: self.looks });
             self.pump(now);
         }
     }
@@ -370,9 +384,7 @@ impl<T> Owner<T> {
                 while let Some(queued) = self.queue.pop_front() {
                     self.give_up(queued, fault.code());
                 }
-                while let Some(mark) = self.marks.pop_front() {
-                    self.answer_mark(mark, Err(fault.code()));
-                }
+                self.give_up_marks(fault.code());
                 return;
             }
         };
@@ -386,6 +398,8 @@ impl<T> Owner<T> {
         });
         let mut known = Known {
             exists,
+            // Nothing else looks while it loads.
+            as_of: self.looks,
             version: Some((version, now.mono)),
             conversation: stored.conversation,
             members: Members::new(stored.members),
@@ -403,15 +417,15 @@ impl<T> Owner<T> {
             self.effects.push_back(Effect::HeadMoved { head: last, audience });
         }
         self.published = self.published.max(Some(last));
-        self.take_waiting_marks(&known);
         self.phase = Phase::Ready(known);
+        self.take_waiting_marks();
         self.pump(now);
     }
 
     /// The answer to [`Effect::LoadWindows`], with the head that was read together with them; `Err` when they, or one of
     /// them, could not be loaded.
     pub fn on_windows(&mut self, now: Now, loaded: Result<(Head, Vec<LoadedWindow>), LoadFault>) {
-        self.windows_asked = false;
+        let look = self.windows_asked.take().unwrap_or_default();
         // While a commit is in flight, the windows in memory know more than the store.
         let may_forget = matches!(self.phase, Phase::Ready(_));
         let mut faults = Vec::new();
@@ -420,10 +434,12 @@ impl<T> Owner<T> {
                 while let Some(queued) = self.queue.pop_front() {
                     self.give_up(queued, fault.code());
                 }
+                self.give_up_marks(fault.code());
             }
             (Phase::Ready(known) | Phase::Committing(known, _), Ok((head, windows)))
                 if head.last == known.sequencer.durable() || head.last == known.sequencer.head().last =>
             {
+                known.as_of = known.as_of.max(look);
                 if may_forget && known.windows.len() + windows.len() > WINDOWS_CACHED_MAX {
                     known.windows.clear();
                 }
@@ -444,6 +460,7 @@ impl<T> Owner<T> {
         for (sender, fault) in faults {
             self.give_up_sends_of(sender, fault.code());
         }
+        self.take_waiting_marks();
         self.pump(now);
     }
 
@@ -455,10 +472,12 @@ impl<T> Owner<T> {
         match result {
             Ok(version) => {
                 known.exists = true;
+                // Windows that were asked for before it, and loads, are none of its time.
+                known.as_of = self.looks;
                 known.version = Some((version, now.mono));
                 self.on_durable(&mut known, in_flight);
-                self.take_waiting_marks(&known);
                 self.phase = Phase::Ready(known);
+                self.take_waiting_marks();
             }
             Err(fault) => {
                 self.unsettled |= fault == CommitFault::Unknown;
@@ -526,10 +545,25 @@ impl<T> Owner<T> {
         }
     }
 
-    fn take_waiting_marks(&mut self, known: &Known) {
-        while let Some(mark) = self.marks.pop_front() {
-            let result = take_mark(known, &mut self.receipts, &mark);
-            self.answer_mark(mark, result);
+    /// Of the marks that wait, answers those that can be taken, and those that came before the last look at the store.
+    fn take_waiting_marks(&mut self) {
+        for queued in core::mem::take(&mut self.marks) {
+            let Phase::Ready(known) = &self.phase else {
+                self.marks.push_back(queued);
+                continue;
+            };
+            let result = take_mark(known, &mut self.receipts, &queued.mark);
+            if result.is_ok() || queued.since < known.as_of {
+                self.answer_mark(queued.mark, result);
+            } else {
+                self.marks.push_back(queued);
+            }
+        }
+    }
+
+    fn give_up_marks(&mut self, code: ErrorCode) {
+        for queued in core::mem::take(&mut self.marks) {
+            self.answer_mark(queued.mark, Err(code));
         }
     }
 
@@ -542,15 +576,20 @@ impl<T> Owner<T> {
 
     fn load(&mut self) {
         self.phase = Phase::Loading;
+        self.looks += 1;
         self.effects.push_back(Effect::Load { fence: self.unsettled });
     }
 
-    /// Does what can be done now: loads, or forms the next batch.
+    /// Does what can be done now: loads, forms the next batch, or looks at what a refusal would be based on.
     fn pump(&mut self, now: Now) {
         match core::mem::replace(&mut self.phase, Phase::Cold) {
             Phase::Cold if !self.queue.is_empty() || !self.marks.is_empty() => self.load(),
             Phase::Ready(known) if !self.queue.is_empty() => self.phase = self.form_batch(now, known),
             phase => self.phase = phase,
+        }
+        if let (Phase::Ready(_), Some(first)) = (&self.phase, self.marks.front()) {
+            let sender = first.mark.sender;
+            self.look(alloc::vec![sender]);
         }
     }
 
@@ -560,13 +599,19 @@ impl<T> Owner<T> {
         let mut in_flight = InFlight { items: Vec::new(), entries: Vec::new() };
         while let Some(queued) = self.queue.front() {
             if known.exists && !known.windows.contains_key(&queued.append.sender) {
-                if in_flight.entries.is_empty() {
-                    self.ask_for_windows(&known);
+                if in_flight.entries.is_empty() && self.windows_asked.is_none() {
+                    self.look(self.windows_missing(&known));
                 }
                 break;
             }
             let Some(mut queued) = self.queue.pop_front() else { break };
             match decide(self.id, now, &mut known, &mut staged, &in_flight.entries, &mut queued.append) {
+                Decision::Refuse(_) if in_flight.entries.is_empty() && known.as_of <= queued.since => {
+                    let sender = queued.append.sender;
+                    self.queue.push_front(queued);
+                    self.look(alloc::vec![sender]);
+                    break;
+                }
                 // What is refused now would also have been found now, had an earlier try stored it.
                 Decision::Refuse(code) if in_flight.entries.is_empty() => {
                     let refusal = known.refusal(&queued.append.sender, code);
@@ -603,6 +648,7 @@ impl<T> Owner<T> {
             assert!(in_flight.items.is_empty(), "an answer that waits for nothing");
             return Phase::Ready(known);
         }
+        self.looks += 1;
         let version =
             known.version.filter(|(_, at)| now.mono.since(*at) < VERSION_LIFE_MS).map(|(version, _)| version);
         let window = |sender: &Sender| (*sender, known.windows.get(sender).cloned().unwrap_or_default());
@@ -619,20 +665,23 @@ impl<T> Owner<T> {
         Phase::Committing(known, in_flight)
     }
 
-    fn ask_for_windows(&mut self, known: &Known) {
-        if self.windows_asked {
-            return;
-        }
+    fn windows_missing(&self, known: &Known) -> Vec<Sender> {
         let mut seen = HashSet::new();
-        let missing: Vec<Sender> = self
-            .queue
+        self.queue
             .iter()
             .take(BATCH_ENTRIES_MAX)
             .map(|queued| queued.append.sender)
             .filter(|sender| !known.windows.contains_key(sender) && seen.insert(*sender))
-            .collect();
-        self.windows_asked = true;
-        self.effects.push_back(Effect::LoadWindows(missing));
+            .collect()
+    }
+
+    /// Asks the store for windows, and with them for the head, unless that is under way.
+    fn look(&mut self, windows: Vec<Sender>) {
+        if self.windows_asked.is_none() {
+            self.looks += 1;
+            self.windows_asked = Some(self.looks);
+            self.effects.push_back(Effect::LoadWindows(windows));
+        }
     }
 
     /// The watermarks to persist now.

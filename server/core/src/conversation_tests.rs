@@ -638,6 +638,47 @@ fn a_stale_owner_starts_over() {
 }
 
 #[test]
+fn a_stale_owner_refuses_nothing() {
+    let mut world = World::new(group_id());
+    // Server 1 knows that there is no such group, and is asked nothing more while server 0 creates it.
+    assert_eq!(world.send(1, by(2, 1), 1, say()), Err(UnknownConversation));
+    assert!(world.send(0, by(1, 1), 1, create(&[])).is_ok());
+    assert!(world.send(0, by(1, 1), 2, say()).is_ok());
+    // A retry of what is stored, and a new send.
+    assert_eq!(world.send(1, by(1, 1), 2, say()).map(|ok| (ok.seq, ok.duplicate)), Ok((Seq(2), true)));
+    assert_eq!(world.send(1, by(1, 1), 3, say()).map(|ok| ok.seq), Ok(Seq(3)));
+    // Who has been added, what has been said, and who has become an admin since.
+    assert!(world.send(0, by(1, 1), 4, add(&[2])).is_ok());
+    assert_eq!(world.send(1, by(2, 1), 2, say()).map(|ok| ok.seq), Ok(Seq(5)));
+    assert!(world.send(0, by(1, 1), 5, role(2, Role::Admin)).is_ok());
+    assert_eq!(world.send(1, by(2, 1), 3, reply_to(6)).map(|ok| ok.seq), Ok(Seq(7)));
+    assert!(world.send(0, by(1, 1), 6, add(&[3])).is_ok());
+    assert_eq!(world.send(1, by(2, 1), 4, remove(3)).map(|ok| ok.seq), Ok(Seq(9)));
+    // What is refused all the same costs one look at the head, however many wait for it, and a cold owner none beside
+    // its load.
+    let looks = |world: &World| world.nodes[1].windows_asked.len();
+    let before = looks(&world);
+    let refused: Vec<_> = (5..25).map(|n| world.submit(1, by(2, 1), n, reply_to(99))).collect();
+    world.run(1);
+    let answers: Vec<_> = refused.iter().filter_map(|ticket| told(&world, *ticket)).collect();
+    assert_eq!(answers, [No(InvalidArgument); 20]);
+    // The first asks; those that came after it has asked ask together.
+    assert_eq!(looks(&world) - before, 2);
+    // One that began before the send came says nothing of it.
+    let early = world.submit(1, by(2, 1), 25, reply_to(10));
+    world.step(1, 0);
+    assert!(world.send(0, by(1, 1), 7, say()).is_ok());
+    let late = world.submit(1, by(2, 1), 26, reply_to(10));
+    world.run(1);
+    assert_eq!([early, late].map(|ticket| told(&world, ticket)), [Some(No(InvalidArgument)), Some(New(11))]);
+    world.loads_fail.push_back(true);
+    assert_eq!(world.send(1, by(2, 1), 27, reply_to(99)), Err(Unavailable));
+    world.restart(1);
+    assert_eq!(world.send(1, by(2, 1), 28, reply_to(99)), Err(InvalidArgument));
+    assert_eq!((looks(&world), world.nodes[1].loads.len()), (1, 1));
+}
+
+#[test]
 fn two_begin_the_same_conversation() {
     let mut world = World::new(direct_id());
     let sends = [(0, 1), (1, 2)].map(|(node, n)| world.submit(node, by(n, 1), 1, say()));

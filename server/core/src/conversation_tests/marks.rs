@@ -9,7 +9,7 @@ use tern_protocol::ids::{Seq, UserId};
 use tern_protocol::model::Change;
 
 use super::model::{World, by, direct_id, say, user};
-use super::{remove, told};
+use super::{add, remove, told};
 use crate::conversation::Mark;
 use crate::limits::{CONVERSATION_MARKS_MAX, RECEIPT_COUNTS_INTERVAL_MS};
 use crate::receipts::Notice;
@@ -29,7 +29,9 @@ fn marks_are_taken_within_what_their_user_may_see() {
             assert!(world.send(0, by(1, 1), 5, say()).is_ok());
             let _ = cold.then(|| world.restart(0));
             let mark = world.mark(0, by(n, 1), delivered, read);
-            assert_eq!(world.marked(0, mark).is_none(), cold, "waits only for a load");
+            let refused = expected.is_some_and(|(result, _)| result.is_err());
+            let waits = world.marked(0, mark).is_none();
+            assert_eq!(waits, cold || refused, "waits for a load, or for a look at the head");
             world.run(0);
             assert_eq!(world.marked(0, mark), expected);
             let dirty = world.persist(0);
@@ -58,14 +60,15 @@ fn marks_are_taken_within_what_their_user_may_see() {
     let mark = world.mark(0, by(2, 1), 1, 0);
     assert_eq!(world.marked(0, mark), None, "not before it is known to be durable, and not refused either");
     let beyond = world.mark(0, by(2, 1), 2, 0);
-    assert_eq!(world.marked(0, beyond), Some((Err(UnknownConversation), false)));
     world.run(0);
+    assert_eq!(world.marked(0, beyond), Some((Err(InvalidArgument), false)));
     assert_eq!(
         world.marked(0, mark),
         Some((Ok(()), false)),
         "a reader of the store may know before the owner"
     );
     let marks = [(2, 1), (3, 1), (2, 2)].map(|(n, delivered)| world.mark(0, by(n, 1), delivered, 0));
+    world.run(0);
     assert_eq!(
         marks.map(|m| world.marked(0, m).map(|(result, _)| result)),
         [Some(Ok(())), Some(Err(UnknownConversation)), Some(Err(InvalidArgument))]
@@ -74,10 +77,42 @@ fn marks_are_taken_within_what_their_user_may_see() {
     let ticket = world.submit(0, by(1, 1), 2, say());
     let marks = [2, 3].map(|delivered| world.mark(0, by(2, 1), delivered, 0));
     let answers = marks.map(|mark| world.marked(0, mark));
-    assert_eq!((answers, told(&world, ticket)), ([None, Some((Err(InvalidArgument), false))], None));
+    assert_eq!((answers, told(&world, ticket)), ([None, None], None));
     assert!(world.persist(0).iter().all(|(_, dirty)| dirty.delivered.iter().all(|(_, seq)| *seq < Seq(2))));
     world.run(0);
-    assert_eq!(world.marked(0, marks[0]), Some((Ok(()), false)));
+    let answers = marks.map(|mark| world.marked(0, mark));
+    assert_eq!(answers, [Some((Ok(()), false)), Some((Err(InvalidArgument), false))]);
+}
+
+#[test]
+fn a_stale_owner_refuses_no_mark() {
+    let mut world = World::group(&[]);
+    assert!(world.send(1, by(1, 1), 2, say()).is_ok());
+    // Server 1 knows of two entries and of one member.
+    assert!(world.send(0, by(1, 1), 3, add(&[2])).is_ok());
+    assert!(world.send(0, by(2, 1), 1, say()).is_ok());
+    let marks = [(1, 4), (2, 3), (2, 5), (3, 1)].map(|(n, delivered)| world.mark(1, by(n, 1), delivered, 0));
+    world.run(1);
+    assert_eq!(
+        marks.map(|mark| world.marked(1, mark).map(|(result, _)| result)),
+        [Some(Ok(())), Some(Ok(())), Some(Err(InvalidArgument)), Some(Err(NotMember))]
+    );
+    assert_eq!((world.nodes[1].windows_asked.len(), world.nodes[1].loads.len()), (2, 2), "one look for all");
+    // A look that began before the mark came says nothing of it.
+    let early = world.mark(1, by(3, 1), 1, 0);
+    world.step(1, 0);
+    assert!(world.send(0, by(1, 1), 4, add(&[3])).is_ok());
+    let late = world.mark(1, by(3, 1), 5, 0);
+    world.run(1);
+    assert_eq!(
+        [early, late].map(|mark| world.marked(1, mark).map(|(result, _)| result)),
+        [Some(Err(NotMember)), Some(Ok(()))]
+    );
+    // When the look fails, that is what they are told.
+    world.loads_fail.push_back(true);
+    let mark = world.mark(1, by(4, 1), 1, 0);
+    world.run(1);
+    assert_eq!(world.marked(1, mark), Some((Err(Unavailable), false)));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use bytes::{Bytes, BytesMut};
 use hashbrown::HashMap;
 use tern_protocol::convert::{decode_entry, parse_server};
-use tern_protocol::error::ErrorCode;
+use tern_protocol::error::{self, ErrorCode};
 use tern_protocol::event::{SendOk, ServerBody};
 use tern_protocol::frame::{self, Frame};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, Seq, UserId};
@@ -249,6 +249,8 @@ pub(super) struct Ask {
     pub(super) change: Change,
     /// When, in the order of everything that happened.
     pub(super) asked: u64,
+    /// Whether it was in the log by then.
+    stored: bool,
     pub(super) answer: Option<(u64, Result<SendOk, ErrorCode>)>,
 }
 
@@ -370,7 +372,8 @@ impl World {
     ) -> usize {
         let ticket = self.asks.len();
         let (asked, client_seq) = (self.tick(), ClientSeq(client_seq));
-        self.asks.push(Ask { sender, peer, client_seq, change: change.clone(), asked, answer: None });
+        let stored = self.store.find(sender, client_seq).is_some();
+        self.asks.push(Ask { sender, peer, client_seq, change: change.clone(), asked, stored, answer: None });
         self.nodes[node].owner.submit(self.now, Append { ticket, sender, peer, client_seq, change });
         self.drain(node);
         ticket
@@ -595,6 +598,13 @@ impl World {
             assert!(highest.is_none_or(|highest| highest >= asked.client_seq), "{code}: above it is free");
         }
         let result = result.map_err(|refusal| refusal.code);
+        if let Err(code) = result {
+            // Under its number there may be something else.
+            let denies = code.effect() == error::Effect::None
+                && code.retry() == error::Retry::Never
+                && code != ErrorCode::ClientSeqUsed;
+            assert!(!(denies && asked.stored), "{code} of what was stored before");
+        }
         let order = self.tick();
         let ask = &mut self.asks[ticket];
         assert!(ask.answer.is_none(), "answered twice");
