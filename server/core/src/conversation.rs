@@ -17,6 +17,9 @@
 //! An owner may be stale: another node appends, and this one has not heard of it. Its next commit finds out; a refusal
 //! commits nothing. So a send or a watermark is refused by a picture that the store has confirmed after the request came,
 //! and by no other: where there was no such load or commit, the head is read once more.
+//!
+//! A commit of a dead node may land after that. So what is permitted is decided on what is durable, and not on entries before
+//! it in its own batch: of two owners that know the same head, one would permit what the other refuses.
 
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -53,8 +56,6 @@ pub struct Version(pub u64);
 /// How long a version may stand for "the head is as I know it" without reading it: below the 5 s after which a
 /// FoundationDB transaction is too old.
 const VERSION_LIFE_MS: u64 = 3_000;
-/// A batch ends after an entry that changes this many members, each of which costs two records.
-const BATCH_MEMBERS_MAX: usize = 64;
 
 /// A send on its way into the log. `T` finds the way back to whoever asked.
 #[derive(Debug)]
@@ -214,6 +215,11 @@ struct Known {
 }
 
 impl Known {
+    /// Whether this entry is numbered and not known to be durable.
+    fn is_in_flight(&self, seq: Seq) -> bool {
+        self.sequencer.durable() < seq && seq <= self.sequencer.head().last
+    }
+
     /// The highest number that is stored, or numbered, of a device whose window is here.
     fn highest(&self, sender: &Sender) -> Option<ClientSeq> {
         self.windows.get(sender)?.sends.last().map(|(client_seq, _)| *client_seq)
@@ -639,7 +645,7 @@ impl<T> Owner<T> {
             }
             if staged.entries.len() >= BATCH_ENTRIES_MAX
                 || staged.bytes + ENTRY_BYTES_MAX > BATCH_BYTES_MAX
-                || staged.members.len() >= BATCH_MEMBERS_MAX
+                || staged.changes_what_is_permitted()
             {
                 break;
             }

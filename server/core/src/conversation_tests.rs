@@ -11,11 +11,11 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use tern_protocol::error::ErrorCode::{self, *};
-use tern_protocol::ids::Seq;
+use tern_protocol::ids::{ClientSeq, Seq};
 use tern_protocol::limits::{IN_FLIGHT_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, SEND_WINDOW};
 use tern_protocol::model::{Change, Kind, Role, Sender, WallMillis};
 
-use super::{BATCH_MEMBERS_MAX, Mark, Phase, VERSION_LIFE_MS};
+use super::{Mark, Phase, VERSION_LIFE_MS};
 use crate::limits::{BATCH_ENTRIES_MAX, COMMIT_ATTEMPTS_MAX, CONVERSATION_QUEUE_MAX, WINDOWS_CACHED_MAX};
 use model::{Outcome, Pending, World, by, create, direct_id, group_id, message, say, user};
 
@@ -324,7 +324,7 @@ fn what_waits_for_a_commit_goes_into_the_next() {
 }
 
 #[test]
-fn a_batch_is_bounded_in_bytes_and_members() {
+fn a_batch_ends_when_it_is_large_and_when_it_changes_what_is_permitted() {
     #[track_caller]
     fn check(changes: impl IntoIterator<Item = Change>, sizes: &[usize]) {
         let mut world = World::group(&[2]);
@@ -339,10 +339,36 @@ fn a_batch_is_bounded_in_bytes_and_members() {
         assert_eq!(commits[1..], *sizes);
     }
     check((0..8).map(|_| message(vec![1; PAYLOAD_BYTES_MAX])), &[3, 3, 2]);
-    let members = |n: usize, first: u8| -> Vec<u8> { (first..first + n as u8).collect() };
-    let half = BATCH_MEMBERS_MAX / 2;
-    check([add(&members(half, 10)), add(&members(half, 100)), say(), say()], &[2, 2]);
-    check([add(&members(half - 1, 10)), add(&members(half, 100)), say(), say()], &[4]);
+    check([say(), add(&[10, 11]), add(&[12]), say(), say()], &[2, 1, 2]);
+    check([title("u"), say(), role(2, Role::Admin), say()], &[1, 2, 1]);
+    // The next entry will be 3.
+    check([say(), reply_to(3), reply_to(2), say()], &[1, 3]);
+}
+
+/// An owner that dies may leave a commit that lands when another one has already refused what was in it.
+#[test]
+fn what_is_refused_does_not_land_with_the_commit_of_a_dead_owner() {
+    #[track_caller]
+    fn check(world: fn() -> World, first: Change, second: Change, refused: ErrorCode) {
+        let mut world = world();
+        world.restart(0);
+        world.restart(1);
+        world.outcomes.push_back(Outcome::UnknownLate);
+        world.submit(0, by(1, 1), 9, first.clone());
+        world.submit(0, by(2, 1), 9, second.clone());
+        while world.nodes[0].commits.is_empty() {
+            world.step(0, 0);
+        }
+        world.restart(0);
+        assert_eq!(world.send(1, by(2, 1), 9, second), Err(refused));
+        assert_eq!(world.land_late(), 1);
+        assert!(world.store.find(by(1, 1), ClientSeq(9)).is_some());
+        assert_eq!(world.store.find(by(2, 1), ClientSeq(9)).map(|entry| entry.seq), None);
+    }
+    check(|| World::new(group_id()), create(&[2]), say(), UnknownConversation);
+    check(|| World::group(&[]), add(&[2]), say(), NotMember);
+    check(|| World::group(&[2, 3]), role(2, Role::Admin), remove(3), Forbidden);
+    check(|| World::group(&[2]), say(), reply_to(2), InvalidArgument);
 }
 
 #[test]
@@ -392,7 +418,6 @@ fn nobody_is_refused_for_what_is_not_durable() {
         world.run(0);
         assert_eq!(sends.map(|ticket| told(&world, ticket)), expected.map(Some));
     }
-    let away = [No(ErrorCode::Unavailable); 2];
     for (change, second, refused) in [
         (title("u"), title("u"), NoChange),
         (add(&[4]), add(&[4]), NoChange),
@@ -402,8 +427,8 @@ fn nobody_is_refused_for_what_is_not_durable() {
         check(change.clone(), second.clone(), Outcome::Lands, [New(3), No(refused)]);
         check(change.clone(), second.clone(), Outcome::Conflict, [New(3), No(refused)]);
         check(change.clone(), second.clone(), Outcome::UnknownLanded, [Dup(3), No(refused)]);
-        check(change.clone(), second.clone(), Outcome::Unavailable, away);
-        check(change, second, Outcome::FailedLost, [No(OutcomeUnknown), No(Internal)]);
+        check(change.clone(), second.clone(), Outcome::Unavailable, [No(Unavailable), New(3)]);
+        check(change, second, Outcome::FailedLost, [No(OutcomeUnknown), New(3)]);
     }
 }
 

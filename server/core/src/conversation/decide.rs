@@ -9,7 +9,7 @@ use tern_protocol::event::SendOk;
 use tern_protocol::frame::encode_push;
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::limits::ENTRY_BYTES_MAX;
-use tern_protocol::model::{Change, Conversation, Entry, Kind, Sender};
+use tern_protocol::model::{Change, Conversation, Entry, Kind, Message, Sender};
 
 use super::{Append, Known, Numbered};
 use crate::dedup::{self, Verdict};
@@ -27,6 +27,11 @@ pub(super) struct Staged {
 }
 
 impl Staged {
+    /// Whether the next entry is to be decided only when this batch is durable.
+    pub(super) fn changes_what_is_permitted(&self) -> bool {
+        self.record || !self.members.is_empty()
+    }
+
     /// Whether the entry that this batch has at `seq` may have come of what is asked.
     fn is_outcome<T>(&self, seq: Seq, append: &Append<T>) -> bool {
         let entry = self.entries.iter().find(|(staged, _)| *staged == seq);
@@ -74,6 +79,11 @@ pub(super) fn decide<T>(
         // The window is all of this batch, where nobody can look anything up yet.
         Verdict::BeforeWindow(seq) if seq > known.sequencer.durable() => return Decision::Wait,
         Verdict::BeforeWindow(seq) => return Decision::Find(seq),
+    }
+    if let Change::Message(Message { reply_to: Some(seq), .. }) = &append.change
+        && known.is_in_flight(*seq)
+    {
+        return Decision::Wait;
     }
     let change = core::mem::replace(&mut append.change, Change::Unknown);
     let permitted = if exists {
