@@ -165,6 +165,22 @@ impl FromStr for DeviceId {
     }
 }
 
+/// A process of a cluster: a server that starts again is another one. Random, 8 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({self})")
+    }
+}
+
 impl UserId {
     /// The user whom the app's tokens name by this `sub`.
     pub fn from_sub(sub: &str) -> Self {

@@ -9,7 +9,8 @@
 //! - [`rate`]: how often somebody may do something.
 //! - [`work`]: what requests that are no sends count as.
 //! - [`admission`]: whether one more send is taken up.
-//! - [`routing`]: which shard owns a conversation, which one is a user's home.
+//! - [`routing`]: which node and shard own a conversation, which ones are a user's home.
+//! - [`cluster`]: which nodes there are.
 //! - [`conversation`]: the owner: batch, sequence, commit, ack, publish.
 //!   - [`dedup`]: has this send been stored before?
 //!   - [`sequencer`]: numbers entries and proves that there is no gap.
@@ -25,6 +26,7 @@ extern crate alloc;
 
 pub mod address;
 pub mod admission;
+pub mod cluster;
 pub mod conversation;
 pub mod dedup;
 pub mod fanout;

@@ -84,8 +84,8 @@ pub const USERS_REMEMBERED_MAX: usize = 16 * 1024;
 /// Devices of one user that are connected at once; a further one displaces the one that logged in first.
 pub const DEVICES_ONLINE_MAX: usize = 16;
 
-/// Slots over which conversations and users are spread: 16 for each of 64 shards.
-pub const SLOTS: u16 = 1_024;
+/// Slots over which conversations and users are spread: 64 for each of 64 shards or nodes.
+pub const SLOTS: u16 = 4_096;
 
 const _: () = assert!(MEMBERS_MAX <= PUSH_MEMBERS_MAX);
 const _: () = assert!(ENTRY_BYTES_MAX < BATCH_BYTES_MAX);

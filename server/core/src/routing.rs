@@ -1,10 +1,10 @@
-//! Which shard owns a conversation, and which one is a user's home: a hash to a slot, and rendezvous hashing of the slot
-//! over the shards, so that another number of shards moves as few slots as possible. Ownership is a hint: the
-//! transaction on the head decides.
+//! Which node, and there which shard, owns a conversation, and which one is a user's home: a hash to a slot, and rendezvous
+//! hashing of the slot over the nodes or shards, so that another number of them moves as few slots as possible.
+//! Ownership is a hint: the transaction on the head decides.
 
 use alloc::vec::Vec;
 
-use tern_protocol::ids::{ConversationId, UserId};
+use tern_protocol::ids::{ConversationId, NodeId, UserId};
 
 use crate::limits::SLOTS;
 
@@ -23,40 +23,66 @@ impl ShardId {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(u16);
 
-/// Slot to shard.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SlotMap {
-    shards: Vec<ShardId>,
+/// What slots are spread over.
+pub trait Owns: Copy {
+    /// A number that no other one has.
+    fn number(self) -> u64;
 }
 
-impl SlotMap {
-    /// Spreads all slots over `shards` shards.
+impl Owns for ShardId {
+    fn number(self) -> u64 {
+        u64::from(self.0)
+    }
+}
+
+impl Owns for NodeId {
+    fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Slot to owner: the shards of a node, or the nodes of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotMap<O> {
+    owners: Vec<O>,
+}
+
+impl<O: Owns> SlotMap<O> {
+    /// Spreads all slots over these, whatever their order.
     ///
     /// # Panics
     /// When there are none.
-    pub fn new(shards: u16) -> Self {
-        assert!(shards > 0, "a node has at least one shard");
+    pub fn new(owners: impl Iterator<Item = O> + Clone) -> Self {
         let best = |slot: u16| {
-            (0..shards)
-                .max_by_key(|shard| mix(u64::from(slot) << 32 | u64::from(*shard)))
-                .map_or(ShardId(0), ShardId)
+            let weight = |owner: &O| (mix(mix(u64::from(slot)) ^ owner.number()), owner.number());
+            owners.clone().max_by_key(weight).expect("somebody owns every slot")
         };
-        Self { shards: (0..SLOTS).map(best).collect() }
+        Self { owners: (0..SLOTS).map(best).collect() }
     }
 
     /// The owner of a conversation.
-    pub fn owner(&self, id: ConversationId) -> ShardId {
-        self.shard(slot(id.as_bytes()))
+    pub fn owner(&self, id: ConversationId) -> O {
+        self.of(slot(id.as_bytes()))
     }
 
     /// The home of a user.
-    pub fn home(&self, id: UserId) -> ShardId {
-        self.shard(slot(id.as_bytes()))
+    pub fn home(&self, id: UserId) -> O {
+        self.of(slot(id.as_bytes()))
     }
 
-    fn shard(&self, slot: Slot) -> ShardId {
-        self.shards[usize::from(slot.0)]
+    fn of(&self, slot: Slot) -> O {
+        self.owners[usize::from(slot.0)]
     }
+
+    /// How many slots each of some owners has.
+    pub fn count(&self, owner: impl Fn(&O) -> bool) -> usize {
+        self.owners.iter().filter(|o| owner(o)).count()
+    }
+}
+
+/// The shards of a node.
+pub fn shards(count: u16) -> impl Iterator<Item = ShardId> + Clone {
+    (0..count).map(ShardId)
 }
 
 fn slot(id: &[u8; 16]) -> Slot {
@@ -80,27 +106,38 @@ mod tests {
 
     #[test]
     fn spreads_evenly_and_moves_little() {
-        for shards in [1u16, 2, 3, 8, 64] {
-            let map = SlotMap::new(shards);
-            let mut count = alloc::vec![0u32; usize::from(shards)];
-            map.shards.iter().for_each(|s| count[usize::from(s.0)] += 1);
-            let fair = u32::from(SLOTS / shards);
-            assert!(count.iter().all(|c| *c > fair / 3 && *c < fair * 2), "{shards} shards: {count:?}");
+        for count in [1u16, 2, 3, 8, 64] {
+            let map = SlotMap::new(shards(count));
+            let fair = usize::from(SLOTS / count);
+            for shard in shards(count) {
+                let slots = map.count(|s| *s == shard);
+                assert!(slots > fair / 3 && slots < fair * 2, "{slots} of {SLOTS} for one of {count}");
+            }
         }
-        let (seven, eight) = (SlotMap::new(7), SlotMap::new(8));
-        let moved = seven.shards.iter().zip(&eight.shards).filter(|(a, b)| a != b).count();
+        let (seven, eight) = (SlotMap::new(shards(7)), SlotMap::new(shards(8)));
+        let moved = seven.owners.iter().zip(&eight.owners).filter(|(a, b)| a != b).count();
         assert!(moved < usize::from(SLOTS) / 5, "{moved} slots moved for one more shard");
-        assert!(seven.shards.iter().zip(&eight.shards).all(|(a, b)| a == b || *b == ShardId(7)));
+        assert!(seven.owners.iter().zip(&eight.owners).all(|(a, b)| a == b || *b == ShardId(7)));
+    }
+
+    #[test]
+    fn everybody_derives_the_same_of_the_same_nodes() {
+        let nodes = [0x1234_5678_9abc_def0, 7, u64::MAX].map(NodeId);
+        let reversed = [nodes[2], nodes[1], nodes[0]];
+        assert_eq!(SlotMap::new(nodes.into_iter()), SlotMap::new(reversed.into_iter()));
+        let without = SlotMap::new(nodes[..2].iter().copied());
+        let with = SlotMap::new(nodes.into_iter());
+        assert!(with.owners.iter().zip(&without.owners).all(|(a, b)| a == b || *a == nodes[2]));
     }
 
     #[test]
     fn ids_spread() {
-        let map = SlotMap::new(4);
+        let map = SlotMap::new(shards(4));
         let mut count = [0; 4];
         for n in 0..4_000u32 {
             let mut id = [0; 16];
             id[12..].copy_from_slice(&n.to_be_bytes());
-            count[usize::from(map.owner(ConversationId::from_bytes(id)).0)] += 1;
+            count[map.owner(ConversationId::from_bytes(id)).get()] += 1;
         }
         assert!(count.iter().all(|c| (700..1_300).contains(c)), "{count:?}");
     }

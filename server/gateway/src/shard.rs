@@ -15,7 +15,7 @@ use tern_core::conversation::Owner;
 use tern_core::fanout::Local;
 use tern_core::home::{Home, SessionId};
 use tern_core::limits::RECEIPT_COUNTS_INTERVAL_MS;
-use tern_core::routing::{ShardId, SlotMap};
+use tern_core::routing::{self, ShardId, SlotMap};
 use tern_core::time::Now;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
@@ -58,7 +58,7 @@ pub struct Node {
     /// Checks tokens.
     pub verifier: Verifier,
     /// Who owns what.
-    pub slots: SlotMap,
+    pub slots: SlotMap<ShardId>,
     /// Both clocks.
     pub clock: Clock,
     metrics: Vec<ShardMetrics>,
@@ -89,7 +89,7 @@ impl Node {
             verifier,
             limits: UserLimits::new(limits),
             connections_per_shard_max: limits.connections_per_shard_max(),
-            slots: SlotMap::new(shards),
+            slots: SlotMap::new(routing::shards(shards)),
             clock,
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),

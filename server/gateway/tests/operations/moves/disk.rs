@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tern_client::Transport;
 use tern_client::raw::{Connection, Connector};
-use tern_core::routing::{ShardId, SlotMap};
+use tern_core::routing::{self, ShardId, SlotMap};
 use tern_protocol::event::ServerBody;
 use tern_protocol::ids::{ConversationId, Seq};
 use tern_protocol::model::Target;
@@ -137,7 +137,7 @@ pub(super) async fn a_read_hangs_a_shard(expected: &[Move]) {
     faults.set("no-steering");
     let ternd = Ternd::start(data.path(), &Start { shards: 2, ..faults.start() });
     let mut watch = Watch::new(ternd.admin).await;
-    let slots = SlotMap::new(2);
+    let slots = SlotMap::new(routing::shards(2));
     let owned_by = |shard, a: &str, b: &str| slots.owner(ConversationId::direct(user(a), user(b))) == shard;
     let named = |prefix: &str, is_good: &dyn Fn(&str) -> bool| -> String {
         (0..).map(|n| format!("{prefix} {n}")).find(|name| is_good(name)).expect("one of them")
