@@ -14,6 +14,7 @@
 //! | head | 1 | last, floor, time in ms (8 bytes each, big-endian) |
 //! | entry | 1 | the encoded entry |
 //! | member | 1 | role (1 byte: 1 member, 2 admin, 3 owner), joined, left or 0 (8 bytes each, big-endian) |
+//! | node | 1 | beat, start in ms (8 bytes each, big-endian), lowest and highest version of links, 1 if it drains (1 byte each), then its name, its address for links and those for clients, each as its length (1 byte) and UTF-8 |
 //! | window | 1 | count, first client_seq and seq, then the differences to the pair before (varints) |
 //!
 //! Watermarks (kinds `delivered` and `read`) are plain little-endian u64 without version or checksum, because the
@@ -31,12 +32,37 @@ use crate::keys::entry::EntryKey;
 use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
+use crate::keys::node::NodeKey;
 use crate::keys::window::WindowKey;
 
 /// The only version of every record so far.
 const VERSION: u8 = 1;
 /// The checksum at the end.
 const CHECKSUM_BYTES: usize = 4;
+
+/// What a node of a cluster says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NodeLease {
+    /// Rises each time that it is written.
+    pub beat: u64,
+    /// When the node began, by its own clock.
+    pub started: WallMillis,
+    /// The lowest and the highest version of the link protocol that it speaks.
+    pub versions: (u8, u8),
+    /// It is about to leave, and owns nothing any more.
+    pub draining: bool,
+    /// For people; at most 255 bytes, as are the addresses.
+    pub name: String,
+    /// Where other nodes reach it.
+    pub link: String,
+    /// Where clients reach it; at most [`NodeLease::CLIENTS_MAX`].
+    pub clients: Vec<String>,
+}
+
+impl NodeLease {
+    /// Addresses for clients in a lease.
+    pub const CLIENTS_MAX: usize = 16;
+}
 
 fn checksum(key: &[u8], version_and_body: &[u8]) -> [u8; CHECKSUM_BYTES] {
     crc32c::crc32c_append(crc32c::crc32c(key), version_and_body).to_le_bytes()
@@ -100,6 +126,8 @@ record! { /// Kind `head`.
 head, HeadKey, Head, encode_head, decode_head }
 record! { /// Kind `member`.
 member, MemberKey, Membership, encode_member, decode_member }
+record! { /// Kind `node`.
+node, NodeKey, NodeLease, encode_node, decode_node }
 record! { /// Kind `window`.
 window, WindowKey, SendWindow, encode_window, decode_window }
 
@@ -196,6 +224,47 @@ fn decode_member(body: &[u8]) -> Result<Membership, &'static str> {
     Ok(Membership { role, joined: Seq(joined), left: (left != 0).then_some(Seq(left)) })
 }
 
+fn encode_node(key: &[u8], value: &NodeLease) -> Bytes {
+    let NodeLease { beat, started, versions, draining, name, link, clients } = value;
+    let numbers = [*beat, started.0].map(u64::to_be_bytes);
+    let mut body = numbers.as_flattened().to_vec();
+    body.extend_from_slice(&[versions.0, versions.1, u8::from(*draining)]);
+    assert!(clients.len() <= NodeLease::CLIENTS_MAX, "the configuration has fewer addresses");
+    for text in [name, link].into_iter().chain(clients) {
+        let length = u8::try_from(text.len()).expect("names and addresses are short");
+        body.push(length);
+        body.extend_from_slice(text.as_bytes());
+    }
+    seal(key, &[&body])
+}
+
+fn decode_node(body: &[u8]) -> Result<NodeLease, &'static str> {
+    let cut = "cut short";
+    let (numbers, rest) = body.split_first_chunk::<16>().ok_or(cut)?;
+    let (flags, mut rest) = rest.split_first_chunk::<3>().ok_or(cut)?;
+    let (numbers, _) = numbers.as_chunks::<8>();
+    let mut texts = Vec::new();
+    while let Some((length, tail)) = rest.split_first() {
+        let (text, tail) = tail.split_at_checked(usize::from(*length)).ok_or(cut)?;
+        texts.push(std::str::from_utf8(text).map_err(|_| "a text is not UTF-8")?.to_owned());
+        rest = tail;
+    }
+    if texts.len() < 2 || texts.len() > 2 + NodeLease::CLIENTS_MAX || flags[2] > 1 {
+        return Err("not a lease");
+    }
+    let clients = texts.split_off(2);
+    let link = texts.pop().unwrap_or_default();
+    Ok(NodeLease {
+        beat: u64::from_be_bytes(numbers[0]),
+        started: WallMillis(u64::from_be_bytes(numbers[1])),
+        versions: (flags[0], flags[1]),
+        draining: flags[2] == 1,
+        name: texts.pop().unwrap_or_default(),
+        link,
+        clients,
+    })
+}
+
 fn encode_window(key: &[u8], value: &SendWindow) -> Bytes {
     assert!(value.sends.len() <= SEND_WINDOW, "a send window holds at most SEND_WINDOW sends");
     let mut body = Vec::with_capacity(2 + value.sends.len() * 3 + 16);
@@ -261,7 +330,7 @@ fn take_varint(rest: &mut &[u8]) -> Result<u64, &'static str> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use tern_protocol::ids::{ConversationId, DeviceId, UserId};
+    use tern_protocol::ids::{ConversationId, DeviceId, NodeId, UserId};
 
     const CONVERSATION: ConversationId = ConversationId::from_bytes([7; 16]);
     const USER: UserId = UserId::from_bytes([9; 16]);
@@ -270,6 +339,7 @@ mod tests {
     const MEMBER: MemberKey = MemberKey { conversation: CONVERSATION, user: USER };
     const HEAD: HeadKey = HeadKey { conversation: CONVERSATION };
     const RECORD: ConversationKey = ConversationKey { conversation: CONVERSATION };
+    const NODE: NodeKey = NodeKey { node: NodeId(77) };
     const ENTRY: EntryKey = EntryKey { conversation: CONVERSATION, seq: Seq(5) };
 
     fn windows() -> impl Strategy<Value = SendWindow> {
@@ -306,6 +376,8 @@ mod tests {
         fragile(&conversation::encode(&RECORD, &group), |r| conversation::decode(&RECORD, r));
         let window = SendWindow { sends: vec![(ClientSeq(3), Seq(1)), (ClientSeq(4), Seq(900))] };
         fragile(&window::encode(&WINDOW, &window), |r| window::decode(&WINDOW, r));
+        let lease = NodeLease { beat: 7, name: "a".into(), link: "[::1]:7".into(), ..NodeLease::default() };
+        fragile(&node::encode(&NODE, &lease), |r| node::decode(&NODE, r));
         fragile(&entry::encode(&ENTRY, b"hello"), |r| entry::decode(&ENTRY, &Bytes::copy_from_slice(r)));
     }
 

@@ -30,6 +30,7 @@ use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
 use crate::keys::mine::MineKey;
+use crate::keys::node::NodeKey;
 use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
 use crate::keys::{BadKey, KINDS, after_key, after_prefix, hex};
@@ -85,6 +86,8 @@ pub async fn verify(tx: &dyn Transaction, found: &mut dyn FnMut(Corrupt)) -> Res
         Ok(())
     };
     verifier.each(epoch, EpochKey::KIND, alone).await?;
+    let leases = rows(tx, [NodeKey::PREFIX], [NodeKey::PREFIX + 1]);
+    verifier.each(leases, NodeKey::KIND, alone).await?;
     let heads = rows(tx, [HeadKey::PREFIX], [HeadKey::PREFIX + 1]);
     verifier.each(heads, HeadKey::KIND, async |verifier, key, value| verifier.head(key, value).await).await?;
     let mine = rows(tx, [MineKey::PREFIX], [MineKey::PREFIX + 1]);
@@ -128,6 +131,10 @@ pub fn record(key: &[u8], value: &Bytes) -> Result<(), Corrupt> {
             records::member::decode(&key, value).map(drop)
         }
         MineKey::PREFIX => MineKey::decode(key).map(drop).map_err(bad_key),
+        NodeKey::PREFIX => {
+            let key = NodeKey::decode(key).map_err(bad_key)?;
+            records::node::decode(&key, value).map(drop)
+        }
         ReadKey::PREFIX => watermark(ReadKey::KIND, &ReadKey::decode(key).map_err(bad_key)?),
         DeliveredKey::PREFIX => watermark(DeliveredKey::KIND, &DeliveredKey::decode(key).map_err(bad_key)?),
         _ => Err(stranger(key)),

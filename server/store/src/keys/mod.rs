@@ -12,8 +12,9 @@
 //! | `n` | user, conversation | nothing: the reverse of `m` | [`mine`] |
 //! | `r` | conversation, user | read watermark | [`read`] |
 //! | `w` | conversation, user, device | delivered watermark | [`delivered`] |
+//! | `x` | node | its lease | [`node`] |
 //!
-//! Reserved for what is to come: `u` (profiles), `d` (devices), `q` and `Q` (the push outbox), `x` (node leases).
+//! Reserved for what is to come: `u` (profiles), `d` (devices), `q` and `Q` (the push outbox).
 //! Bytes from 0xFF on are the adapters' own.
 
 pub mod conversation;
@@ -23,13 +24,14 @@ pub mod epoch;
 pub mod head;
 pub mod member;
 pub mod mine;
+pub mod node;
 pub mod read;
 pub mod window;
 
 use crate::Corrupt;
 
 /// The prefixes and names of all kinds, in the order of their keys.
-pub(crate) const KINDS: [(u8, &str); 9] = [
+pub(crate) const KINDS: [(u8, &str); 10] = [
     (conversation::ConversationKey::PREFIX, conversation::ConversationKey::KIND),
     (epoch::EpochKey::PREFIX, epoch::EpochKey::KIND),
     (entry::EntryKey::PREFIX, entry::EntryKey::KIND),
@@ -39,6 +41,7 @@ pub(crate) const KINDS: [(u8, &str); 9] = [
     (mine::MineKey::PREFIX, mine::MineKey::KIND),
     (read::ReadKey::PREFIX, read::ReadKey::KIND),
     (delivered::DeliveredKey::PREFIX, delivered::DeliveredKey::KIND),
+    (node::NodeKey::PREFIX, node::NodeKey::KIND),
 ];
 
 /// The bytes are not a key of this kind.
@@ -141,7 +144,7 @@ mod tests {
         )*};
     }
 
-    use tern_protocol::ids::{ConversationId, DeviceId, Seq, UserId};
+    use tern_protocol::ids::{ConversationId, DeviceId, NodeId, Seq, UserId};
     /// Few distinct ids, so that keys often share their first parts and the later ones decide.
     fn conversation() -> impl proptest::strategy::Strategy<Value = ConversationId> {
         proptest::strategy::Strategy::prop_map(proptest::array::uniform2(0u8..=255), |[a, b]| {
@@ -177,5 +180,6 @@ mod tests {
             .prop_map(|(conversation, user, device)| window::WindowKey { conversation, user, device });
         delivered_key: delivered::DeliveredKey = (conversation(), user(), device())
             .prop_map(|(conversation, user, device)| delivered::DeliveredKey { conversation, user, device });
+        node_key: node::NodeKey = any::<u64>().prop_map(|node| node::NodeKey { node: NodeId(node) });
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`append`] | the owner's side of a log: load, append, fence, late duplicates | writes `g`, `h`, `i` (and `c`, `m`, `n`) |
 //! | [`epoch`] | which history the store holds | writes `e`, once |
+//! | [`lease`] | which nodes there are | writes `x` |
 //! | [`receipts`] | watermarks: write, list | writes `w`, `r` |
 //! | [`sync`] | what a device missed | reads |
 //! | [`history`] | a page of a log | reads |
@@ -36,6 +37,7 @@ use crate::{QueryError, RangeQuery, StoreError, Transaction, records};
 pub mod append;
 pub mod epoch;
 pub mod history;
+pub mod lease;
 pub mod list;
 pub mod receipts;
 mod state;

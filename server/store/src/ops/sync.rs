@@ -16,11 +16,11 @@ use futures_util::future::{try_join, try_join_all};
 use tern_protocol::event::{ConversationState, SyncPage};
 use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tern_protocol::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX, SYNC_CONVERSATIONS_MAX, SYNC_ENTRIES_MAX};
-use tern_protocol::model::{Entry, Watermarks};
+use tern_protocol::model::{Entry, WallMillis, Watermarks};
 use tern_protocol::request::{self, Known};
 
 use super::state::View;
-use super::{CONCURRENT_READS, conversations_of, entries, give_way, read_mark, read_only};
+use super::{CONCURRENT_READS, bounded, conversations_of, entries, give_way, head, read_mark, read_only};
 use crate::{Kv, QueryError, StoreError, Transaction};
 
 /// Entries of each conversation that are read along with its line, many conversations at once. Most devices miss few
@@ -57,6 +57,50 @@ async fn sync_once(
     }
     let covered_until = page.covered.filter(|_| more);
     Ok(SyncPage { conversations: page.conversations, covered_until })
+}
+
+/// The conversations of a user whose logs have grown at `since` or later, by the clock of whoever appended, with the newest
+/// entries that the user may see: for connections that may not have been told.
+///
+/// # Errors
+/// Those of the store.
+pub async fn moved_since(
+    kv: &dyn Kv,
+    user: UserId,
+    since: WallMillis,
+) -> Result<Vec<(ConversationId, Seq)>, StoreError> {
+    let mut moved = Vec::new();
+    let mut after = None;
+    loop {
+        // A transaction for each part: whoever has many conversations would need more time than one has.
+        let (part, more) = read_only!(kv, |tx| moved_once(tx, user, after, since))?;
+        moved.extend(part);
+        match more {
+            Some(last) => after = Some(last),
+            None => return Ok(moved),
+        }
+    }
+}
+
+/// Those that moved, and where to go on.
+type Moved = (Vec<(ConversationId, Seq)>, Option<ConversationId>);
+
+async fn moved_once(
+    tx: &dyn Transaction,
+    user: UserId,
+    after: Option<ConversationId>,
+    since: WallMillis,
+) -> Result<Moved, StoreError> {
+    let (ids, more) = conversations_of(tx, user, (after, None), SYNC_CONVERSATIONS_MAX).await?;
+    let heads = bounded(ids.iter().map(|id| head(tx, *id))).await?;
+    let mut moved = Vec::new();
+    for (id, head) in ids.iter().zip(heads) {
+        if head.is_some_and(|head| head.time >= since) {
+            let view = View::read(tx, user, *id).await?;
+            moved.push((*id, view.last));
+        }
+    }
+    Ok((moved, ids.last().copied().filter(|_| more)))
 }
 
 /// A conversation that belongs into the page.

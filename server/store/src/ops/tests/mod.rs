@@ -14,12 +14,13 @@ use tern_protocol::model::{
 use tern_protocol::request::{History, HistoryFrom, Known, ListConversations, ListUsers, Sync};
 
 use super::append::{self, Base, Batch, Found, Loaded};
-use super::{epoch, history, list, receipts, sync, trim};
+use super::{epoch, history, lease, list, receipts, sync, trim};
 use crate::memory::{Fault, FaultPlan, Memory};
 use crate::{CommitError, Kv, QueryError, StoreError, Version};
 
 mod chaos;
 mod logs;
+mod nodes;
 mod pages;
 
 /// Runs an async test on every adapter.
