@@ -70,6 +70,7 @@ pub struct History {
     pub(crate) receipts: Receipts,
     violations: Vec<Violation>,
     server_tries_again: bool,
+    pub(crate) owners_change: bool,
     pub(crate) totals: Totals,
 }
 
@@ -127,6 +128,13 @@ impl History {
     /// that came once as one that was stored by an earlier try.
     pub fn server_tries_again(&mut self) {
         self.server_tries_again = true;
+    }
+
+    /// A conversation may change its owner below a connection, which is then told by another node: a push that it has had may
+    /// come again, and watermarks that only the owner before has known fall. Clients drop the one and take the higher of the
+    /// other, so apps see neither.
+    pub fn owners_change(&mut self) {
+        self.owners_change = true;
     }
 
     /// How much there was.

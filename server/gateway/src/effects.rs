@@ -22,7 +22,7 @@ use crate::clock::Stamp;
 use crate::connection::{Conn, MarkWait, QueryWait};
 use crate::fanout::Handle;
 use crate::limits::Exceeded;
-use crate::mailbox::{Answer, HomeRequest, OwnerRequest, Question, Ticket};
+use crate::mailbox::{Answer, OwnerRequest, Question, Ticket};
 use crate::metrics::shard::{Asked, Login as LoginResult, Sent};
 use crate::reply;
 use crate::shard::Shard;
@@ -104,9 +104,9 @@ impl Shard {
                 conn.logged_in(sender.user, self.node.limits.login(sender.user));
                 self.node.online(self.id).fetch_add(1, Ordering::SeqCst);
                 self.local.borrow_mut().insert(sender.user, Handle(conn.clone()));
-                let home = self.node.slots.home(sender.user);
-                self.to_home(home, HomeRequest::Register(sender.user, sender.device, conn.id));
+                self.register(conn, sender.user, sender.device, None);
                 conn.answer(reply::frame(id, ServerBody::LoginOk(ok)));
+                self.send_away_if_cut_off(conn);
             }
             Effect::Append { id, sender, conversation, peer, send } => {
                 self.append(conn, id, sender, conversation, peer, send);
@@ -264,11 +264,10 @@ impl Shard {
         bytes: usize,
     ) -> Option<Ticket> {
         let charge = self.node.charge(bytes)?;
-        let place = if self.node.slots.owner(conversation) == self.id {
-            None
-        } else {
-            Some(self.mailbox().replies.clone().try_reserve_owned().ok()?)
-        };
+        let is_here = self.node.slots.owner(conversation) == self.id
+            && self.view.borrow().owner(conversation).is_none();
+        let place =
+            if is_here { None } else { Some(self.mailbox().replies.clone().try_reserve_owned().ok()?) };
         Some(Ticket { session: conn.id, question, place, _charge: charge })
     }
 
@@ -296,7 +295,9 @@ impl Shard {
                 let result = wait.refused.map_or(Ok(ServerBody::MarkOk), |code| Err(code.into()));
                 (wait.request, wait.since, Asked::Mark, result)
             }
-            (Question::Send(..), Answer::Marked(_)) | (Question::Mark(_), Answer::Sent(_)) => {
+            (Question::Send(..), Answer::Marked(_))
+            | (Question::Mark(_), Answer::Sent(_))
+            | (Question::Link(_), _) => {
                 unreachable!("an owner answers what it was asked")
             }
         };
@@ -329,6 +330,7 @@ impl Shard {
         while !conn.is_gone() {
             let next = conn.queries.borrow_mut().pop_front();
             let Some(query) = next else { break };
+            self.registered(&conn).await;
             let frame = self.answer_query(&conn, query).await;
             self.answered(&conn, Some(frame));
             conn.room().await;

@@ -6,18 +6,30 @@ use std::sync::atomic::Ordering;
 
 use tern_core::conversation::Publication;
 use tern_core::routing::ShardId;
-use tern_protocol::ids::{ConversationId, Seq, UserId};
+use tern_protocol::ids::{ConversationId, NodeId, Seq, UserId};
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::clock::Stamp;
+use crate::cluster::Stage;
 use crate::connection::Conn;
-use crate::mailbox::Event;
+use crate::mailbox::{Event, News};
 use crate::metrics::shard::Dropped;
 use crate::shard::Shard;
 
 /// Changes of a conversation's members, one after the other, that a full mailbox may delay. Beyond, those who left with
 /// the oldest find out when they ask.
 const AUDIENCES_MAX: usize = 64;
+
+/// For whom news are that could not be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum To {
+    /// The connections of a shard.
+    Shard(ShardId),
+    /// The nodes on which users are connected whose homes are on a shard, but for the one where it came from.
+    Guests(ShardId, NodeId),
+    /// Another node.
+    Node(NodeId, Stage),
+}
 
 /// A connection in the shard's index of who is here.
 pub struct Handle(pub Rc<Conn>);
@@ -29,46 +41,53 @@ impl PartialEq for Handle {
 }
 
 impl Shard {
-    /// Tells everybody who is connected to this node, after what they are told has become durable.
+    /// Tells everybody, after what they are told has become durable.
+    pub fn tell_all(self: &Rc<Self>, news: News) {
+        self.tell_here(&news);
+        self.tell_elsewhere(news);
+    }
+
+    /// Tells everybody who is connected to this node.
     ///
     /// Shards on which nobody is logged in are left out. That is safe: a connection is counted before its first
     /// request is taken up, so a sync that follows finds what was durable by now.
-    pub fn tell_all(self: &Rc<Self>, event: Event) {
+    pub fn tell_here(self: &Rc<Self>, news: &News) {
         for shard in self.node.shards() {
             if shard == self.id {
-                self.on_event(event.clone());
+                self.on_news(news.clone());
             } else if self.node.online(shard).load(Ordering::SeqCst) > 0 {
-                self.tell(shard, event.clone());
+                self.tell(shard, news.clone());
             }
         }
     }
 
-    fn tell(&self, shard: ShardId, event: Event) {
-        match self.node.mailbox(shard).events.try_send(event) {
-            Ok(()) | Err(TrySendError::Closed(_)) => {}
-            Err(TrySendError::Full(event)) => self.fall_behind(shard, event),
+    fn tell(&self, shard: ShardId, news: News) {
+        if let Err(TrySendError::Full(Event::News(news))) =
+            self.node.mailbox(shard).events.try_send(Event::News(news))
+        {
+            self.fall_behind(To::Shard(shard), news);
         }
     }
 
-    /// A mailbox is full: entries become the head, to be told again at the next tick; at most one for each
-    /// conversation that is owned here and each of its audiences. Whoever left with an entry is in the audience of that
+    /// A mailbox is full, or a node cannot be reached: entries become the head, to be told again at a later tick; at most one
+    /// for each conversation and each of its audiences. Whoever left with an entry is in the audience of that
     /// entry and in none after it, so audiences are kept apart.
-    fn fall_behind(&self, shard: ShardId, event: Event) {
-        let (conversation, head, audience) = match event {
-            Event::Publish(publication, _) => {
+    pub fn fall_behind(&self, to: To, news: News) {
+        let (conversation, head, audience) = match news {
+            News::Publish(publication, _) => {
                 self.metrics().drops.of(Dropped::MailboxFull).add(publication.frames.len() as u64);
                 let Some((seq, _)) = publication.frames.last() else { return };
                 (publication.conversation, *seq, publication.audience.clone())
             }
-            Event::HeadMoved { conversation, head, audience } => (conversation, head, audience),
+            News::HeadMoved { conversation, head, audience } => (conversation, head, audience),
             // Receipts may be lost: the next ones say more, and a sync says all.
-            Event::Notify(frames) => {
+            News::Notify(frames) => {
                 self.metrics().drops.of(Dropped::ReceiptsMailboxFull).add(frames.len() as u64);
                 return;
             }
         };
         let mut behind = self.behind.borrow_mut();
-        let heads = behind.entry((shard, conversation)).or_default();
+        let heads = behind.entry((to, conversation)).or_default();
         match heads.last_mut() {
             Some((last, same)) if *same == audience => *last = head,
             _ => heads.push((head, audience)),
@@ -79,23 +98,39 @@ impl Shard {
     }
 
     /// Tells again what did not fit before.
-    pub fn catch_up(&self) {
+    pub fn catch_up(self: &Rc<Self>) {
         let behind = std::mem::take(&mut *self.behind.borrow_mut());
-        for ((shard, conversation), heads) in behind {
+        for ((to, conversation), heads) in behind {
             for (head, audience) in heads {
-                self.tell(shard, Event::HeadMoved { conversation, head, audience });
+                let news = News::HeadMoved { conversation, head, audience };
+                match to {
+                    To::Shard(shard) => self.tell(shard, news),
+                    To::Guests(shard, origin) => self.tell_guests_of(shard, news, origin),
+                    To::Node(node, stage) => self.tell_again(node, stage, news),
+                }
             }
         }
     }
 
-    /// Something for the connections of this shard.
+    /// Something for the connections of this shard, or to be passed on.
     pub fn on_event(self: &Rc<Self>, event: Event) {
         match event {
-            Event::Publish(publication, durable) => self.deliver(&publication, durable),
-            Event::HeadMoved { conversation, head, audience } => {
+            Event::News(news) => self.on_news(news),
+            Event::Arrived(delivery) => self.on_arrived(delivery),
+            Event::Forward(news, origin) => self.tell_guests(news, origin),
+            Event::Undelivered(node, delivery) => {
+                self.fall_behind(To::Node(node, delivery.stage), delivery.news)
+            }
+        }
+    }
+
+    fn on_news(&self, news: News) {
+        match news {
+            News::Publish(publication, durable) => self.deliver(&publication, durable),
+            News::HeadMoved { conversation, head, audience } => {
                 self.deliver_head(conversation, head, &audience)
             }
-            Event::Notify(frames) => {
+            News::Notify(frames) => {
                 let local = self.local.borrow();
                 let mut waiting = self.receipts_wait.borrow_mut();
                 for (user, frame) in frames.iter() {

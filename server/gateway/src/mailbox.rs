@@ -13,14 +13,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tern_core::conversation::{Append, Mark, Publication};
 use tern_core::dedup::Refusal;
-use tern_core::home::SessionId;
+use tern_core::home::{Located, SessionId};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
-use tern_protocol::ids::{ConversationId, DeviceId, RequestId, Seq, UserId};
+use tern_protocol::ids::{ConversationId, DeviceId, NodeId, RequestId, Seq, UserId};
+use tern_protocol::model::WallMillis;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::OwnedPermit;
 
 use crate::clock::Stamp;
+use crate::cluster::Delivery;
 
 /// Requests that wait at a shard.
 pub const REQUESTS_MAX: usize = 16 * 1024;
@@ -44,6 +46,8 @@ pub enum Question {
     Send(RequestId, Stamp),
     /// One watermark of a `Mark`, by the connection's own number for that request.
     Mark(u64),
+    /// Either, asked by another node, by its number on the link.
+    Link(u64),
 }
 
 /// The way back to whoever asked.
@@ -121,9 +125,9 @@ pub enum OwnerRequest {
     Mark(ConversationId, Mark<Ticket>),
 }
 
-/// For the connections of a shard.
+/// What connections are told.
 #[derive(Debug, Clone)]
-pub enum Event {
+pub enum News {
     /// New entries, and when they had become durable.
     Publish(Arc<Publication>, Stamp),
     /// New entries that are not at hand.
@@ -139,15 +143,34 @@ pub enum Event {
     Notify(Arc<Vec<(UserId, Bytes)>>),
 }
 
+/// For the connections of a shard, or to be passed on by it.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// For its connections.
+    News(News),
+    /// From another node: for everybody whom it concerns.
+    Arrived(Delivery),
+    /// For the nodes on which users are connected whose homes are on this shard, but for the one where it came from.
+    Forward(News, NodeId),
+    /// News that did not get to a node.
+    Undelivered(NodeId, Delivery),
+}
+
 /// To and from the home of a user; none may be lost.
 #[derive(Debug, Clone, Copy)]
 pub enum HomeRequest {
-    /// A device has logged in.
-    Register(UserId, DeviceId, SessionId),
+    /// A device has logged in, at that time.
+    Register(UserId, DeviceId, Located, WallMillis),
     /// A connection has ended.
-    Unregister(UserId, SessionId),
-    /// From a home to the shard of a connection: its device has logged in elsewhere.
-    Displace(SessionId),
+    Unregister(UserId, Located),
+    /// From a home to the shard of a connection: its device has logged in elsewhere; `true`: for certain.
+    Displace(SessionId, bool),
+    /// From the home on another node to the shard of a connection: it is known there.
+    Registered(SessionId),
+    /// To all homes: another node tells anew who is connected to it.
+    Forget(NodeId),
+    /// To all shards: news for their connections may have been lost.
+    Recheck,
 }
 
 /// The sending ends of a shard's mailbox.

@@ -17,7 +17,7 @@ use tern_store::{CommitError, Corrupt, StoreError};
 use tracing::{error, warn};
 
 use crate::clock::Stamp;
-use crate::mailbox::{Answer, Event, OwnerRequest, Question, Reply, Ticket};
+use crate::mailbox::{Answer, News, OwnerRequest, Question, Reply, Ticket};
 use crate::metrics::shard::{Committed, Loaded};
 use crate::reply;
 use crate::shard::Shard;
@@ -39,12 +39,15 @@ const RECEIPT_WRITES_MAX: usize = 1_024;
 pub struct Full;
 
 impl Shard {
-    /// Hands a request to the conversation's owner, here or on another shard.
+    /// Hands a request to the conversation's owner, here, on another shard or on another node.
     ///
     /// # Errors
-    /// When that shard's mailbox is full; the request is dropped.
+    /// When that shard's mailbox is full, or the node's; the request is dropped.
     pub fn to_owner(self: &Rc<Self>, request: OwnerRequest) -> Result<(), Full> {
         let (OwnerRequest::Append(id, _) | OwnerRequest::Mark(id, _)) = &request;
+        if let Some(peer) = self.view.borrow().owner(*id) {
+            return peer.lanes.requests.try_send(request).map_err(|_| Full);
+        }
         let shard = self.node.slots.owner(*id);
         if shard == self.id {
             self.on_owner_request(request);
@@ -114,10 +117,10 @@ impl Shard {
             }
             Effect::Reply(ticket, result) => self.reply(ticket, Answer::Sent(result)),
             Effect::Publish(publication) => {
-                self.tell_all(Event::Publish(Arc::new(publication), Stamp::take()));
+                self.tell_all(News::Publish(Arc::new(publication), Stamp::take()));
             }
             Effect::HeadMoved { head, audience } => {
-                self.tell_all(Event::HeadMoved { conversation: id, head, audience });
+                self.tell_all(News::HeadMoved { conversation: id, head, audience });
             }
             Effect::Marked { ticket, result, durable } => {
                 if durable {
@@ -244,7 +247,7 @@ impl Shard {
                 self.moved_later.borrow_mut().insert(id);
             }
             if !notices.is_empty() {
-                self.tell_all(Event::Notify(Arc::new(reply::notices(id, notices))));
+                self.tell_all(News::Notify(Arc::new(reply::notices(id, notices))));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tern_core::admission::Admission;
@@ -16,10 +16,11 @@ use tern_core::fanout::Local;
 use tern_core::home::{Home, SessionId};
 use tern_core::limits::RECEIPT_COUNTS_INTERVAL_MS;
 use tern_core::routing::{self, ShardId, SlotMap};
-use tern_core::time::Now;
+use tern_core::time::{MonoMillis, Now};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
-use tern_protocol::ids::{ConversationId, RequestId, Seq, StoreEpoch, UserId};
+use tern_protocol::ids::{ConversationId, NodeId, RequestId, Seq, StoreEpoch, UserId};
+use tern_protocol::model::WallMillis;
 use tern_store::Kv;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
@@ -28,8 +29,9 @@ use tracing::{debug, info};
 
 use crate::auth::{TokenError, Verifier};
 use crate::clock::Clock;
+use crate::cluster::{Farewell, HomeMessage, View};
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
-use crate::fanout::Handle;
+use crate::fanout::{Handle, To};
 use crate::limits::{Limits, Place, UserLimits};
 use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::metrics::ShardMetrics;
@@ -59,8 +61,11 @@ pub struct Node {
     pub verifier: Verifier,
     /// Who owns what.
     pub slots: SlotMap<ShardId>,
+    /// The cluster; this node alone, unless somebody keeps it in one.
+    pub view: watch::Receiver<Arc<View>>,
     /// Both clocks.
     pub clock: Clock,
+    guests: Vec<AtomicBool>,
     metrics: Vec<ShardMetrics>,
     connections_per_shard_max: usize,
     /// Who may do how much.
@@ -82,6 +87,7 @@ impl Node {
         clock: Clock,
         mailboxes: Vec<Mailbox>,
     ) -> Self {
+        let (_, view) = watch::channel(Arc::new(View::alone(NodeId(0))));
         let shards = u16::try_from(mailboxes.len()).expect("the number of shards was checked at start");
         Self {
             kv,
@@ -90,13 +96,26 @@ impl Node {
             limits: UserLimits::new(limits),
             connections_per_shard_max: limits.connections_per_shard_max(),
             slots: SlotMap::new(routing::shards(shards)),
+            view,
             clock,
+            guests: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
             mailboxes,
             waiting: Budget::default(),
             connections: AtomicUsize::new(0),
         }
+    }
+
+    /// In a cluster that somebody keeps it in.
+    #[must_use]
+    pub fn within(self, view: watch::Receiver<Arc<View>>) -> Self {
+        Self { view, ..self }
+    }
+
+    /// Whether users whose homes are on a shard may be connected to other nodes.
+    pub fn guests(&self, shard: ShardId) -> &AtomicBool {
+        &self.guests[usize::from(shard.0)]
     }
 
     /// The shards.
@@ -181,12 +200,27 @@ pub struct Shard {
     /// Wakes whoever persists.
     pub persist_soon: Notify,
     /// Heads that did not fit into a shard's mailbox.
-    pub behind: RefCell<BTreeMap<(ShardId, ConversationId), Behind>>,
+    pub behind: RefCell<BTreeMap<(To, ConversationId), Behind>>,
     /// What all connections read into.
     pub read_buffer: RefCell<Box<[u8]>>,
     /// What all connections gather their writes in.
     pub write_buffer: RefCell<Vec<u8>>,
-    home: RefCell<Home>,
+    /// The cluster, as this shard sees it.
+    pub view: RefCell<Arc<View>>,
+    /// Of users whose homes are here: where they are connected.
+    pub home: RefCell<Home>,
+    /// When another node has last come to own something, or gone.
+    pub view_changed: Cell<MonoMillis>,
+    /// Connections that former homes of their users still know: at most one for each time that a home moves.
+    pub farewells: RefCell<VecDeque<Farewell>>,
+    /// Home messages that did not fit into a node's lane: at most a few for each connection.
+    pub homes_elsewhere: RefCell<VecDeque<(NodeId, HomeMessage)>>,
+    /// Nodes for which news were dropped, as there were too many to remember.
+    pub lost: RefCell<BTreeSet<NodeId>>,
+    /// Users who may not have been told of what has been stored since then.
+    pub rechecks: RefCell<BTreeMap<UserId, WallMillis>>,
+    /// How many of them the store is being asked about.
+    pub rechecking: Cell<usize>,
     /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.
     homes_pending: RefCell<VecDeque<(ShardId, HomeRequest)>>,
     /// Whether watermarks are on their way to the store.
@@ -207,6 +241,7 @@ impl Shard {
     /// A shard without connections.
     pub fn new(id: ShardId, node: Arc<Node>, phase: watch::Receiver<Phase>) -> Rc<Self> {
         let revocations_seen = node.verifier.revocations().generation();
+        let view = node.view.borrow().clone();
         Rc::new(Self {
             id,
             node,
@@ -224,7 +259,14 @@ impl Shard {
             behind: RefCell::default(),
             read_buffer: RefCell::new(vec![0; READ_BYTES].into()),
             write_buffer: RefCell::new(Vec::with_capacity(WRITE_BYTES)),
+            view: RefCell::new(view),
             home: RefCell::default(),
+            view_changed: Cell::default(),
+            farewells: RefCell::default(),
+            homes_elsewhere: RefCell::default(),
+            lost: RefCell::default(),
+            rechecks: RefCell::default(),
+            rechecking: Cell::new(0),
             homes_pending: RefCell::default(),
             persisting: Cell::new(false),
             searching: Semaphore::new(1),
@@ -276,6 +318,7 @@ impl Shard {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ticks = 0u32;
         let mut phase = self.phase.clone();
+        let mut view = self.node.view.clone();
         loop {
             tokio::select! {
                 // What is rare comes first, and after each turn every lane gets its share: nothing starves.
@@ -294,6 +337,11 @@ impl Shard {
                     if changed.is_err() {
                         break;
                     }
+                }
+                // Nobody keeps a node that is alone.
+                Ok(()) = view.changed() => {
+                    let view = view.borrow_and_update().clone();
+                    self.on_view(view);
                 }
                 _ = tick.tick() => {
                     ticks = ticks.wrapping_add(1);
@@ -340,6 +388,9 @@ impl Shard {
         self.catch_up();
         let pending = std::mem::take(&mut *self.homes_pending.borrow_mut());
         pending.into_iter().for_each(|(shard, request)| self.to_home(shard, request));
+        self.tell_homes_again();
+        self.say_farewells();
+        self.recheck_some();
         if ticks.is_multiple_of(TICKS_PER_SWEEP) {
             let sweeps = (ticks / TICKS_PER_SWEEP) as usize;
             // The shards take turns.
@@ -410,19 +461,22 @@ impl Shard {
 
     fn on_home(self: &Rc<Self>, request: HomeRequest) {
         match request {
-            HomeRequest::Register(user, device, session) => {
-                let goes = self.home.borrow_mut().register(user, device, session);
-                if let Some(session) = goes {
-                    self.to_home(session.shard, HomeRequest::Displace(session));
-                }
-            }
-            HomeRequest::Unregister(user, session) => self.home.borrow_mut().unregister(user, session),
-            HomeRequest::Displace(session) => {
+            HomeRequest::Register(user, device, at, since) => self.on_register(user, device, at, since),
+            HomeRequest::Unregister(user, at) => self.home.borrow_mut().unregister(user, at),
+            HomeRequest::Registered(session) => self.on_registered(session),
+            HomeRequest::Forget(node) => self.home.borrow_mut().retain(|_, at| at != node),
+            HomeRequest::Recheck => self.recheck_all(),
+            HomeRequest::Displace(session, is_certain) => {
                 let conn = self.conns.borrow().get(&session.number).cloned();
                 if let Some(conn) = conn {
-                    let text =
-                        "this device, or one too many of this user, has logged in on another connection";
-                    self.close(&conn, RequestId(0), ErrorCode::TakenOver, text.into());
+                    let (code, text) = if is_certain {
+                        let text =
+                            "this device, or one too many of this user, has logged in on another connection";
+                        (ErrorCode::TakenOver, text)
+                    } else {
+                        (ErrorCode::GoingAway, "this device has logged in twice: connect anew")
+                    };
+                    self.close(&conn, RequestId(0), code, text.into());
                 }
             }
         }
@@ -459,7 +513,7 @@ impl Shard {
         if let Some(user) = conn.user.get() {
             self.local.borrow_mut().remove(user, &Handle(conn.clone()));
             self.node.online(self.id).fetch_sub(1, Ordering::SeqCst);
-            self.to_home(self.node.slots.home(user), HomeRequest::Unregister(user, conn.id));
+            self.unregister(&conn, user);
         }
         debug!(session = %conn.id, %from, "disconnected");
         stream

@@ -4,7 +4,8 @@
 //!   plan ── steps ──> world ──┬── devices   the SDK's own machine, an app, a storage
 //!    ^                        ├── rude      clients without it, that do what is allowed and what is not
 //!    │                        ├── net       bytes that take their time, and break
-//!    └── shrink               ├── nodes     the server's own shards: sessions, owners, fan-out
+//!    └── shrink               ├── nodes     the server's own shards: sessions, owners, fan-out, links
+//!                             ├── switch    the network between nodes, which breaks too
 //!                             └── store     the memory model, with time and faults
 //!                               │
 //!                               └──> history ──> tern-check ──> violations
@@ -28,6 +29,7 @@ pub mod rude;
 pub mod shrink;
 pub mod storage;
 pub mod store;
+pub mod switch;
 pub mod trace;
 pub mod world;
 pub mod wrong;

@@ -29,6 +29,9 @@ struct Args {
     /// Print everything that happens in the run of --seed, and what the servers log
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Run a cluster of two or three nodes with links between them
+    #[arg(long)]
+    cluster: bool,
     /// Make the server wrong on purpose, to see that it is found
     #[arg(long)]
     wrong: Option<wrong::Wrong>,
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
     let mut time = Duration::ZERO;
     let (mut failed, mut sends, mut entries) = (0u64, 0, 0);
     for seed in (0..count).map(|n| from.wrapping_add(n)) {
-        let plan = Plan::new(seed);
+        let plan = if args.cluster { Plan::cluster(seed) } else { Plan::new(seed) };
         let outcome = world::run(&plan, args.wrong, keep);
         time += outcome.time;
         sends += outcome.totals.sends;
@@ -106,8 +109,9 @@ fn report(plan: &Plan, args: &Args, rule: &str) {
         )
     });
     println!(
-        "again: cargo run --release -p tern-sim -- --seed {} --trace{}",
+        "again: cargo run --release -p tern-sim -- --seed {} --trace{}{}",
         plan.seed,
+        if args.cluster { " --cluster" } else { "" },
         wrong.unwrap_or_default()
     );
     let small = shrink::shrink(plan, args.wrong, rule, args.shrink);

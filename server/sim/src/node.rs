@@ -1,30 +1,39 @@
 //! A server: the real shards, on one thread and in the simulation's time.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tern_core::routing::ShardId;
-use tern_protocol::ids::StoreEpoch;
+use tern_protocol::ids::{NodeId, StoreEpoch};
 use tern_protocol::model::WallMillis;
 use tern_server::auth::{TokenKey, Verifier};
 use tern_server::clock::Clock;
+use tern_server::cluster::View;
+use tern_server::cluster::keeper::Keeper;
 use tern_server::limits::{AddressLimit, Limits};
 use tern_server::mailbox::mailbox;
 use tern_server::metrics::shard::Transport;
 use tern_server::shard::{Node, Shard};
 use tern_server::shutdown::{self, Phase};
 use tern_store::Kv;
-use tokio::sync::watch;
+use tern_store::records::NodeLease;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
 use tokio::time::sleep;
 
 use crate::net::End;
+use crate::store::SimStore;
+use crate::switch::{Plug, Switch};
 use tern_check::random::Random;
 
 /// Whether a server that stops has ended is looked at this often.
 const GLANCE: Duration = Duration::from_millis(10);
+
+/// From the word that a node of a cluster is about to leave to the end of its service: the others have seen it by then.
+const HANDOVER: Duration = Duration::from_millis(2_500);
 
 /// What signs the tokens of the simulation.
 pub const TOKEN_SECRET: &[u8] = b"the simulation's tokens are signed with these bytes";
@@ -36,15 +45,33 @@ pub struct SimNode {
     node: Arc<Node>,
     phase: watch::Sender<Phase>,
     running: JoinHandle<()>,
+    /// In a cluster: its name there, and a way to say that it is about to leave.
+    member: Option<(NodeId, watch::Sender<bool>)>,
+    /// What it reads and writes.
+    pub store: SimStore,
+    stopping: Cell<bool>,
 }
 
 impl SimNode {
-    /// With so many shards, on this store, and by a wall clock that says this now.
-    pub fn start(kv: Arc<dyn Kv>, epoch: StoreEpoch, shards: u16, wall: WallMillis) -> Self {
+    /// With so many shards, on this store, by a wall clock that says this now, and in a cluster if there is one.
+    pub fn start(
+        store: SimStore,
+        epoch: StoreEpoch,
+        shards: u16,
+        wall: WallMillis,
+        switch: Option<&Rc<Switch>>,
+    ) -> Self {
+        let kv: Arc<dyn Kv> = Arc::new(store.clone());
         let key = TokenKey::hs256(TOKEN_SECRET).expect("the secret is long enough");
         let verifier = Verifier::new(vec![key], Duration::from_secs(60));
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
-        let node = Arc::new(Node::new(kv, epoch, verifier, &Limits::OFF, Clock::at(wall), mailboxes));
+        let node = Node::new(kv, epoch, verifier, &Limits::OFF, Clock::at(wall), mailboxes);
+        let plugged = switch.map(|switch| (switch.clone(), switch.plug()));
+        let view = plugged.as_ref().map(|(_, (me, _))| watch::channel(Arc::new(View::alone(*me))));
+        let node = Arc::new(match &view {
+            Some((_, view)) => node.within(view.clone()),
+            None => node,
+        });
         let (phase, _) = watch::channel(Phase::Running);
         let new = |n| Shard::new(ShardId(n), node.clone(), phase.subscribe());
         let shards: Vec<_> = (0..shards).map(new).collect();
@@ -54,6 +81,18 @@ impl SimNode {
             .zip(inboxes)
             .map(|(shard, inbox)| set.spawn_local(shard.clone().run(inbox)))
             .collect();
+        let (left, leave) = oneshot::channel();
+        let (mut member, mut keeping) = (None, None);
+        if let (Some((switch, (me, incoming))), Some((view, _))) = (plugged, view) {
+            let (draining, drain) = watch::channel(false);
+            let keeper =
+                Keeper::new(node.clone(), NodeLease::default(), view, Rc::new(Plug { node: me, switch }));
+            let left = async {
+                let _ = leave.await;
+            };
+            keeping = Some(set.spawn_local(keeper.run(incoming, drain, left)));
+            member = Some((me, draining));
+        }
         let all = set.clone();
         let running = spawn_local(async move {
             all.run_until(async move {
@@ -62,15 +101,26 @@ impl SimNode {
                         std::panic::resume_unwind(error.into_panic());
                     }
                 }
+                let _ = left.send(());
+                if let Some(keeping) = keeping
+                    && let Err(error) = keeping.await
+                {
+                    std::panic::resume_unwind(error.into_panic());
+                }
             })
             .await;
         });
-        Self { set, shards, node, phase, running }
+        Self { set, shards, node, phase, running, member, store, stopping: Cell::new(false) }
     }
 
     /// Whether it takes connections.
     pub fn is_open(&self) -> bool {
-        *self.phase.borrow() == Phase::Running
+        *self.phase.borrow() == Phase::Running && !self.stopping.get()
+    }
+
+    /// In a cluster: its name.
+    pub fn name(&self) -> Option<NodeId> {
+        self.member.as_ref().map(|(node, _)| *node)
     }
 
     /// Whether one of its threads has panicked, or ended by itself.
@@ -105,6 +155,11 @@ impl SimNode {
 
     /// Ends it well. What it has not finished by then ends with it, as with a process.
     pub async fn stop(self: Rc<Self>) {
+        self.stopping.set(true);
+        if let Some((_, draining)) = &self.member {
+            draining.send_replace(true);
+            sleep(HANDOVER).await;
+        }
         shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
         while !self.has_ended() {
             sleep(GLANCE).await;

@@ -54,6 +54,10 @@ pub enum Action {
     Fail { commits_per_mille: u16, reads_per_mille: u16, ms: u64 },
     /// The store is slow.
     Slow { commit_ms: u64, ms: u64 },
+    /// Two nodes of a cluster do not reach each other.
+    CutLink { one: u64, other: u64, ms: u64 },
+    /// A node of a cluster does not reach the store.
+    CutStore { node: u64, ms: u64 },
     /// Nothing happens for minutes, or for hours.
     Rest { minutes: u64 },
     /// Everything works until everybody has everything.
@@ -73,6 +77,8 @@ pub struct Plan {
     pub devices: u64,
     /// Threads of the server.
     pub shards: u16,
+    /// Servers with links between them; 0: one that knows of no other, now and then with a second one beside it.
+    pub nodes: u64,
     /// Bytes take so long, in milliseconds, at least and at most.
     pub latency_ms: (u64, u64),
     /// What happens.
@@ -101,9 +107,36 @@ impl Plan {
             users,
             devices,
             shards: random.within(1..4) as u16,
+            nodes: 0,
             latency_ms: (latency, latency + random.below(100)),
             steps,
         }
+    }
+}
+
+impl Plan {
+    /// The plan of a seed, on a cluster.
+    pub fn cluster(seed: u64) -> Self {
+        let mut plan = Self::new(seed);
+        let mut random = Random::new(!seed);
+        plan.nodes = random.within(2..4);
+        for at in (0..plan.steps.len()).rev() {
+            let ms = |random: &mut Random| {
+                if random.chance(300) { random.within(1..60_000) } else { random.within(1..8_000) }
+            };
+            let action = match random.below(24) {
+                0 => {
+                    Action::CutLink { one: random.below(100), other: random.below(100), ms: ms(&mut random) }
+                }
+                1 => Action::CutStore { node: random.below(100), ms: ms(&mut random) },
+                2 => Action::Kill { down_ms: random.within(1..10_000) },
+                3 => Action::Stop { down_ms: random.within(1..3_000) },
+                4 => Action::Calm,
+                _ => continue,
+            };
+            plan.steps.insert(at, Step { after_ms: random.below(300), action });
+        }
+        plan
     }
 }
 

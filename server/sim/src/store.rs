@@ -20,6 +20,8 @@ pub struct SimStore {
     start: Instant,
     state: Arc<Mutex<State>>,
     wrong: Option<Wrong>,
+    /// Until when this node does not reach it.
+    cut_until: Arc<Mutex<Instant>>,
 }
 
 struct State {
@@ -38,7 +40,28 @@ impl SimStore {
     pub fn new(random: Random, wrong: Option<Wrong>) -> Self {
         let start = Instant::now();
         let state = State { random, commit_ms: COMMIT_MS, fails_until: start, slow_until: start };
-        Self { memory: Memory::new(), start, state: Arc::new(Mutex::new(state)), wrong }
+        let (state, cut_until) = (Arc::new(Mutex::new(state)), Arc::new(Mutex::new(start)));
+        Self { memory: Memory::new(), start, state, wrong, cut_until }
+    }
+
+    /// The same store, as another node reaches it.
+    pub fn for_node(&self) -> Self {
+        Self { cut_until: Arc::new(Mutex::new(self.start)), ..self.clone() }
+    }
+
+    /// This node does not reach it for so long.
+    pub fn cut(&self, time: Duration) {
+        *self.cut_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
+    }
+
+    fn is_cut(&self) -> bool {
+        *self.cut_until.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now()
+    }
+
+    /// Commits that may still land try it.
+    pub fn land(&self) {
+        self.keep_time();
+        self.memory.land();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -124,11 +147,12 @@ struct SimTransaction {
 }
 
 impl SimTransaction {
-    async fn wait(&self) {
+    async fn wait(&self) -> Result<(), StoreError> {
         if let Some(delay) = self.store.read_delay() {
             sleep(delay).await;
             self.store.keep_time();
         }
+        if self.store.is_cut() { Err(StoreError::Unavailable) } else { Ok(()) }
     }
 }
 
@@ -139,21 +163,21 @@ impl Transaction for SimTransaction {
 
     fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
         Box::pin(async move {
-            self.wait().await;
+            self.wait().await?;
             self.inner.get(key).await
         })
     }
 
     fn get_snapshot<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
         Box::pin(async move {
-            self.wait().await;
+            self.wait().await?;
             self.inner.get_snapshot(key).await
         })
     }
 
     fn range(&self, query: RangeQuery) -> BoxFuture<'_, Result<Vec<(Bytes, Bytes)>, StoreError>> {
         Box::pin(async move {
-            self.wait().await;
+            self.wait().await?;
             self.inner.range(query).await
         })
     }
@@ -206,9 +230,16 @@ impl Transaction for SimTransaction {
                 return Ok(version);
             }
             sleep(before).await;
+            if store.is_cut() {
+                return Err(CommitError::Unavailable);
+            }
             store.keep_time();
             let result = inner.commit().await;
             sleep(after).await;
+            if store.is_cut() {
+                // The answer does not get here.
+                return Err(CommitError::Unknown { may_still_land: false });
+            }
             match result {
                 Err(CommitError::Unknown { .. }) if store.wrong == Some(Wrong::CallsUnknownFailed) => {
                     Err(CommitError::Unavailable)

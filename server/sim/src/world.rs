@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use jsonwebtoken::{EncodingKey, Header};
@@ -29,6 +28,7 @@ use crate::panics;
 use crate::plan::{Action, Plan};
 use crate::rude;
 use crate::store::SimStore;
+use crate::switch::Switch;
 use crate::trace::{Keep, Trace};
 use crate::wrong::Wrong;
 use tern_check::random::Random;
@@ -43,6 +43,8 @@ const SETTLE: Duration = Duration::from_secs(30 * 60);
 const CALM: Duration = Duration::from_secs(20 * 60);
 /// Everybody has it for this long: what is delivered is written within a second, and a farewell that was stalled comes late.
 const QUIET: Duration = Duration::from_secs(3);
+/// In a cluster, a commit of unknown outcome lands within this time, as FoundationDB's do within 5 s.
+const LATE: Duration = Duration::from_secs(2);
 /// Between looks at whether everybody has.
 const LOOK: Duration = Duration::from_millis(500);
 /// What one client may keep waiting in a server: pushes, and answers, of which nothing is begun above the high water.
@@ -63,6 +65,10 @@ pub struct World {
     start: Instant,
     latency_ms: (u64, u64),
     shards: u16,
+    /// Of a cluster.
+    switch: Option<Rc<Switch>>,
+    /// How many servers there are when all is well.
+    nodes_wanted: usize,
     store: SimStore,
     nodes: RefCell<Vec<Rc<SimNode>>>,
     groups: RefCell<Vec<ConversationId>>,
@@ -156,14 +162,30 @@ impl World {
 
     fn start_node(&self) {
         // What another has left may still land, and this one does not know that it has to fence.
-        let alone = self.nodes.borrow().is_empty() && self.stopping.get() == 0 && !self.store.is_unsettled();
+        // The nodes of a cluster tell each other.
+        let alone = self.switch.is_some()
+            || self.nodes.borrow().is_empty() && self.stopping.get() == 0 && !self.store.is_unsettled();
         self.alone.set(alone);
         // Their clocks differ, and one is put back now and then.
         let skew = self.random.borrow_mut().below(4_000);
         let wall = WallMillis(EPOCH.0 + self.start.elapsed().as_millis() as u64 + skew);
         self.note("server", "begins");
-        let node = SimNode::start(Arc::new(self.store.clone()), STORE_EPOCH, self.shards, wall);
+        let store = self.store.for_node();
+        let node = SimNode::start(store, STORE_EPOCH, self.shards, wall, self.switch.as_ref());
         self.nodes.borrow_mut().push(Rc::new(node));
+    }
+
+    /// As many as there are when all is well.
+    fn start_nodes(&self) {
+        while self.nodes.borrow().len() < self.nodes_wanted {
+            self.start_node();
+        }
+    }
+
+    /// A node that is there.
+    fn node(&self, number: u64) -> Option<Rc<SimNode>> {
+        let nodes = self.nodes.borrow();
+        nodes.get(number as usize % nodes.len().max(1)).cloned()
     }
 
     fn take_first_node(&self) -> Option<Rc<SimNode>> {
@@ -175,6 +197,9 @@ impl World {
         if let Some(node) = self.take_first_node() {
             self.note("server", "is killed");
             SimNode::kill(&node);
+            if let (Some(switch), Some(name)) = (&self.switch, node.name()) {
+                switch.unplug(name);
+            }
         }
     }
 
@@ -185,7 +210,11 @@ impl World {
         async move {
             if let Some(node) = node {
                 world.note("server", "stops");
+                let name = node.name();
                 node.stop().await;
+                if let (Some(switch), Some(name)) = (&world.switch, name) {
+                    switch.unplug(name);
+                }
                 world.note("server", "has stopped");
             }
             world.stopping.set(world.stopping.get() - 1);
@@ -317,6 +346,19 @@ impl World {
                 self.store.fail(commits_per_mille, reads_per_mille, Duration::from_millis(ms));
                 self.later(ms, async |world| world.store.recover());
             }
+            Action::CutLink { one, other, ms } => {
+                let names = [one, other].map(|number| self.node(number).and_then(|node| node.name()));
+                if let (Some(switch), [Some(one), Some(other)]) = (&self.switch, names)
+                    && one != other
+                {
+                    switch.cut(one, other, Duration::from_millis(ms));
+                }
+            }
+            Action::CutStore { node, ms } => {
+                if let Some(node) = self.node(node) {
+                    node.store.cut(Duration::from_millis(ms));
+                }
+            }
             Action::Slow { commit_ms, ms } => {
                 self.store.slow(commit_ms, Duration::from_millis(ms));
                 self.later(ms, async |world| world.store.recover());
@@ -368,9 +410,7 @@ impl World {
                 }
             }
             sleep(time / 2).await;
-            if self.nodes.borrow().is_empty() {
-                self.start_node();
-            }
+            self.start_nodes();
             sleep(Duration::from_secs(120)).await;
         }
     }
@@ -378,7 +418,7 @@ impl World {
     /// Everything works for a while, and everybody gets what is there without connecting anew: a server that has been alone
     /// has told its connections of all that was stored.
     async fn calm(self: &Rc<Self>, devices: &[Rc<Device>]) {
-        self.store.heal();
+        self.heal();
         devices.iter().for_each(|device| device.heal());
         devices.iter().for_each(|device| device.start(self));
         let end = Instant::now() + CALM;
@@ -386,11 +426,9 @@ impl World {
         loop {
             sleep(wait).await;
             wait = (wait * 2).min(LOOK * 20);
-            self.store.heal();
+            self.heal();
             self.measure();
-            if self.nodes.borrow().is_empty() {
-                self.start_node();
-            }
+            self.start_nodes();
             let Some(what) = self.lacking(devices).await else { return };
             if Instant::now() >= end {
                 if self.alone.get() {
@@ -399,6 +437,15 @@ impl World {
                 return;
             }
         }
+    }
+
+    /// Everything works from now on.
+    fn heal(&self) {
+        self.store.heal();
+        if let Some(switch) = &self.switch {
+            switch.heal();
+        }
+        self.nodes.borrow().iter().for_each(|node| node.store.cut(Duration::ZERO));
     }
 
     /// What some device does not have, or has not done.
@@ -418,7 +465,7 @@ impl World {
     async fn settle(self: &Rc<Self>, devices: &[Rc<Device>]) -> Option<String> {
         self.note("world", "heals");
         self.over.set(true);
-        self.store.heal();
+        self.heal();
         devices.iter().for_each(|device| device.heal());
         while !self.nodes.borrow().is_empty() {
             self.kill_first_node();
@@ -428,7 +475,7 @@ impl World {
         while self.stopping.get() > 0 && Instant::now() < end {
             sleep(LOOK).await;
         }
-        self.start_node();
+        self.start_nodes();
         devices.iter().for_each(|device| device.start(self));
         let end = Instant::now() + SETTLE;
         let mut well_since = None;
@@ -602,6 +649,8 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         start: Instant::now(),
         latency_ms: plan.latency_ms,
         shards: plan.shards,
+        switch: (plan.nodes > 0).then(|| Switch::new(random.split())),
+        nodes_wanted: plan.nodes.max(1) as usize,
         store,
         nodes: RefCell::default(),
         groups: RefCell::default(),
@@ -618,7 +667,19 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
     if plan.steps.iter().any(|step| matches!(step.action, Action::Fail { .. })) {
         world.history.borrow_mut().server_tries_again();
     }
-    world.start_node();
+    world.start_nodes();
+    if world.switch.is_some() {
+        world.history.borrow_mut().server_tries_again();
+        world.history.borrow_mut().owners_change();
+        // What may still be stored is, or never will be, before a node's lease runs out.
+        let store = world.store.clone();
+        spawn_local(async move {
+            loop {
+                sleep(LATE).await;
+                store.land();
+            }
+        });
+    }
     let devices: Vec<_> = (0..plan.devices)
         .map(|number| {
             let (name, token) = identity(number % plan.users);

@@ -1,0 +1,291 @@
+//! Keeps this node in the cluster: its lease in the store, and a link to each other node.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tern_core::cluster::{BEAT_MS, LEASE_MS, Lease, Leases};
+use tern_core::routing::SlotMap;
+use tern_protocol::ids::NodeId;
+use tern_store::CommitError;
+use tern_store::ops::lease;
+use tern_store::records::NodeLease;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tracing::{debug, info, warn};
+
+use super::peer::{BoxStream, LinkError, Moved, PeerTask, greet};
+use super::wire::{Hello, VERSIONS};
+use super::{Peer, View};
+use crate::shard::Node;
+
+/// Between looks at what has run out.
+const LOOK: Duration = Duration::from_millis(250);
+/// From a call to a link.
+const CALL: Duration = Duration::from_secs(5);
+/// Streams from other nodes that have not said yet who they are; further ones wait.
+const GREETINGS_MAX: usize = 64;
+
+/// How other nodes are called.
+pub trait Call {
+    /// A stream to the node at this address, as its lease has it. Who answers is found out by the caller.
+    fn call(&self, node: NodeId, address: &str) -> Pin<Box<dyn Future<Output = io::Result<BoxStream>>>>;
+}
+
+/// A node that has been greeted over a stream, and what has been read of it since.
+type Greeted = (NodeId, BoxStream, BytesMut);
+
+struct Held {
+    peer: Peer,
+    streams: mpsc::Sender<(BoxStream, BytesMut)>,
+    address: String,
+    calling: Rc<RefCell<bool>>,
+}
+
+/// Keeps a node in its cluster. All of it runs on one thread, beside the shards.
+pub struct Keeper {
+    node: Arc<Node>,
+    lease: NodeLease,
+    leases: Leases,
+    held: BTreeMap<NodeId, Held>,
+    deaths: u64,
+    owners: Vec<NodeId>,
+    view: watch::Sender<Arc<View>>,
+    calls: Rc<dyn Call>,
+    greeted: mpsc::Sender<Greeted>,
+    greeted_in: mpsc::Receiver<Greeted>,
+    moved: mpsc::Sender<Moved>,
+    moved_in: mpsc::Receiver<Moved>,
+}
+
+impl Keeper {
+    /// Of a node whose shards watch `view`; its lease says where it is reached.
+    pub fn new(
+        node: Arc<Node>,
+        lease: NodeLease,
+        view: watch::Sender<Arc<View>>,
+        calls: Rc<dyn Call>,
+    ) -> Self {
+        let me = view.borrow().me;
+        let leases = Leases::new(me, node.clock.now().mono);
+        let (greeted, greeted_in) = mpsc::channel(GREETINGS_MAX);
+        let (moved, moved_in) = mpsc::channel(GREETINGS_MAX);
+        let held = BTreeMap::new();
+        let lease = NodeLease { versions: VERSIONS, ..lease };
+        let (deaths, owners) = (0, vec![me]);
+        Self { node, lease, leases, held, deaths, owners, view, calls, greeted, greeted_in, moved, moved_in }
+    }
+
+    fn me(&self) -> NodeId {
+        self.view.borrow().me
+    }
+
+    /// Runs until the drain has been asked for and `left` is ready, then takes the lease out of the store. `incoming` are streams that
+    /// others have opened.
+    pub async fn run(
+        mut self,
+        mut incoming: mpsc::Receiver<BoxStream>,
+        mut draining: watch::Receiver<bool>,
+        left: impl Future<Output = ()>,
+    ) {
+        let mut beats = interval(Duration::from_millis(BEAT_MS));
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut beating: Option<Pin<Box<dyn Future<Output = Beat>>>> = None;
+        let mut left = std::pin::pin!(left);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut left => break,
+                Some(moved) = self.moved_in.recv() => self.on_moved(moved),
+                Some((node, stream, input)) = self.greeted_in.recv() => self.on_greeted(node, stream, input),
+                Ok(()) = draining.changed() => {
+                    if *draining.borrow_and_update() {
+                        info!("draining: other nodes take over what this one owns");
+                        self.leases.drain();
+                        self.lease.draining = true;
+                        beats.reset_immediately();
+                    }
+                }
+                beat = async { match &mut beating { Some(beat) => beat.await, None => std::future::pending().await } } => {
+                    beating = None;
+                    self.on_beat(beat);
+                    self.call_all();
+                }
+                _ = beats.tick(), if beating.is_none() => beating = Some(Box::pin(self.beat())),
+                _ = looks.tick() => {}
+                Some(stream) = incoming.recv() => self.greet(stream, None),
+            }
+            self.publish();
+        }
+        if let Err(error) = lease::leave(&*self.node.kv, self.me()).await {
+            warn!(%error, "could not take the lease out: the others notice in {LEASE_MS} ms");
+        }
+    }
+
+    /// Writes the lease, and reads all.
+    fn beat(&mut self) -> impl Future<Output = Beat> + use<> {
+        self.lease.beat += 1;
+        let (node, me, lease) = (self.node.clone(), self.me(), self.lease.clone());
+        let forgotten = self.leases.forgotten(node.clock.now().mono);
+        async move {
+            let begun = node.clock.now().mono;
+            let beat = lease::beat(&*node.kv, me, &lease);
+            let result = match timeout(Duration::from_millis(LEASE_MS), beat).await {
+                Ok(result) => result,
+                Err(_) => Err(CommitError::Unavailable),
+            };
+            if result.is_ok() {
+                for (dead, beat) in forgotten {
+                    let taken_out = lease::forget(&*node.kv, dead, beat).await;
+                    debug!(node = %dead, ?taken_out, "a dead node's lease");
+                }
+            }
+            Beat { begun, result }
+        }
+    }
+
+    fn on_beat(&mut self, Beat { begun, result }: Beat) {
+        let leases = match result {
+            Ok(leases) => leases,
+            Err(error) => return warn!(%error, "could not write this node's lease; it is tried again"),
+        };
+        let now = self.node.clock.now().mono;
+        let seen = leases.iter().map(|(node, lease)| Lease {
+            node: *node,
+            beat: lease.beat,
+            draining: lease.draining,
+        });
+        self.leases.on_beat(begun, now, seen);
+        let alive = self.leases.alive(now);
+        for (node, lease) in leases {
+            if node == self.me() || !alive.nodes.contains(&node) {
+                continue;
+            }
+            if let Some(held) = self.held.get_mut(&node) {
+                held.address = lease.link;
+                continue;
+            }
+            info!(%node, name = lease.name, address = lease.link, "a node is there");
+            let (task, lanes, streams) = PeerTask::new(self.node.clone(), node, self.moved.clone());
+            tokio::task::spawn_local(task.run());
+            let peer = Peer { lanes, links: 0, is_up: false };
+            self.held.insert(node, Held { peer, streams, address: lease.link, calling: Rc::default() });
+        }
+    }
+
+    /// Calls those to whom there is no link. Of two nodes the one with the lower id calls.
+    fn call_all(&self) {
+        for (node, held) in self.held.iter().filter(|(node, held)| self.me() < **node && !held.peer.is_up) {
+            if held.calling.replace(true) {
+                continue;
+            }
+            let call = self.calls.call(*node, &held.address);
+            let (node, calling) = (*node, held.calling.clone());
+            let (hello, greeted) = (self.hello(), self.greeted.clone());
+            tokio::task::spawn_local(async move {
+                let called = timeout(CALL, call).await;
+                match called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    Ok(stream) => introduce(stream, hello, Some(node), greeted).await,
+                    Err(error) => debug!(%node, %error, "could not be called; it is tried again"),
+                }
+                calling.replace(false);
+            });
+        }
+    }
+
+    fn greet(&self, stream: BoxStream, expected: Option<NodeId>) {
+        tokio::task::spawn_local(introduce(stream, self.hello(), expected, self.greeted.clone()));
+    }
+
+    fn hello(&self) -> Hello {
+        Hello { node: self.me(), epoch: self.node.epoch, versions: self.lease.versions }
+    }
+
+    fn on_greeted(&mut self, node: NodeId, stream: BoxStream, input: BytesMut) {
+        match self.held.get(&node) {
+            Some(held) => drop(held.streams.try_send((stream, input))),
+            // Its lease has not been seen yet: it calls again.
+            None => debug!(%node, "a node has called that is not known yet"),
+        }
+    }
+
+    fn on_moved(&mut self, moved: Moved) {
+        let (Moved::Up(node) | Moved::Down(node)) = moved;
+        if let Some(held) = self.held.get_mut(&node) {
+            held.peer.is_up = moved == Moved::Up(node);
+            held.peer.links += u64::from(held.peer.is_up);
+        }
+    }
+
+    /// Tells the shards what has changed.
+    fn publish(&mut self) {
+        let now = self.node.clock.now().mono;
+        let alive = self.leases.alive(now);
+        let (mut deaths, leases) = (self.deaths, &self.leases);
+        self.held.retain(|node, _| {
+            let is_alive = alive.nodes.contains(node);
+            if !is_alive {
+                let dead = leases.is_dead(*node, now);
+                deaths += u64::from(dead);
+                info!(%node, dead, "a node has gone");
+            }
+            is_alive
+        });
+        self.deaths = deaths;
+        let is_cut_off = self.leases.is_cut_off(now);
+        let before = self.view.borrow().clone();
+        let same_owners = self.owners == alive.owners;
+        let same_peers =
+            before.peers.len() == self.held.len()
+                && before.peers.iter().zip(&self.held).all(|((a, old), (b, new))| {
+                    (a, old.links, old.is_up) == (b, new.peer.links, new.peer.is_up)
+                });
+        if same_peers && same_owners && before.deaths == deaths && before.is_cut_off == is_cut_off {
+            return;
+        }
+        if before.is_cut_off != is_cut_off {
+            warn!(
+                is_cut_off,
+                "this node is {} by the store",
+                if is_cut_off { "cut off" } else { "heard again" }
+            );
+        }
+        let map = if same_owners { before.map.clone() } else { SlotMap::new(alive.owners.iter().copied()) };
+        self.owners = alive.owners;
+        let peers = self.held.iter().map(|(node, held)| (*node, held.peer.clone())).collect();
+        self.view.send_replace(Arc::new(View { me: before.me, map, peers, deaths, is_cut_off }));
+    }
+}
+
+struct Beat {
+    begun: tern_core::time::MonoMillis,
+    result: Result<lease::Leases, CommitError>,
+}
+
+/// Finds out who is at the other end of a stream, and hands it on.
+async fn introduce(
+    mut stream: BoxStream,
+    hello: Hello,
+    expected: Option<NodeId>,
+    greeted: mpsc::Sender<Greeted>,
+) {
+    let mut input = BytesMut::new();
+    let result = match greet(&mut stream, &mut input, hello).await {
+        Ok(node) if expected.is_some_and(|expected| expected != node) => Err(LinkError::OtherNode(node)),
+        result => result,
+    };
+    match result {
+        Ok(node) => {
+            let _ = greeted.send((node, stream, input)).await;
+        }
+        Err(why) => info!(%why, "a stream to another node is of no use"),
+    }
+}

@@ -1,0 +1,161 @@
+//! Several nodes on one store.
+//!
+//! ```text
+//!   keeper   writes this node's lease, reads the others', holds a link to each        [a task of its own]
+//!     |  View: which nodes there are, who owns what, whether there is a link
+//!     v
+//!   shards   hand requests to the owner's node, news to the homes of the users        [`remote`]
+//!     |  lanes, bounded
+//!     v
+//!   peer     one for each other node: a link when there is one, else it gives back    [`peer`]
+//!     |  wire: frames of protobuf over any stream
+//! ```
+//!
+//! Ownership is a hint. A node that cannot reach the owner is the owner: the transaction decides, and costs a conflict.
+//!
+//! **News of a log** go from the owner's node to its own connections and to the homes of all other members, and from there to
+//! the nodes on which they are connected. Each step is numbered and taken over by the next one; what a broken link leaves open
+//! is told again as the head alone, so nothing has to be kept in order or whole. Where a home cannot be reached, all nodes
+//! are told.
+//!
+//! **Nothing is missed**, since a connection is registered with its user's home before its first query is answered; when the
+//! home moves, or its node or a link to it begins anew, the connection is registered again, and then the store is asked
+//! which of its logs have moved meanwhile. The same is done for everybody when a node has died, since it may not have told
+//! what it had stored.
+
+use std::collections::BTreeMap;
+
+use tern_core::home::SessionId;
+use tern_core::routing::SlotMap;
+use tern_protocol::ids::{ConversationId, DeviceId, NodeId, UserId};
+use tern_protocol::model::WallMillis;
+use tokio::sync::mpsc;
+
+use crate::mailbox::{News, OwnerRequest};
+
+pub mod keeper;
+pub mod peer;
+mod remote;
+pub mod wire;
+
+pub use remote::{Farewell, Registration};
+
+/// Requests that wait for a link.
+pub const REQUESTS_MAX: usize = 16 * 1024;
+/// News that wait for a link; each is shared and small.
+pub const NEWS_MAX: usize = 16 * 1024;
+/// Logins and ends of connections that wait for a link.
+pub const HOMES_MAX: usize = 16 * 1024;
+
+/// For whom news are that one node tells another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// The connections of the node that gets them.
+    Connections,
+    /// The nodes on which these users are connected, which their homes know.
+    Homes {
+        /// How often somebody has looked for the homes: views differ for a moment.
+        tries: u8,
+        /// Whose connections know already.
+        origin: NodeId,
+    },
+}
+
+/// News on their way to another node.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// For whom.
+    pub stage: Stage,
+    /// What.
+    pub news: News,
+}
+
+/// To the home of a user, or from it.
+#[derive(Debug, Clone, Copy)]
+pub enum HomeMessage {
+    /// See [`wire::Message::Register`].
+    Register(UserId, DeviceId, SessionId, WallMillis),
+    /// See [`wire::Message::Registered`].
+    Registered(SessionId),
+    /// See [`wire::Message::Unregister`].
+    Unregister(UserId, SessionId),
+    /// See [`wire::Message::Displace`].
+    Displace(SessionId, bool),
+    /// See [`wire::Message::Lost`].
+    Lost,
+}
+
+/// What a node has for another one.
+#[derive(Debug, Clone)]
+pub struct Lanes {
+    /// For owners there.
+    pub requests: mpsc::Sender<OwnerRequest>,
+    /// For connections there, and for those whom homes there know.
+    pub news: mpsc::Sender<Delivery>,
+    /// For homes there.
+    pub homes: mpsc::Sender<HomeMessage>,
+}
+
+/// Another node.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The way to it.
+    pub lanes: Lanes,
+    /// How many links there have been so far.
+    pub links: u64,
+    /// Whether there is one now.
+    pub is_up: bool,
+}
+
+/// What the shards know of the cluster.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// This node.
+    pub me: NodeId,
+    /// Who owns which slot.
+    pub map: SlotMap<NodeId>,
+    /// The others.
+    pub peers: BTreeMap<NodeId, Peer>,
+    /// How many nodes have gone without a word so far.
+    pub deaths: u64,
+    /// The store has not been reached for so long that the others take this node for dead.
+    pub is_cut_off: bool,
+}
+
+/// Where a user's home is, and since when: another one of these has to be told anew who is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HomeAt {
+    /// The node.
+    pub node: NodeId,
+    /// How many links to it there have been.
+    pub links: u64,
+}
+
+impl View {
+    /// Of a node that is alone on its store.
+    pub fn alone(me: NodeId) -> Self {
+        Self {
+            me,
+            map: SlotMap::new(std::iter::once(me)),
+            peers: BTreeMap::new(),
+            deaths: 0,
+            is_cut_off: false,
+        }
+    }
+
+    /// A node to which there is a link.
+    pub fn up(&self, node: NodeId) -> Option<&Peer> {
+        self.peers.get(&node).filter(|peer| peer.is_up)
+    }
+
+    /// The way to the owner of a conversation; `None`: it is this node, or none that can be reached.
+    pub fn owner(&self, id: ConversationId) -> Option<&Peer> {
+        self.up(self.map.owner(id))
+    }
+
+    /// Where a user's home is.
+    pub fn home(&self, user: UserId) -> HomeAt {
+        let node = self.map.home(user);
+        HomeAt { node, links: self.peers.get(&node).map_or(0, |peer| peer.links) }
+    }
+}
