@@ -6,6 +6,7 @@
 //! - [`effects`]: executes what a session asks for; [`auth`] checks its token.
 //! - [`owners`]: runs the conversations that a shard owns: append, commit, watermarks.
 //! - [`epoch`]: which history the store holds.
+//! - [`cluster`]: other nodes.
 //! - [`fanout`]: from an owner to the connections of all shards.
 //! - [`limits`]: what one address, user or device may take.
 //! - [`reply`]: results into frames.

@@ -13,12 +13,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use aws_lc_rs::{hkdf, hmac, rand};
-use rustls::ServerConfig;
 use rustls::crypto::{CryptoProvider, aws_lc_rs as provider};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
 use tern_protocol::limits;
 use thiserror::Error;
 use time::OffsetDateTime;
@@ -76,13 +76,22 @@ impl TlsError {
         move |source| Self::File { path: path.to_owned(), source }
     }
 
-    fn content(path: &Path, problem: impl Into<String>) -> Self {
+    pub(crate) fn content(path: &Path, problem: impl Into<String>) -> Self {
         Self::Content { path: path.to_owned(), problem: problem.into() }
     }
 }
 
-fn crypto() -> Arc<CryptoProvider> {
-    Arc::new(provider::default_provider())
+/// What handshakes are made with.
+pub(crate) fn crypto() -> Arc<CryptoProvider> {
+    // Every client has AES-128 (RFC 8446, 9.1), and those without AES in hardware ask for ChaCha20 first. AES-256 comes
+    // with SHA-384, which has no instructions of its own: a twelfth of the work of a resumed login.
+    Arc::new(CryptoProvider {
+        cipher_suites: vec![
+            provider::cipher_suite::TLS13_AES_128_GCM_SHA256,
+            provider::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+        ],
+        ..provider::default_provider()
+    })
 }
 
 /// A certificate chain with its private key.
@@ -96,10 +105,6 @@ impl Identity {
     /// When a file cannot be read, is no PEM, the key is another certificate's, or no client would take the
     /// certificate for a server's.
     pub fn from_pem_files(chain: &Path, key: &Path) -> Result<Self, TlsError> {
-        let read = |path: &Path, access| {
-            let bytes = files::read(path, access).map_err(TlsError::file(path))?;
-            bytes.ok_or_else(|| TlsError::content(path, "cannot be read: there is no such file"))
-        };
         let chain_pem = read(chain, files::Access::Everybody)?;
         let key_pem = read(key, files::Access::Owner)?;
         Self::from_pem(chain, &chain_pem, key, &key_pem)
@@ -116,32 +121,57 @@ impl Identity {
     }
 
     fn from_pem(chain: &Path, chain_pem: &[u8], key: &Path, key_pem: &[u8]) -> Result<Self, TlsError> {
-        let certificates = CertificateDer::pem_slice_iter(chain_pem)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|e| TlsError::content(chain, format!("is not a PEM file: {e}")))?;
-        if certificates.is_empty() {
-            return Err(TlsError::content(chain, "has no certificate in it (-----BEGIN CERTIFICATE-----)"));
-        }
-        let private = PrivateKeyDer::from_pem_slice(key_pem)
-            .map_err(|e| TlsError::content(key, format!("has no private key in it (PEM): {e}")))?;
-        match CertifiedKey::from_der(certificates, private, &crypto()) {
-            Ok(certified) => {
-                let identity = Self(Arc::new(certified));
-                match identity.certificate().as_ref().and_then(refusal) {
-                    None => Ok(identity),
-                    Some(why) => Err(TlsError::content(chain, format!("{why}; {HOW_TO_MAKE_ONE}"))),
-                }
-            }
-            Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError::content(
-                key,
-                format!("is not the key of the first certificate in {}", chain.display()),
-            )),
-            Err(rustls::Error::InvalidCertificate(e)) => {
-                Err(TlsError::content(chain, format!("has a certificate that cannot be used: {e}")))
-            }
-            Err(e) => Err(TlsError::content(key, format!("has a private key that cannot be used: {e}"))),
+        let identity = Self(Arc::new(certified_key(chain, chain_pem, key, key_pem)?));
+        match identity.certificate().as_ref().and_then(refusal) {
+            None => Ok(identity),
+            Some(why) => Err(TlsError::content(chain, format!("{why}; {HOW_TO_MAKE_ONE}"))),
         }
     }
+}
+
+/// What is in a file that has to be there.
+pub(crate) fn read(path: &Path, access: files::Access) -> Result<Vec<u8>, TlsError> {
+    let bytes = files::read(path, access).map_err(TlsError::file(path))?;
+    bytes.ok_or_else(|| TlsError::content(path, "cannot be read: there is no such file"))
+}
+
+/// A chain with its private key, whatever it is for.
+pub(crate) fn certified_key(
+    chain: &Path,
+    chain_pem: &[u8],
+    key: &Path,
+    key_pem: &[u8],
+) -> Result<CertifiedKey, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(chain_pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| TlsError::content(chain, format!("is not a PEM file: {e}")))?;
+    if certificates.is_empty() {
+        return Err(TlsError::content(chain, "has no certificate in it (-----BEGIN CERTIFICATE-----)"));
+    }
+    let private = PrivateKeyDer::from_pem_slice(key_pem)
+        .map_err(|e| TlsError::content(key, format!("has no private key in it (PEM): {e}")))?;
+    CertifiedKey::from_der(certificates, private, &crypto()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::content(key, format!("is not the key of the first certificate in {}", chain.display()))
+        }
+        rustls::Error::InvalidCertificate(e) => {
+            TlsError::content(chain, format!("has a certificate that cannot be used: {e}"))
+        }
+        e => TlsError::content(key, format!("has a private key that cannot be used: {e}")),
+    })
+}
+
+/// The authorities in a PEM file. A bundle may hold a few that this library does not take, but not only such.
+pub(crate) fn authorities(path: &Path, pem: &[u8]) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    for certificate in certificates.unwrap_or_default() {
+        let _ = roots.add(certificate);
+    }
+    if roots.is_empty() {
+        return Err(TlsError::content(path, "has no certificate of an authority"));
+    }
+    Ok(roots)
 }
 
 /// Why no client takes a certificate for a server's, whoever has signed it.
@@ -250,7 +280,7 @@ impl Secrets {
     }
 }
 
-fn derive(key: &hkdf::Prk, info: &[&[u8]]) -> [u8; 32] {
+pub(crate) fn derive(key: &hkdf::Prk, info: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     key.expand(info, hkdf::HKDF_SHA256)
         .and_then(|okm| okm.fill(&mut out))
@@ -266,16 +296,7 @@ pub fn server_config(
     identity: Arc<CurrentIdentity>,
     secrets: &Secrets,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    // Every client has AES-128 (RFC 8446, 9.1), and those without AES in hardware ask for ChaCha20 first. AES-256 comes
-    // with SHA-384, which has no instructions of its own: a twelfth of the work of a resumed login.
-    let provider = CryptoProvider {
-        cipher_suites: vec![
-            provider::cipher_suite::TLS13_AES_128_GCM_SHA256,
-            provider::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
-        ],
-        ..provider::default_provider()
-    };
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+    let mut config = ServerConfig::builder_with_provider(crypto())
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|e| TlsError::Crypto(e.to_string()))?
         .with_no_client_auth()

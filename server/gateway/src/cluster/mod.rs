@@ -35,6 +35,7 @@ use crate::mailbox::{News, OwnerRequest};
 
 pub mod keeper;
 pub mod peer;
+pub mod quic;
 mod remote;
 pub mod wire;
 

@@ -4,14 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Loaded};
 use crate::auth::revoked::Revoked;
 use crate::auth::{Fetcher, TokenKey, Verifier, jwks};
-use crate::tls::files;
+use crate::tls::{self, files};
 
 /// What tokens are accepted. At least one key, or a key set.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
@@ -233,16 +231,7 @@ impl Loaded {
 
     fn authorities(&self, name: &str, path: &Path) -> Result<RootCertStore, ConfigError> {
         let pem = self.read_file(name, path)?;
-        let mut roots = RootCertStore::empty();
-        let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-        for certificate in certificates.unwrap_or_default() {
-            // A bundle may hold a few that this library does not take.
-            let _ = roots.add(certificate);
-        }
-        if roots.is_empty() {
-            return Err(self.refuse(name, format!("{} has no certificate of an authority", path.display())));
-        }
-        Ok(roots)
+        tls::authorities(path, &pem).map_err(|error| self.refuse(name, error))
     }
 
     fn read_file(&self, name: &str, path: &Path) -> Result<Vec<u8>, ConfigError> {
