@@ -114,7 +114,9 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let identity = mistakes.note(loaded.identity());
     let verifier = mistakes.note(loaded.verifier());
     let published = mistakes.note(loaded.jwks_fetcher());
-    let ((identity, verifier), published) = mistakes.or_all(identity.zip(verifier).zip(published))?;
+    let node = mistakes.note(loaded.check_cluster_store().and_then(|()| loaded.link_identity()));
+    let all = identity.zip(verifier).zip(published).zip(node);
+    let (((identity, verifier), published), _node) = mistakes.or_all(all)?;
 
     let identity = CurrentIdentity::new(identity);
     let (again, current) = (loaded.clone(), Arc::clone(&identity));

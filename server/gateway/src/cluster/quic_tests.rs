@@ -501,8 +501,6 @@ async fn a_link_that_died_without_a_word_is_found_dead() {
     soon(async {
         let (dialled, accepted) = tokio::join!(one.connect(proxy.address), two.accept());
         let (mut dialled, mut accepted) = (dialled.expect("accepted"), accepted.expect("a link"));
-        // Quiet links live by their keep-alive.
-        tokio::time::sleep(KEEP_ALIVE).await;
         dialled.write_all(b"x").await.expect("up");
         assert_eq!(accepted.read_u8().await.expect("up"), b'x');
 
@@ -527,9 +525,11 @@ async fn a_link_that_died_without_a_word_is_found_dead() {
 }
 
 #[tokio::test]
-async fn nobody_is_waited_for_without_end() {
+async fn nobody_is_waited_for_without_end_and_a_quiet_link_lives() {
+    const { assert!(HANDSHAKE_TIMEOUT.as_millis() > IDLE_TIMEOUT.as_millis()) };
+
     let certificates = Certificates::new();
-    let node = certificates.endpoint("node");
+    let (node, mut dialled_before, mut accepted_before, _other) = certificates.linked().await;
     let nobody = UdpSocket::bind(ANY_PORT).await.expect("a free port");
     let address = nobody.local_addr().expect("bound");
     let (dialled, ..) = soon(async {
@@ -538,6 +538,11 @@ async fn nobody_is_waited_for_without_end() {
     })
     .await;
     assert_eq!(dialled.expect_err("nobody is there"), LinkError::Silent(address));
+    soon(async {
+        dialled_before.write_u8(7).await.expect("up");
+        assert_eq!(accepted_before.read_u8().await.expect("up"), 7);
+    })
+    .await;
     for address in ["127.0.0.1:0", "[::1]:1"] {
         let address: SocketAddr = address.parse().expect("an address");
         let error = node.connect(address).await.expect_err("not possible");

@@ -1,6 +1,7 @@
 //! Configuration of `ternd serve`: a TOML file, above it the environment, above that flags. Every key is listed in
 //! [`EXAMPLE`], which a test parses.
 
+mod cluster;
 mod origin;
 mod overrides;
 mod schema;
@@ -22,6 +23,7 @@ use crate::limits::Limits;
 use crate::tls;
 use crate::transport::proxy::Network;
 
+pub use cluster::ClusterSettings;
 pub use origin::{Origin, Origins};
 pub use overrides::{Override, Overrides, strangers};
 pub use tokens::{Algorithm, Jwks, Key, Tokens};
@@ -50,6 +52,8 @@ pub struct Config {
     pub admin: Admin,
     /// The server's certificate.
     pub tls: Tls,
+    /// The cluster that it is a node of, if any.
+    pub cluster: Option<ClusterSettings>,
     /// What tokens are accepted.
     #[serde(default)]
     pub tokens: Tokens,
@@ -181,6 +185,7 @@ impl Loaded {
         for file in [&mut config.data, &mut config.tls.certificate, &mut config.tls.key]
             .into_iter()
             .chain(config.tokens.files())
+            .chain(config.cluster.iter_mut().flat_map(ClusterSettings::files))
         {
             *file = base.join(&*file);
         }
@@ -188,6 +193,7 @@ impl Loaded {
         mistakes.note(loaded.check());
         if !mistakes.0.is_empty() {
             mistakes.note(loaded.identity().map(drop));
+            mistakes.note(loaded.link_identity().map(drop));
             mistakes.note(loaded.verifier().map(drop));
             mistakes.note(loaded.jwks_fetcher().map(drop));
         }
@@ -236,6 +242,7 @@ impl Loaded {
         }
         mistakes.note(config.limits.check().map_err(|(key, problem)| self.refuse(key, problem)));
         mistakes.note(self.check_tokens());
+        mistakes.note(self.check_cluster());
         mistakes.or(())
     }
 
@@ -244,15 +251,25 @@ impl Loaded {
     /// # Errors
     /// When a file cannot be read or is not what it should be.
     pub fn identity(&self) -> Result<tls::Identity, ConfigError> {
-        let files = &self.config.tls;
+        let Tls { certificate, key } = &self.config.tls;
+        let files = [("tls.key", key), ("tls.certificate", certificate)];
+        self.with_files(&files, || tls::Identity::from_pem_files(certificate, key))
+    }
+
+    /// What is made of files that have to be there. What is wrong is about one of them, else about the first.
+    fn with_files<T>(
+        &self,
+        files: &[(&str, &PathBuf)],
+        make: impl FnOnce() -> Result<T, tls::TlsError>,
+    ) -> Result<T, ConfigError> {
         let mut mistakes = ConfigError::none();
-        for (key, path) in [("tls.certificate", &files.certificate), ("tls.key", &files.key)] {
+        for (key, path) in files {
             mistakes.note(std::fs::File::open(path).map_err(|error| self.cannot_read(key, path, &error)));
         }
         mistakes.or(())?;
-        tls::Identity::from_pem_files(&files.certificate, &files.key).map_err(|error| {
-            let key = if error.path() == Some(&files.certificate) { "tls.certificate" } else { "tls.key" };
-            self.refuse(key, error)
+        make().map_err(|error| {
+            let file = files.iter().find(|(_, path)| error.path() == Some(path)).or(files.first());
+            self.refuse(file.map_or("", |(key, _)| key), error)
         })
     }
 

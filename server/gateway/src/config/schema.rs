@@ -30,8 +30,17 @@ pub(super) struct Setting {
     /// With its sections; `[]` stands for the number of a list's element.
     pub(super) key: &'static str,
     pub(super) kind: Kind,
-    is_required: bool,
+    need: Need,
     pub(super) over: Option<Over>,
+}
+
+/// Whether a setting may be left out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    MayMiss,
+    /// Only together with everything else in its section.
+    WithSection,
+    Always,
 }
 
 /// What goes before the file.
@@ -59,11 +68,15 @@ pub(super) enum Kind {
 
 impl Setting {
     const fn new(key: &'static str, kind: Kind) -> Self {
-        Self { key, kind, is_required: false, over: None }
+        Self { key, kind, need: Need::MayMiss, over: None }
     }
 
     const fn required(self) -> Self {
-        Self { is_required: true, ..self }
+        Self { need: Need::Always, ..self }
+    }
+
+    const fn required_in_section(self) -> Self {
+        Self { need: Need::WithSection, ..self }
     }
 
     const fn over(self, flag: &'static str, variable: &'static str, help: &'static str) -> Self {
@@ -106,6 +119,24 @@ pub(super) const SETTINGS: &[Setting] = &[
         "TERN_TLS_KEY",
         "The certificate's private key, PEM",
     ),
+    Setting::new("cluster.listen", Kind::Address).required_in_section().over(
+        "cluster-listen",
+        "TERN_CLUSTER_LISTEN",
+        "Address for links from other nodes",
+    ),
+    Setting::new("cluster.advertise", Kind::Address).over(
+        "cluster-advertise",
+        "TERN_CLUSTER_ADVERTISE",
+        "Address at which other nodes reach this one",
+    ),
+    Setting::new("cluster.name", Kind::Text).over(
+        "cluster-name",
+        "TERN_CLUSTER_NAME",
+        "What people call this node",
+    ),
+    Setting::new("cluster.ca", Kind::Path("/etc/tern/cluster-ca.pem")).required_in_section(),
+    Setting::new("cluster.certificate", Kind::Path("/etc/tern/node.pem")).required_in_section(),
+    Setting::new("cluster.key", Kind::Path("/etc/tern/node.key")).required_in_section(),
     Setting::new("limits.connections_per_shard", Kind::Number(0, LIMIT_MAX)),
     Setting::new("limits.before_login_per_address", Kind::Number(0, LIMIT_MAX)),
     Setting::new("limits.device_sends_per_second", Kind::Number(0, LIMIT_MAX)),
@@ -161,6 +192,7 @@ impl Kind {
     fn placeholder(self) -> DeValue<'static> {
         let text = match self {
             Self::Word(words) => words[0],
+            Self::Address => "127.0.0.1:1",
             _ => "/",
         };
         DeValue::String(text.into())
@@ -307,7 +339,7 @@ fn section(pattern: &str, key: &str, table: &mut DeTable<'_>, report: &mut impl 
             table.remove(name.as_str());
         }
     }
-    let required = SETTINGS.iter().filter(|setting| setting.is_required);
+    let required = SETTINGS.iter().filter(|setting| setting.need != Need::MayMiss);
     for (setting, name) in required.map(|setting| (setting, setting.split())) {
         let (own, name) = name;
         if own == pattern && !table.contains_key(name) {
@@ -316,6 +348,7 @@ fn section(pattern: &str, key: &str, table: &mut DeTable<'_>, report: &mut impl 
             }
             table.insert(Spanned::new(0..0, name.into()), Spanned::new(0..0, setting.kind.placeholder()));
         } else if pattern.is_empty()
+            && setting.need == Need::Always
             && !own.is_empty()
             && !own.contains(['.', '['])
             && !table.contains_key(own)

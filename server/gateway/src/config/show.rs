@@ -16,6 +16,10 @@ impl Loaded {
         if defaults {
             config.shards = Some(config.shard_count());
             config.listen_quic = Some(config.quic_addresses().to_vec());
+            if let Some(cluster) = &mut config.cluster {
+                cluster.advertise = Some(cluster.advertised());
+                cluster.name = Some(cluster.name_or_host());
+            }
         }
         let mut out = String::new();
         write_table(&mut out, &self.origins, "", &table(&config), defaults);

@@ -39,6 +39,7 @@ fn the_example_is_complete_and_valid() {
     assert_eq!(config.tokens.keys.len(), 1);
     assert_eq!(config.admin, Admin::default());
     assert_eq!(config.limits, Limits::default());
+    assert_eq!(config.cluster, None);
 }
 
 #[test]
@@ -163,6 +164,14 @@ fn the_table_is_complete() {
     let config = Config {
         listen_quic: Some(default_listen()),
         shards: Some(1),
+        cluster: Some(ClusterSettings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 1)),
+            advertise: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            name: Some("n".into()),
+            ca: "/x".into(),
+            certificate: "/x".into(),
+            key: "/x".into(),
+        }),
         tokens: Tokens {
             issuer: Some("i".into()),
             audience: Some("a".into()),
@@ -180,6 +189,120 @@ fn the_table_is_complete() {
     typed.sort();
     table.sort();
     assert_eq!(typed, table);
+}
+
+/// The section of the example, with the lines of these settings switched on.
+fn cluster(settings: &[&str]) -> String {
+    let mut text = example().replacen("\n# [cluster]", "\n[cluster]", 1);
+    let at = text.find("\n[cluster]").expect("a section");
+    for setting in settings {
+        let line = format!("\n# {setting} = ");
+        let line_at = at + text[at..].find(&line).expect("a setting");
+        text.replace_range(line_at..line_at + line.len(), &line.replace("# ", ""));
+    }
+    text
+}
+
+#[test]
+fn a_cluster_is_whole_or_not_there() {
+    const REQUIRED: [&str; 4] = ["listen", "ca", "certificate", "key"];
+    const EVERYTHING: [&str; 6] = ["listen", "advertise", "name", "ca", "certificate", "key"];
+    let read = |text: &str, set: &Overrides| {
+        let (_dir, path) = written(text);
+        Loaded::read(&path, set)
+    };
+    let none = Overrides::default();
+    assert_eq!(read(&example(), &none).expect("good").config.cluster, None);
+    let files = FILES.path();
+    let expected = ClusterSettings {
+        listen: "192.0.2.11:7444".parse().expect("an address"),
+        advertise: Some("192.0.2.11:7444".parse().expect("an address")),
+        name: Some("node-1".into()),
+        ca: files.join("cluster-ca.pem"),
+        certificate: files.join("node.pem"),
+        key: files.join("node.key"),
+    };
+    let all = read(&cluster(&EVERYTHING), &none).expect("it is read");
+    assert_eq!(all.config.cluster, Some(expected.clone()));
+
+    let required = read(&cluster(&REQUIRED), &none).expect("it is read");
+    let node = required.config.cluster.clone().expect("a cluster");
+    assert_eq!(node, ClusterSettings { advertise: None, name: None, ..expected });
+    assert_eq!(node.advertised(), node.listen);
+    let name = node.name_or_host();
+    assert!(!name.is_empty() && !name.contains('\n'), "{name:?}");
+    let shown = required.show(true);
+    assert!(shown.contains("advertise = \"192.0.2.11:7444\"") && shown.contains(&format!("name = {name:?}")));
+
+    for missing in REQUIRED {
+        let others: Vec<_> = REQUIRED.into_iter().filter(|other| *other != missing).collect();
+        let error = read(&cluster(&others), &none).expect_err("refused").to_string();
+        let line = cluster(&[]).lines().position(|line| line == "[cluster]").expect("a section") + 1;
+        let told = format!(":{line}: cluster.{missing}: is missing: expected");
+        assert!(error.contains(&told), "{told}: {error}");
+    }
+    let alone = overrides("cluster.listen", "127.0.0.1:1", Origin::Environment("TERN_CLUSTER_LISTEN"));
+    let error = read(&example(), &alone).expect_err("refused").to_string();
+    assert!(error.contains("cluster.ca: is missing") && !error.contains("cluster.listen"), "{error}");
+}
+
+#[test]
+fn a_node_has_its_own_certificate() {
+    let refused = |changes: &[(&str, &str)]| {
+        let text = cluster(&["listen", "ca", "certificate", "key"]);
+        let text = changes.iter().fold(text, |text, (from, to)| text.replace(from, to));
+        let (_dir, path) = written(&text);
+        let loaded = Loaded::read(&path, &Overrides::default()).expect("it is read");
+        let told = loaded.link_identity().expect_err("refused").to_string();
+        let line = |key: &str| {
+            let begin = text.find("\n[cluster]").expect("a section");
+            let at = begin + text[begin..].find(&format!("\n{key} = ")).expect("a setting");
+            format!("{}:{}: cluster.{key}: ", path.display(), text[..at].lines().count() + 1)
+        };
+        (told, ["ca", "certificate", "key"].map(line))
+    };
+    let (told, places) = refused(&[]);
+    assert!(told.starts_with("3 mistakes") && places.iter().all(|place| told.contains(place)), "{told}");
+    // The clients' certificate is none.
+    let (ca, node) = (("cluster-ca.pem", "ca.pem"), ("node.pem", "server.pem"));
+    let (told, places) = refused(&[ca, node, ("node.key", "server.key")]);
+    assert!(told.starts_with(&places[1]) && told.contains("not for the name tern-node"), "{told}");
+    let (told, places) = refused(&[ca, node, ("node.key", "ca.key")]);
+    assert!(told.starts_with(&places[2]) && told.contains("is not the key of"), "{told}");
+    let (told, places) = refused(&[("cluster-ca.pem", "ca.key"), node, ("node.key", "server.key")]);
+    assert!(told.starts_with(&places[0]) && told.contains("no certificate of an authority"), "{told}");
+}
+
+#[test]
+fn addresses_of_a_node_can_be_dialled_and_are_its_own() {
+    let refused = |change: (&str, &str), expected: &[&str]| {
+        let text = cluster(&["listen", "advertise", "name", "ca", "certificate", "key"]);
+        assert!(text.contains(change.0));
+        let (_dir, path) = written(&text.replacen(change.0, change.1, 1));
+        let error = Loaded::read(&path, &Overrides::default()).expect_err("refused").to_string();
+        // The files of the example are not there, which is told as well.
+        let line = error.lines().find(|line| expected.iter().all(|part| line.contains(part)));
+        assert!(line.is_some(), "{expected:?}: {error}");
+        error
+    };
+    let advertise = "advertise = \"192.0.2.11:7444\"";
+    refused((advertise, "advertise = \"0.0.0.0:7444\""), &["cluster.advertise: 0.0.0.0:7444: no node"]);
+    refused((advertise, "advertise = \"192.0.2.11:0\""), &["cluster.advertise: 192.0.2.11:0: no node"]);
+    refused(
+        (advertise, "advertise = \"node-1:7444\""),
+        &["cluster.advertise: \"node-1:7444\": expected an IP"],
+    );
+    let everywhere = format!("listen = \"[::]:7444\"\n# {advertise}");
+    refused(
+        (&format!("listen = \"192.0.2.11:7444\"\n{advertise}"), &everywhere),
+        &["cluster.advertise: is missing, and [::]:7444", "\"192.0.2.11:7444\""],
+    );
+    let listen = "listen = \"192.0.2.11:7444\"";
+    refused((listen, "listen = \"192.0.2.11:7443\""), &["cluster.listen: ", "taken by [::]:7443"]);
+    let told = refused((listen, "listen = 7444"), &["cluster.listen: 7444: expected an IP address"]);
+    assert!(!told.contains("cluster.listen: is missing") && !told.contains("cluster.advertise"), "{told}");
+    refused(("\"node-1\"", "\"\""), &["cluster.name: \"\": expected 1 to 64 bytes"]);
+    refused(("\"node-1\"", "\"a\\nb\""), &["cluster.name", "control"]);
 }
 
 #[test]

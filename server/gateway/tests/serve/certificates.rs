@@ -5,8 +5,10 @@ use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use tern_client::raw::Connector;
+use tern_server::cluster::quic::{LinkEndpoint, LinkIdentity};
 use tern_server::config::EXAMPLE;
 use time::{Duration, OffsetDateTime};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::served::{Files, Served, output, read};
 use crate::support::{Session, TRANSPORTS, needs};
@@ -159,4 +161,58 @@ fn a_key_that_others_may_read_is_told() {
         assert!(status.success(), "{errors}");
         assert_eq!(errors.contains("server.key") && errors.contains("chmod 600"), told, "{mode:o}: {errors}");
     }
+}
+
+/// The commands of spec/operations.md, each in its lines.
+fn documented(section: &str) -> Vec<String> {
+    let text = include_str!("../../../../spec/operations.md");
+    let (_, section) = text.split_once(&format!("\n## {section}\n")).expect("a section");
+    let section = section.split("\n## ").next().unwrap_or(section);
+    let mut commands = Vec::<String>::new();
+    for line in section.lines().filter_map(|line| line.strip_prefix("    ")) {
+        match commands
+            .last_mut()
+            .and_then(|last| last.strip_suffix('\\').map(str::to_owned).map(|s| (last, s)))
+        {
+            Some((last, begun)) => *last = begun + line.trim_start(),
+            None => commands.push(line.to_owned()),
+        }
+    }
+    commands
+}
+
+#[tokio::test]
+async fn the_documented_commands_make_nodes_that_accept_each_other() {
+    let commands = documented("A cluster's certificates");
+    let [authority, node, look] = &commands[..] else { panic!("three commands: {commands:#?}") };
+    assert!(node.contains("node-1.key"), "{node}");
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let run = |command: &str| {
+        let run = Command::new("sh").args(["-c", command]).current_dir(dir.path()).output().expect("a shell");
+        assert!(run.status.success(), "{command}: {run:?}");
+        String::from_utf8_lossy(&run.stdout).into_owned()
+    };
+    if Command::new("openssl").arg("version").output().is_err() {
+        return needs::cannot_run("the commands for a cluster's certificates", "there is no openssl");
+    }
+    run(authority);
+    run(node);
+    run(&node.replace("node-1", "node-2"));
+    let told = run(look);
+    assert!(told.contains("DNS:tern-node") && told.contains("notAfter="), "{told}");
+    let endpoint = |name: &str| {
+        let path = |name: &str| dir.path().join(name);
+        for key in [format!("{name}.key"), "cluster-ca.key".to_owned()] {
+            let mode = std::fs::metadata(path(&key)).expect("made").permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{key}: {mode:o}");
+        }
+        let (certificate, key) = (path(&format!("{name}.pem")), path(&format!("{name}.key")));
+        let identity = LinkIdentity::load(&path("cluster-ca.pem"), &certificate, &key).expect("good");
+        LinkEndpoint::bind("127.0.0.1:0".parse().expect("an address"), &identity).expect("a free port")
+    };
+    let (one, two) = (endpoint("node-1"), endpoint("node-2"));
+    let (dialled, accepted) = tokio::join!(one.connect(two.address()), two.accept());
+    let (mut dialled, mut accepted) = (dialled.expect("accepted"), accepted.expect("a link"));
+    dialled.write_u8(7).await.expect("up");
+    assert_eq!(accepted.read_u8().await.expect("up"), 7);
 }

@@ -55,6 +55,8 @@ fn what_cannot_be_used_is_refused_with_its_place() {
     let http = "[tokens.jwks]\nurl = \"http://127.0.0.1:1/keys\"\nca = \"first/ca.pem\"\n\n[[tokens.keys]]";
     check(("[[tokens.keys]]", http), None, &["tern.toml:12: tokens.jwks.url: is an http address", "https"]);
     check(("", ""), Some(("TERN_LISTEN", "nowhere")), &["TERN_LISTEN: ", "expected", "[::]:7443"]);
+    let node = "[cluster]\nlisten = \"127.0.0.1:7444\"\nca = \"ca.pem\"\ncertificate = \"n.pem\"\nkey = \"n.key\"\n\n[tls]";
+    check(("[tls]", node), None, &["tern.toml:5: cluster: clusters need store.kind = \"fdb\""]);
     for shards in ["0", "abc"] {
         let expected = ["TERN_SHARDS: shards: ", shards, ": expected a whole number from 1 to 1024"];
         check(("", ""), Some(("TERN_SHARDS", shards)), &expected);
