@@ -63,9 +63,12 @@ const WINDOW_BYTES: u32 = 4 << 20;
 /// Kept in the kernel while this node's threads are busy; the system may allow less.
 const SOCKET_BUFFER_BYTES: usize = WINDOW_BYTES as usize;
 
-/// Handshakes of others under way. With more, the oldest one of the address that has most is given up: a node needs
-/// two round trips, and who never means to end it has all the time of the world.
+/// Handshakes of others under way. For more, the oldest one of the address that has most is given up, so that an address
+/// that never means to end its own keeps no other out.
 const HANDSHAKES_MAX: usize = 64;
+/// Two round trips of the longest ways. Who has had less time gives way only to an address that has fewer; otherwise
+/// whoever comes is not answered, and tries again by itself.
+const HANDSHAKE_TIME_MIN: Duration = Duration::from_millis(500);
 /// With more handshakes under way, whoever comes has to prove its address first (Retry, one round trip), so that
 /// forged addresses cost nothing.
 const HANDSHAKES_UNPROVEN_MAX: usize = 8;
@@ -244,7 +247,13 @@ async fn take_in(endpoint: Endpoint, links: mpsc::Sender<LinkStream>) {
 struct Handshakes {
     tasks: JoinSet<Result<LinkStream, LinkError>>,
     /// The oldest first.
-    under_way: Vec<(Source, AbortHandle)>,
+    under_way: Vec<UnderWay>,
+}
+
+struct UnderWay {
+    source: Source,
+    since: Instant,
+    task: AbortHandle,
 }
 
 impl Handshakes {
@@ -254,21 +263,26 @@ impl Handshakes {
             let _ = incoming.retry();
             return;
         }
-        if self.under_way.len() >= HANDSHAKES_MAX {
-            self.give_one_up();
-        }
         let source = Source::from(incoming.remote_address().ip());
-        self.under_way.push((source, self.tasks.spawn(answer(incoming))));
+        if self.under_way.len() >= HANDSHAKES_MAX && !self.give_one_up_for(source) {
+            incoming.ignore();
+            return;
+        }
+        let task = self.tasks.spawn(answer(incoming));
+        self.under_way.push(UnderWay { source, since: Instant::now(), task });
     }
 
-    /// The oldest one of the address that has most.
-    fn give_one_up(&mut self) {
-        let of = |source: Source| self.under_way.iter().filter(|(other, _)| *other == source).count();
-        // The first of those that are equal: of one address, its oldest.
-        let busiest = self.under_way.iter().enumerate().rev().max_by_key(|(_, (source, _))| of(*source));
-        if let Some(at) = busiest.map(|(at, _)| at) {
-            self.under_way.remove(at).1.abort();
+    /// The oldest one of the address that has most; false: it stays.
+    fn give_one_up_for(&mut self, comer: Source) -> bool {
+        let of = |source: Source| self.under_way.iter().filter(|other| other.source == source).count();
+        // The last of those that are equal is taken: of one address, its oldest.
+        let busiest = self.under_way.iter().map(|other| of(other.source)).enumerate().rev();
+        let Some((at, most)) = busiest.max_by_key(|(_, count)| *count) else { return true };
+        if most <= 1 + of(comer) && self.under_way[at].since.elapsed() < HANDSHAKE_TIME_MIN {
+            return false;
         }
+        self.under_way.remove(at).task.abort();
+        true
     }
 
     /// The next one that ends, but for those that were given up; never, when there is none.
@@ -287,7 +301,7 @@ impl Handshakes {
     }
 
     fn forget(&mut self, id: Id) {
-        self.under_way.retain(|(_, task)| task.id() != id);
+        self.under_way.retain(|other| other.task.id() != id);
     }
 }
 

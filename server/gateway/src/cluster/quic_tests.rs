@@ -19,9 +19,14 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::*;
 use crate::tls;
 
+#[path = "../../tests/support/port.rs"]
+mod port;
+
 /// Nothing here takes this long; what does has hung.
 const PATIENCE: Duration = Duration::from_secs(60);
 const ANY_PORT: &str = "127.0.0.1:0";
+/// An address that is not the nodes'.
+const STRANGER: &str = "127.0.0.2:0";
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("it has hung")
@@ -223,8 +228,12 @@ async fn a_dropped_link_ends_at_both_ends() {
 
 #[tokio::test]
 async fn a_closed_endpoint_ends_its_links_and_makes_no_more() {
-    let (one, mut dialled, mut accepted, two) = Certificates::new().linked().await;
+    let certificates = Certificates::new();
+    let (one, identity) = (certificates.endpoint("one"), certificates.node("two"));
+    let two = LinkEndpoint::bind(port::lasting(), &identity).expect("a free port");
     soon(async {
+        let (dialled, accepted) = tokio::join!(one.connect(two.address()), two.accept());
+        let (mut dialled, mut accepted) = (dialled.expect("accepted"), accepted.expect("a link"));
         // One that nobody has taken up.
         let waiting = one.connect(two.address()).await.expect("accepted");
         tokio::join!(two.close(), async { assert!(two.accept().await.is_none()) });
@@ -235,7 +244,7 @@ async fn a_closed_endpoint_ends_its_links_and_makes_no_more() {
         let how = waiting.connection.closed().await;
         assert!(matches!(how, quinn::ConnectionError::ApplicationClosed(_)), "{how}");
         assert_eq!(two.connect(one.address()).await.expect_err("closed"), LinkError::Over);
-        let (address, identity) = (two.address(), Certificates::new().node("three"));
+        let address = two.address();
         drop((two, accepted));
         // The address is free as soon as quinn's tasks have seen that nobody needs it.
         while LinkEndpoint::bind(address, &identity).is_err() {
@@ -558,7 +567,7 @@ fn a_node_that_was_restarted_says_so() {
     let identity = certificates.node("two");
     let (before, here) = (runtime(), runtime());
     let one = here.block_on(async { certificates.endpoint("one") });
-    let two = before.block_on(async { LinkEndpoint::bind(any_port(), &identity).expect("a free port") });
+    let two = before.block_on(async { LinkEndpoint::bind(port::lasting(), &identity).expect("a free port") });
     let address = two.address();
     let accepting = std::thread::spawn(move || {
         let accepted = before.block_on(soon(two.accept())).expect("a link");
@@ -588,7 +597,7 @@ fn a_node_that_was_restarted_says_so() {
 async fn one_way(server: SocketAddr, retries: Arc<AtomicUsize>) -> SocketAddr {
     const RETRY: u8 = 0xf0;
     let inside = UdpSocket::bind(ANY_PORT).await.expect("a free port");
-    let outside = UdpSocket::bind(ANY_PORT).await.expect("a free port");
+    let outside = UdpSocket::bind(STRANGER).await.expect("a free port");
     let address = inside.local_addr().expect("bound");
     tokio::spawn(async move {
         let (mut there, mut here) = ([0; 2048], [0; 2048]);
@@ -611,7 +620,7 @@ async fn one_way(server: SocketAddr, retries: Arc<AtomicUsize>) -> SocketAddr {
     address
 }
 
-/// From the same address, and proven ones: more than there may be under way.
+/// More than there may be under way, from an address that has proven itself.
 #[tokio::test]
 async fn handshakes_that_are_never_ended_keep_no_node_out() {
     let certificates = Certificates::new();
@@ -619,20 +628,55 @@ async fn handshakes_that_are_never_ended_keep_no_node_out() {
     let retries = Arc::new(AtomicUsize::new(0));
     let front = one_way(two.address(), retries.clone()).await;
     let flood = dialler(&certificates, None, ALPN);
-    let handshakes: Vec<_> = (0..4 * HANDSHAKES_MAX)
-        .map(|_| tokio::spawn(flood.connect(front, NODE_NAME).expect("possible")))
-        .collect();
+    let mut handshakes = Vec::new();
     soon(async {
-        while retries.load(Ordering::Relaxed) < 2 * HANDSHAKES_MAX {
+        for _ in 0..2 * HANDSHAKES_MAX {
+            handshakes.push(tokio::spawn(flood.connect(front, NODE_NAME).expect("possible")));
+            tokio::task::yield_now().await;
+        }
+        while retries.load(Ordering::Relaxed) < HANDSHAKES_MAX
+            || two.endpoint.open_connections() < HANDSHAKES_MAX
+        {
             tokio::task::yield_now().await;
         }
         for _ in 0..3 {
-            let (dialled, accepted) = tokio::join!(one.connect(two.address()), two.accept());
-            assert!(dialled.is_ok() && accepted.is_some(), "{dialled:?}");
+            let _dialled = one.connect(two.address()).await.expect("room is made");
+            two.accept().await.expect("a link");
         }
     })
     .await;
     assert!(!handshakes.iter().any(|handshake| handshake.is_finished()), "they are still going on");
+}
+
+#[tokio::test]
+async fn handshakes_give_way_by_address_and_age() {
+    let source = |n: u8| Source::V4([192, 0, 2, n]);
+    let mut handshakes = Handshakes::default();
+    let add = |handshakes: &mut Handshakes, n: u8, age: Duration| {
+        let task = handshakes.tasks.spawn(std::future::pending());
+        let since = Instant::now().checked_sub(age).expect("the machine is up for that long");
+        handshakes.under_way.push(UnderWay { source: source(n), since, task });
+    };
+    let left =
+        |handshakes: &Handshakes| Vec::from_iter(handshakes.under_way.iter().map(|other| other.source));
+    let (young, old) = (Duration::ZERO, 2 * HANDSHAKE_TIME_MIN);
+    add(&mut handshakes, 1, old);
+    for n in [2, 3, 2, 2] {
+        add(&mut handshakes, n, young);
+    }
+    // Not the oldest of all, and young: it has more than who comes.
+    assert!(handshakes.give_one_up_for(source(4)));
+    assert_eq!(left(&handshakes), [1, 3, 2, 2].map(source));
+    // Its own are young.
+    assert!(!handshakes.give_one_up_for(source(2)));
+    assert!(!handshakes.give_one_up_for(source(1)), "as many, with this one");
+    handshakes.under_way[2].since -= old;
+    assert!(handshakes.give_one_up_for(source(2)));
+    assert_eq!(left(&handshakes), [1, 3, 2].map(source));
+    // Among equals the oldest.
+    assert!(handshakes.give_one_up_for(source(5)));
+    assert_eq!(left(&handshakes), [3, 2].map(source));
+    assert!(!handshakes.give_one_up_for(source(5)));
 }
 
 #[tokio::test]
