@@ -1,27 +1,48 @@
 //! What an adapter promises, as a list of cases that every adapter's tests run.
 //!
 //! Each case gets a fresh, empty store and panics when the store breaks a promise. Public, so that an adapter in a
-//! crate of its own can run it.
+//! crate of its own can run it, before [those of the operations](crate::ops::conformance).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 
 use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::{BoxFuture, CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
+use crate::{CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
 
 /// A case: its name, and what it demands of an empty store.
-pub type Case = (&'static str, fn(Arc<dyn Kv>) -> BoxFuture<'static, ()>);
+pub type Case = (&'static str, fn(Arc<dyn Kv>) -> LocalBoxFuture<'static, ()>);
 
+/// The list of these cases, and for each a test of this crate's own stores.
 macro_rules! cases {
-    ($($name:ident)*) => {
-        /// Every case.
-        pub const CASES: &[Case] = &[$((stringify!($name), |kv| Box::pin(async move { $name(&*kv).await }))),*];
+    ($(#[$doc:meta])* $visibility:vis const $list:ident; $($name:ident)*) => {
+        $(#[$doc])*
+        $visibility const $list: &[$crate::conformance::Case] =
+            &[$((stringify!($name), |kv| Box::pin(async move { $name(&*kv).await }))),*];
+
+        #[cfg(test)]
+        mod on_memory {
+            $(#[test]
+            fn $name() {
+                crate::ops::tests::block_on(super::$name(&crate::memory::Memory::new()));
+            })*
+        }
+
+        #[cfg(test)]
+        mod on_embedded {
+            $(#[test]
+            fn $name() {
+                crate::ops::tests::block_on(super::$name(&crate::embedded::tests::Temporary::new()));
+            })*
+        }
     };
 }
+pub(crate) use cases;
 
 cases! {
+    /// Every case.
+    pub const CASES;
     an_empty_store_has_nothing
     committed_writes_are_seen_and_others_are_not
     a_dropped_transaction_leaves_nothing
@@ -50,13 +71,6 @@ cases! {
     an_unknown_version_is_refused
     too_large_is_refused_and_has_no_effect
     concurrent_counters_are_exact
-}
-
-/// Runs every case, each on a store of its own.
-pub async fn run(make: impl Fn() -> Arc<dyn Kv>) {
-    for (_, case) in CASES {
-        case(make()).await;
-    }
 }
 
 type Tx = Box<dyn Transaction>;

@@ -490,7 +490,6 @@ impl Transaction for MemoryTransaction {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::conformance;
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
@@ -504,11 +503,6 @@ mod tests {
 
     fn exists(store: &Memory, key: &[u8]) -> bool {
         block_on(store.begin().get(key)).expect("reads").is_some()
-    }
-
-    #[test]
-    fn conforms() {
-        block_on(conformance::run(|| Arc::new(Memory::new())));
     }
 
     #[test]

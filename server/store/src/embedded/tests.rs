@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::shared::FatalError;
 use super::spaces::Spaces;
 use super::{Embedded, OpenError, Options};
-use crate::{BoxFuture, CommitError, Kv, StoreError, Transaction, Version, conformance};
+use crate::{BoxFuture, CommitError, Kv, StoreError, Transaction, Version};
 
 /// Ways into the committer.
 #[derive(Default)]
@@ -104,11 +104,6 @@ fn tamper(dir: &TempDir, key: &[u8], value: Option<&[u8]>) {
         None => batch.remove(spaces.of(key), key),
     }
     batch.commit().expect("commits");
-}
-
-#[test]
-fn conforms() {
-    block_on(conformance::run(|| Arc::new(Temporary::new())));
 }
 
 #[test]

@@ -35,6 +35,7 @@ use crate::limits::RANGE_ROWS_MAX;
 use crate::{QueryError, RangeQuery, StoreError, Transaction, records};
 
 pub mod append;
+pub mod conformance;
 pub mod epoch;
 pub mod history;
 pub mod lease;

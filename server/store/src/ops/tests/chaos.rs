@@ -115,13 +115,13 @@ fn a_store_has_one_epoch() {
     ] {
         let store = Memory::new();
         store.set_faults(FaultPlan::script(faults.clone()));
-        let first = block_on(super::epoch::load_or_begin(&store, epoch(1)));
+        let first = block_on(crate::ops::epoch::load_or_begin(&store, epoch(1)));
         assert_eq!(first, Ok(epoch(1)), "{faults:?}");
         store.land();
-        assert_eq!(block_on(super::epoch::load_or_begin(&store, epoch(2))), first, "{faults:?}");
+        assert_eq!(block_on(crate::ops::epoch::load_or_begin(&store, epoch(2))), first, "{faults:?}");
     }
     let store = Memory::new();
     store.set_faults(FaultPlan::script(vec![Some(Fault::Conflict); 99]));
-    let begun = block_on(super::epoch::load_or_begin(&store, epoch(1)));
+    let begun = block_on(crate::ops::epoch::load_or_begin(&store, epoch(1)));
     assert_eq!(begun, Err(CommitError::Conflict), "not for ever");
 }

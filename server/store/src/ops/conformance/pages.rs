@@ -3,7 +3,9 @@
 use super::*;
 use tern_protocol::limits::{PAGE_BYTES_MAX, PAGE_ROWS_MAX};
 
-on_all! {
+cases! {
+    /// Every case.
+    pub(super) const CASES;
     history_goes_both_ways
     pages_are_bounded_by_bytes
     membership_cuts_exactly

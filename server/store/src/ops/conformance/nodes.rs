@@ -6,7 +6,9 @@ use super::*;
 use crate::keys::node::NodeKey;
 use crate::records::NodeLease;
 
-on_all! {
+cases! {
+    /// Every case.
+    pub(super) const CASES;
     leases_are_seen_by_all
     the_dead_are_taken_out_and_the_living_are_not
     logs_that_have_moved_are_found

@@ -2,7 +2,9 @@
 
 use super::*;
 
-on_all! {
+cases! {
+    /// Every case.
+    pub(super) const CASES;
     what_is_appended_is_loaded
     an_append_writes_what_it_must_and_no_more
     a_stale_owner_conflicts
