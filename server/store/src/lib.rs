@@ -10,7 +10,7 @@
 //!                │
 //!                ├── embedded  fjall with group commit (one node; the default)
 //!                ├── memory    the model, with faults on demand (tests, simulation)
-//!                └── (FoundationDB: a crate of its own, since it links a C library)
+//!                └── (FoundationDB: the crate tern-store-fdb, since it links a C library)
 //! ```
 //!
 //! The trait has FoundationDB's model because that is the strictest of the stores that we run on: whatever is correct
@@ -99,7 +99,7 @@ pub trait Transaction: Send + Sync {
     /// Adds to the key's value, a little-endian u64 that wraps around; a missing one counts as 0.
     fn atomic_add(&mut self, key: &[u8], value: u64);
 
-    /// As if the key had been read.
+    /// As if the key had been read; so it does nothing for a key that this transaction has written before.
     fn add_read_conflict(&mut self, key: &[u8]);
 
     /// Reads and checks conflicts at this version instead of the newest. Call it before anything else. Saves the
@@ -164,4 +164,4 @@ impl RangeQuery {
 }
 
 /// The first key of the adapters' own space; everything of ours sorts before it.
-pub(crate) const SYSTEM_SPACE: &[u8] = &[0xFF];
+pub const SYSTEM_SPACE: &[u8] = &[0xFF];

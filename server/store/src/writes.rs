@@ -7,7 +7,7 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use crate::keys::after_key;
-use crate::limits::{KEY_BYTES_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::limits::Size;
 use crate::resolver::ReadSet;
 use crate::{RangeQuery, SYSTEM_SPACE, StoreError};
 
@@ -65,8 +65,7 @@ impl Write {
 pub(crate) struct WriteSet {
     keys: BTreeMap<Bytes, Write>,
     clears: Vec<(Bytes, Bytes)>,
-    bytes: usize,
-    oversized: bool,
+    size: Size,
 }
 
 impl WriteSet {
@@ -86,31 +85,23 @@ impl WriteSet {
 
     /// Size of keys and values, counting every call.
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes
+        self.size.bytes()
     }
 
     /// Whether any limit is exceeded.
     pub(crate) fn is_too_large(&self, reads: &ReadSet) -> bool {
         let keys: usize = reads.keys.iter().map(Bytes::len).sum();
         let ranges: usize = reads.ranges.iter().map(|(begin, end)| begin.len() + end.len()).sum();
-        self.oversized || self.bytes + keys + ranges > TRANSACTION_BYTES_MAX
-    }
-
-    fn count(&mut self, key: &[u8], more: usize) {
-        assert!(!key.is_empty(), "the engine has no empty key");
-        assert!(key < SYSTEM_SPACE, "keys from 0xFF on belong to the adapters");
-        self.oversized |= key.len() > KEY_BYTES_MAX;
-        self.bytes = self.bytes.saturating_add(key.len() + more);
+        self.size.is_too_large(keys + ranges)
     }
 
     pub(crate) fn set(&mut self, key: &[u8], value: Bytes) {
-        self.count(key, value.len());
-        self.oversized |= value.len() > VALUE_BYTES_MAX;
+        self.size.write(key, value.len());
         self.keys.insert(Bytes::copy_from_slice(key), Write::Value(Some(value)));
     }
 
     pub(crate) fn clear(&mut self, key: &[u8]) {
-        self.count(key, 0);
+        self.size.write(key, 0);
         self.keys.insert(Bytes::copy_from_slice(key), Write::Value(None));
     }
 
@@ -119,8 +110,7 @@ impl WriteSet {
         if begin >= end {
             return;
         }
-        self.bytes = self.bytes.saturating_add(begin.len() + end.len());
-        self.oversized |= begin.len().max(end.len()) > KEY_BYTES_MAX;
+        self.size.clear(begin, end);
         let (begin, end) = (Bytes::copy_from_slice(begin), Bytes::copy_from_slice(end));
         let mut tail = self.keys.split_off(&begin);
         self.keys.append(&mut tail.split_off(&end));
@@ -128,7 +118,7 @@ impl WriteSet {
     }
 
     pub(crate) fn atomic(&mut self, key: &[u8], operation: Atomic) {
-        self.count(key, 8);
+        self.size.write(key, 8);
         let cleared = self.is_cleared(key);
         let write = self
             .keys

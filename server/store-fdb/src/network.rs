@@ -1,0 +1,40 @@
+//! The client library's network thread: one a process, which is started once, and cannot be started again.
+//!
+//! It has to have ended when the process does, since the library's own clean-up at the exit would pull the ground from
+//! under it. A process can end at many places, so this hangs on the exit itself.
+#![allow(unsafe_code)]
+
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use foundationdb::api::{FdbApiBuilder, NetworkAutoStop};
+use foundationdb::{FdbError, FdbResult};
+
+/// platform_error.
+const PLATFORM_ERROR: i32 = 1500;
+
+/// Until the exit.
+static NETWORK: Mutex<Option<NetworkAutoStop>> = Mutex::new(None);
+
+/// Starts it, if that has not been done.
+///
+/// # Errors
+/// What the client library says; it says the same ever after.
+pub(crate) fn start() -> FdbResult<()> {
+    static STARTED: OnceLock<FdbResult<()>> = OnceLock::new();
+    *STARTED.get_or_init(|| {
+        let builder = FdbApiBuilder::default().build()?;
+        // SAFETY: `stop` is there as long as the process, and does not unwind: out of an `extern "C"` function that aborts.
+        if unsafe { libc::atexit(stop) } != 0 {
+            return Err(FdbError::from_code(PLATFORM_ERROR));
+        }
+        // SAFETY: what it returns has to be dropped before the process exits, which `stop` does, or it is aborted.
+        let network = unsafe { builder.boot() }?;
+        *NETWORK.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
+        Ok(())
+    })
+}
+
+/// Ends the thread. It is called before the library's own clean-up: what was registered later goes first.
+extern "C" fn stop() {
+    drop(NETWORK.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
