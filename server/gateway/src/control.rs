@@ -30,6 +30,8 @@ use tracing::{error, info, warn};
 const BACKUP: &str = "backup 1\n";
 /// What it is answered with, before the stream.
 const OK: &str = "ok\n";
+/// Why some servers make no backup.
+const ELSEWHERE: &str = "its data is not on this machine: make a backup of the FoundationDB cluster with FoundationDB's own tools";
 /// For the line that says what is wanted.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const REQUEST_BYTES_MAX: u64 = 64;
@@ -65,11 +67,12 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl Control {
-    /// Begins to. The caller has the store open, so whatever is at that path is left over.
+    /// Begins to. The caller has the store open, so whatever is at that path is left over. `kv`: what a backup is made
+    /// of, if this server makes any.
     ///
     /// # Errors
     /// When the system refuses, for example because the path is longer than a socket's may be (107 bytes).
-    pub fn start(data: &Path, kv: Weak<dyn Kv>) -> io::Result<Self> {
+    pub fn start(data: &Path, kv: Option<Weak<dyn Kv>>) -> io::Result<Self> {
         let path = path(data);
         let directory = path.parent().unwrap_or(data);
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
@@ -89,7 +92,7 @@ impl Control {
                         state.client = Some(client);
                     }
                     // The engine meets some damage with a panic.
-                    if catch_unwind(AssertUnwindSafe(|| serve(stream, &kv))).is_err() {
+                    if catch_unwind(AssertUnwindSafe(|| serve(stream, kv.as_ref()))).is_err() {
                         error!("a backup was not made: the storage engine has given up on damaged data");
                     }
                     lock(&shared).client = None;
@@ -130,7 +133,7 @@ impl Drop for Control {
     }
 }
 
-fn serve(mut stream: UnixStream, kv: &Weak<dyn Kv>) {
+fn serve(mut stream: UnixStream, kv: Option<&Weak<dyn Kv>>) {
     if let Err(error) = answer(&stream, kv) {
         warn!(%error, "a backup was not made");
         // The client may be gone, or in the middle of the stream, whose end it then misses.
@@ -138,7 +141,7 @@ fn serve(mut stream: UnixStream, kv: &Weak<dyn Kv>) {
     }
 }
 
-fn answer(mut stream: &UnixStream, kv: &Weak<dyn Kv>) -> Result<(), BackupError> {
+fn answer(mut stream: &UnixStream, kv: Option<&Weak<dyn Kv>>) -> Result<(), BackupError> {
     stream.set_read_timeout(Some(REQUEST_TIMEOUT))?;
     stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
     let mut request = String::new();
@@ -148,6 +151,7 @@ fn answer(mut stream: &UnixStream, kv: &Weak<dyn Kv>) -> Result<(), BackupError>
             io::Error::other("the request is not understood; is the program of the same version?").into()
         );
     }
+    let kv = kv.ok_or_else(|| io::Error::other(ELSEWHERE))?;
     let kv = kv.upgrade().ok_or_else(|| io::Error::other("the server is stopping"))?;
     let begin = Instant::now();
     stream.write_all(OK.as_bytes())?;

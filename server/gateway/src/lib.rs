@@ -5,7 +5,7 @@
 //! - [`connection`]: bytes to frames, the outbound queue to bytes.
 //! - [`effects`]: executes what a session asks for; [`auth`] checks its token.
 //! - [`owners`]: runs the conversations that a shard owns: append, commit, watermarks.
-//! - [`epoch`]: which history the store holds.
+//! - [`store`], [`epoch`]: what is stored where, and which history of it.
 //! - [`cluster`]: other nodes.
 //! - [`fanout`]: from an owner to the connections of all shards.
 //! - [`limits`]: what one address, user or device may take.
@@ -45,6 +45,7 @@ pub mod serve;
 pub mod server;
 pub mod shard;
 pub mod shutdown;
+pub mod store;
 pub mod tls;
 pub mod top;
 pub mod transport;

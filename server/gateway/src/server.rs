@@ -2,14 +2,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Once};
 use std::thread;
 
 use tern_core::routing::ShardId;
-use tern_store::Kv;
-use tern_store::embedded::{self, DirectoryLock, Embedded, OpenError, Options};
+use tern_store::embedded::{self, DirectoryLock};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
@@ -28,7 +27,8 @@ use crate::metrics::collect::ShardSources;
 use crate::metrics::reloads::Reloads;
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
-use crate::tls::{self, CurrentIdentity, SECRETS_FILE, Secrets, TlsError};
+use crate::store::{Store, StoreError};
+use crate::tls::{self, CurrentIdentity, Secrets, TlsError};
 use crate::transport::inherited::{Inherited, InheritedError};
 use crate::transport::proxy::Network;
 use crate::transport::quic::{QuicAcceptor, QuicListener, QuicOptions};
@@ -72,7 +72,7 @@ pub struct Setup {
 pub enum StartError {
     /// The store.
     #[error(transparent)]
-    Store(#[from] OpenError),
+    Store(#[from] StoreError),
     /// The sockets.
     #[error(transparent)]
     Bind(#[from] BindError),
@@ -85,15 +85,6 @@ pub enum StartError {
     /// Certificates or secrets.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// The store is not where it was.
-    #[error(
-        "there is no store in {0}, though a server has run on this data directory: put it back, or restore a backup; to \
-         begin with nothing, take an empty directory"
-    )]
-    StoreGone(PathBuf),
-    /// A restore is under way, or was.
-    #[error("{0} exists: a restore has not come to its end. Remove it, and restore again")]
-    Restoring(PathBuf),
     /// Its epoch.
     #[error(transparent)]
     Epoch(#[from] EpochError),
@@ -134,9 +125,9 @@ impl Server {
         let shards = setup.shards;
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
         setup.inherited.check(&setup.tcp)?;
-        let lock = embedded::lock_directory(&setup.data)?;
-        let embedded = Arc::new(open_store(&setup.data)?);
-        let epoch = epoch::load_or_begin(&*embedded)?;
+        let lock = embedded::lock_directory(&setup.data).map_err(StoreError::from)?;
+        let Store { kv, local } = Store::open(&setup.data)?;
+        let epoch = epoch::load_or_begin(&*kv)?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(setup.identity, &secrets)?;
@@ -145,9 +136,8 @@ impl Server {
 
         let proxies: Arc<[Network]> = setup.proxies.into();
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
-        let kv: Arc<dyn Kv> = embedded.clone();
         // A server that cannot be backed up while it runs is better than none.
-        let control = Control::start(&setup.data, Arc::downgrade(&kv));
+        let control = Control::start(&setup.data, local.is_some().then(|| Arc::downgrade(&kv)));
         let control = control
             .inspect_err(|error| {
                 let path = control::path(&setup.data);
@@ -187,8 +177,7 @@ impl Server {
         }
         let collector = Collector {
             node: node.clone(),
-            store: embedded,
-            directory: setup.data.join("store"),
+            local,
             phase: phase.subscribe(),
             shards: sources,
             reloads: setup.reloads,
@@ -237,23 +226,6 @@ impl Server {
     }
 }
 
-/// A new store is made only where no server has run: else it was lost, and a server that begins with nothing would give
-/// its numbers again.
-fn open_store(data: &Path) -> Result<Embedded, StartError> {
-    let store = data.join("store");
-    if !embedded::exists(&store)? {
-        let restoring = data.join("store.restoring");
-        if restoring.exists() {
-            return Err(StartError::Restoring(restoring));
-        }
-        if data.join(SECRETS_FILE).exists() {
-            return Err(StartError::StoreGone(store));
-        }
-        info!(path = %store.display(), "making a new, empty store");
-    }
-    Ok(Embedded::open(&store, Options::default(), Box::new(store_failed))?)
-}
-
 struct ShardThread {
     id: ShardId,
     node: Arc<Node>,
@@ -271,13 +243,6 @@ impl ShardThread {
         }
         shard.run(inbox).await;
     }
-}
-
-/// Nothing that the store says can be trusted any more, and nothing more can be acknowledged: the process ends, and a
-/// restart recovers what is durable.
-fn store_failed(error: &tern_store::embedded::FatalError) {
-    eprintln!("ternd: the store has failed and the server stops: {error}");
-    std::process::exit(EXIT_STORE_FAILED);
 }
 
 /// Makes a panic on a shard's thread end the process: the runtime would catch it, and the users of that shard would go

@@ -1,13 +1,11 @@
 //! Reads what the parts of the server have counted, and judges whether it is well.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tern_core::routing::ShardId;
 use tern_protocol::error::ErrorCode;
-use tern_store::embedded::Embedded;
 use tern_store::histogram::{Histogram, Snapshot};
 use tokio::runtime::RuntimeMetrics;
 use tokio::sync::{Semaphore, watch};
@@ -22,6 +20,7 @@ use super::{catalog, process};
 use crate::mailbox::WAITING_BYTES_MAX;
 use crate::shard::Node;
 use crate::shutdown::Phase;
+use crate::store::Local;
 use crate::transport::quic::QuicStats;
 use crate::transport::tcp::TcpStats;
 
@@ -71,10 +70,8 @@ pub struct ShardSources {
 pub struct Collector {
     /// What the shards share.
     pub node: Arc<Node>,
-    /// The store.
-    pub store: Arc<Embedded>,
-    /// Its directory.
-    pub directory: PathBuf,
+    /// The store, if it is on this machine.
+    pub local: Option<Local>,
     /// How far the end has come.
     pub phase: watch::Receiver<Phase>,
     /// In order.
@@ -104,7 +101,9 @@ impl Collector {
     /// # Errors
     /// Why not; a restart may help.
     pub fn health(&self) -> Result<(), String> {
-        self.store.health().map_err(|error| error.to_string())?;
+        if let Some(Local { store, .. }) = &self.local {
+            store.health().map_err(|error| error.to_string())?;
+        }
         hanging(self.shards.iter().map(|shard| (shard.id, self.tick_age(shard.id))))
     }
 
@@ -117,7 +116,7 @@ impl Collector {
         if self.is_draining() {
             return Err("the server is stopping".to_owned());
         }
-        match self.store.metrics().writing_for {
+        match self.local.as_ref().and_then(|local| local.store.metrics().writing_for) {
             Some(stall) if stall > STORE_STALLS => {
                 Err(format!("the disk has not finished a write for {} s", stall.as_secs()))
             }
@@ -137,8 +136,9 @@ impl Collector {
     /// Asks the disk for what [`Self::page`] says of it. One that hangs is not waited for: the page says what was known
     /// before, and is needed then more than ever.
     pub async fn ask_disk(&self) {
+        let Some(Local { store, directory }) = self.local.clone() else { return };
         let Ok(turn) = self.disk.turn.clone().try_acquire_owned() else { return };
-        let (disk, store, directory) = (self.disk.clone(), self.store.clone(), self.directory.clone());
+        let disk = self.disk.clone();
         let asked = tokio::task::spawn_blocking(move || {
             let bytes =
                 store.disk_bytes().map_err(|error| warn!(%error, "the size of the store is not known"));
@@ -161,7 +161,9 @@ impl Collector {
         self.requests(&mut page);
         self.owners(&mut page);
         self.queues(&mut page);
-        self.store(&mut page);
+        if let Some(local) = &self.local {
+            self.store(&mut page, local);
+        }
         page.finish()
     }
 
@@ -359,8 +361,8 @@ impl Collector {
         });
     }
 
-    fn store(&self, page: &mut Page) {
-        let metrics = self.store.metrics();
+    fn store(&self, page: &mut Page, Local { store, .. }: &Local) {
+        let metrics = store.metrics();
         page.family(&catalog::STORE_COMMITS, |samples| {
             samples.value(&["committed"], metrics.commits);
             samples.value(&["conflict"], metrics.conflicts);
