@@ -15,6 +15,7 @@ use crate::clock;
 use crate::descriptors;
 use crate::limits::Limits;
 use crate::server::{Server, Setup};
+use crate::store::Place;
 use crate::tls::files::{self, Access};
 use crate::tls::{CurrentIdentity, DevIdentity, SECRETS_FILE};
 use crate::transport::inherited::Inherited;
@@ -83,6 +84,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         limits: if dev.limits { Limits::default() } else { Limits::OFF },
         reloads: Arc::default(),
         data: data.clone(),
+        store: Place::Embedded,
     })?;
     let (tcp, quic) = (server.tcp[0], server.quic[0]);
     let tokens = ["alice", "bob"].map(|user| minter.mint(user, LIFETIME, now));

@@ -1,12 +1,13 @@
 //! The epoch of the server's store: begun at the first start, begun anew by a restore.
 
 use std::io;
-use std::thread;
 
 use aws_lc_rs::rand;
 use tern_protocol::ids::StoreEpoch;
 use tern_store::{CommitError, Kv, ops};
 use thiserror::Error;
+
+use crate::store;
 
 /// Why the store has no epoch.
 #[derive(Debug, Error)]
@@ -35,11 +36,5 @@ pub fn fresh() -> io::Result<StoreEpoch> {
 /// [`EpochError`].
 pub fn load_or_begin(kv: &dyn Kv) -> Result<StoreEpoch, EpochError> {
     let fresh = fresh()?;
-    let load = || {
-        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-        Ok(runtime.block_on(ops::epoch::load_or_begin(kv, fresh))?)
-    };
-    // A server is started within a runtime, and no other one can wait there.
-    let loaded = thread::scope(|scope| scope.spawn(load).join());
-    loaded.unwrap_or_else(|_| Err(io::Error::other("the storage engine has given up").into()))
+    Ok(store::block_on(|| ops::epoch::load_or_begin(kv, fresh))??)
 }

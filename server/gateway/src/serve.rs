@@ -18,6 +18,7 @@ use crate::descriptors;
 use crate::metrics::reloads::Source;
 use crate::reload::{Looks, Reloader};
 use crate::server::{Server, Setup};
+use crate::store;
 use crate::tls::CurrentIdentity;
 use crate::transport::inherited::Inherited;
 
@@ -76,6 +77,9 @@ pub async fn check(loaded: &Loaded) -> Result<(), ConfigError> {
         tell_expiry(expires);
     }
     mistakes.note(try_directory(&loaded.config.data).map_err(|problem| loaded.refuse("data", problem)));
+    mistakes.note(
+        store::check(&setup.store).await.map_err(|problem| loaded.refuse("store.cluster_file", problem)),
+    );
     if let Some(published) = &upkeep.published {
         let fetched = published.check().await;
         mistakes.note(fetched.map_err(|error| loaded.refuse("tokens.jwks.url", error)));
@@ -150,6 +154,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
 
     let setup = Setup {
         data: config.data.clone(),
+        store: config.store.place(),
         tcp: config.listen.clone(),
         quic: config.quic_addresses().to_vec(),
         inherited: Inherited::default(),

@@ -27,7 +27,7 @@ use crate::metrics::collect::ShardSources;
 use crate::metrics::reloads::Reloads;
 use crate::shard::{Node, Shard};
 use crate::shutdown::{self, Phase};
-use crate::store::{Store, StoreError};
+use crate::store::{Place, Store, StoreError};
 use crate::tls::{self, CurrentIdentity, Secrets, TlsError};
 use crate::transport::inherited::{Inherited, InheritedError};
 use crate::transport::proxy::Network;
@@ -43,8 +43,10 @@ const SHARD_THREAD: &str = "tern-shard-";
 
 /// Everything that a server is made of.
 pub struct Setup {
-    /// Where the store and the secrets live.
+    /// Where the secrets live, and the store if it is embedded.
     pub data: PathBuf,
+    /// Which store.
+    pub store: Place,
     /// TCP addresses; port 0 takes a free one.
     pub tcp: Vec<SocketAddr>,
     /// QUIC addresses; port 0 takes a free one, the same as the TCP address at the same place if that is 0 too.
@@ -126,7 +128,7 @@ impl Server {
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
         setup.inherited.check(&setup.tcp)?;
         let lock = embedded::lock_directory(&setup.data).map_err(StoreError::from)?;
-        let Store { kv, local } = Store::open(&setup.data)?;
+        let Store { kv, local } = Store::open(&setup.store, &setup.data)?;
         let epoch = epoch::load_or_begin(&*kv)?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;

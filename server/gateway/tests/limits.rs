@@ -18,6 +18,7 @@ use tern_server::auth::{Minter, Verifier};
 use tern_server::clock;
 use tern_server::limits::Limits;
 use tern_server::server::{Server, Setup};
+use tern_server::store::Place;
 use tern_server::tls::{CurrentIdentity, DevIdentity};
 use tern_server::transport::inherited::Inherited;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -39,6 +40,7 @@ impl Limited {
         let any_port = ([127, 0, 0, 1], 0).into();
         let server = Server::start(Setup {
             data: data.path().to_owned(),
+            store: Place::Embedded,
             tcp: vec![any_port],
             quic: vec![any_port],
             shards: 1,

@@ -16,10 +16,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tern_store::limits::PREFIX_BYTES_MAX;
 use thiserror::Error;
 
 use crate::admin;
 use crate::limits::Limits;
+use crate::store::{HAS_FDB, Place, StoreError};
 use crate::tls;
 use crate::transport::proxy::Network;
 
@@ -35,7 +37,7 @@ pub const EXAMPLE: &str = include_str!("example.toml");
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Where the store and the server's secrets live.
+    /// Where the server's secrets live, and the store if it is embedded.
     pub data: PathBuf,
     /// TCP addresses.
     #[serde(default = "default_listen")]
@@ -47,6 +49,9 @@ pub struct Config {
     pub proxy_protocol_from: Vec<Network>,
     /// Threads, each with its own listeners, connections and conversations; one per core if not given.
     pub shards: Option<usize>,
+    /// Where conversations are kept.
+    #[serde(default)]
+    pub store: Store,
     /// Where metrics, health and readiness are.
     #[serde(default)]
     pub admin: Admin,
@@ -69,6 +74,63 @@ pub struct Loaded {
     pub config: Config,
     /// Where they come from.
     pub origins: Origins,
+}
+
+/// Where conversations are kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// In what.
+    pub kind: StoreKind,
+    /// Which FoundationDB cluster.
+    pub cluster_file: Option<PathBuf>,
+    /// In front of every key there.
+    pub prefix: String,
+}
+
+/// In what conversations are kept.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// In the data directory.
+    #[default]
+    Embedded,
+    /// In FoundationDB.
+    Fdb,
+}
+
+impl Store {
+    /// Which store that is.
+    pub fn place(&self) -> Place {
+        match self.kind {
+            StoreKind::Embedded => Place::Embedded,
+            StoreKind::Fdb => Place::Fdb {
+                cluster_file: self.cluster_file.clone().unwrap_or_default(),
+                prefix: self.prefix.clone(),
+            },
+        }
+    }
+
+    /// How its values have to fit together: which one does not, and why.
+    fn check(&self) -> Result<(), (&'static str, String)> {
+        match (self.kind, &self.cluster_file) {
+            (StoreKind::Fdb, _) if !HAS_FDB => Err(("store.kind", StoreError::NotBuilt.to_string())),
+            (StoreKind::Fdb, None) => Err((
+                "store.cluster_file",
+                "is missing: a store in FoundationDB needs the cluster's, such as \"/etc/foundationdb/fdb.cluster\""
+                    .to_owned(),
+            )),
+            (StoreKind::Fdb, Some(_)) if self.prefix.len() > PREFIX_BYTES_MAX => Err((
+                "store.prefix",
+                format!("{} bytes: expected at most {PREFIX_BYTES_MAX}", self.prefix.len()),
+            )),
+            (StoreKind::Embedded, Some(_)) => Err((
+                "store.cluster_file",
+                "the store is embedded: expected `kind = \"fdb\"` (or --store fdb) beside it".to_owned(),
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The admin listener.
@@ -184,6 +246,7 @@ impl Loaded {
         let base = path.parent().filter(|base| !base.as_os_str().is_empty()).unwrap_or(Path::new("."));
         for file in [&mut config.data, &mut config.tls.certificate, &mut config.tls.key]
             .into_iter()
+            .chain(&mut config.store.cluster_file)
             .chain(config.tokens.files())
             .chain(config.cluster.iter_mut().flat_map(ClusterSettings::files))
         {
@@ -240,6 +303,7 @@ impl Loaded {
             );
             mistakes.add(self.origins.mistake("admin.listen", problem));
         }
+        mistakes.note(config.store.check().map_err(|(key, problem)| self.refuse(key, problem)));
         mistakes.note(config.limits.check().map_err(|(key, problem)| self.refuse(key, problem)));
         mistakes.note(self.check_tokens());
         mistakes.note(self.check_cluster());

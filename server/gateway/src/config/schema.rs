@@ -103,6 +103,17 @@ pub(super) const SETTINGS: &[Setting] = &[
     ),
     Setting::new("proxy_protocol_from", Kind::Networks),
     Setting::new("shards", Kind::Number(1, ShardCount::MAX as i64)).over("shards", "TERN_SHARDS", "Threads"),
+    Setting::new("store.kind", Kind::Word(&["embedded", "fdb"])).over(
+        "store",
+        "TERN_STORE",
+        "Where conversations are kept: embedded or fdb",
+    ),
+    Setting::new("store.cluster_file", Kind::Path("/etc/foundationdb/fdb.cluster")).over(
+        "cluster-file",
+        "TERN_CLUSTER_FILE",
+        "Cluster file of FoundationDB",
+    ),
+    Setting::new("store.prefix", Kind::Text),
     Setting::new("admin.listen", Kind::Address).over(
         "admin-listen",
         "TERN_ADMIN_LISTEN",

@@ -80,6 +80,22 @@ fn mistakes_are_named() {
     check(("# allow_remote", "shards = 4 #"), &["admin.shards: belongs before the first section"]);
     check(("# allow_remote", "allow_remotely"), &["allow_remotely", "allow_remote\"?"]);
     check(("# allow_remote = false", "allow_remote = \"no\""), &["\"no\"", "true or false"]);
+    check(("= \"embedded\"", "= \"disk\""), &["store.kind: \"disk\"", "\"embedded\", \"fdb\""]);
+    check(
+        ("# cluster_file", "cluster_file"),
+        &["store.cluster_file: the store is embedded", "kind = \"fdb\""],
+    );
+    if HAS_FDB {
+        check(("= \"embedded\"", "= \"fdb\""), &["store.cluster_file: is missing"]);
+        let both = "= \"fdb\"\ncluster_file = \"fdb.cluster\"\nprefix = \"";
+        let long = format!("{both}{}\"", "x".repeat(101));
+        check(("= \"embedded\"", &long), &["store.prefix: 101 bytes", "at most 100"]);
+    } else {
+        check(
+            ("= \"embedded\"", "= \"fdb\""),
+            &["store.kind: this ternd was built without", "--features fdb"],
+        );
+    }
     for address in ["0.0.0.0:7480", "[::]:7480", "192.0.2.7:7480"] {
         check(("127.0.0.1:7480", address), &["admin.listen", address, "allow_remote = true"]);
     }
@@ -172,6 +188,7 @@ fn the_table_is_complete() {
             certificate: "/x".into(),
             key: "/x".into(),
         }),
+        store: Store { cluster_file: some(), ..Store::default() },
         tokens: Tokens {
             issuer: Some("i".into()),
             audience: Some("a".into()),

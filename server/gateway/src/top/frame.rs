@@ -95,6 +95,16 @@ impl Frame<'_> {
     }
 
     fn store(&mut self) {
+        if self.now.values(c::STORE_COMMITS.name, "result").is_empty() {
+            // It is not on that server's machine, so this is how it looks from there.
+            let commits = number(self.rate(&c::COMMITS, &[("result", "ok")]));
+            let conflicts = number(self.rate(&c::COMMITS, &[("result", "conflict")]));
+            let latency = self.latency(&c::COMMIT_SECONDS, &[]);
+            self.line(format_args!(
+                "\nstore   commits/s {commits}   conflicts/s {conflicts}   commit {latency}"
+            ));
+            return;
+        }
         let groups = format!("{}_count", c::STORE_WRITE_SECONDS.name);
         let groups = self.now.rate(self.before, &groups, &[]);
         let commits = self.rate(&c::STORE_COMMITS, &[("result", "committed")]);
@@ -234,7 +244,14 @@ mod tests {
 
     #[test]
     fn a_frame_fits_its_screen_whatever_has_happened() {
-        let mut page = String::new();
+        let local = "tern_store_commits_total{result=\"committed\"} 7\n";
+        let elsewhere = "tern_commits_total{result=\"ok\"} 7\n";
+        for (page, lines, of_store) in [(local, 21, "syncs/s"), (elsewhere, 19, "conflicts/s")] {
+            check_frames(page.to_owned(), lines, of_store);
+        }
+    }
+
+    fn check_frames(mut page: String, lines: usize, of_store: &str) {
         for shard in 0..64 {
             page += &format!("tern_shard_busy_seconds_total{{shard=\"{shard}\"}} {shard}\n");
         }
@@ -249,8 +266,9 @@ mod tests {
             assert!(frame.lines().all(|line| line.len() <= columns), "{frame}");
             assert!(frame.contains("busiest of 64 shards") && frame.contains("cuts    none"), "{frame}");
             assert!(frame.contains("unknown_conversation 123,456 (0/s)"), "{frame}");
+            assert!(frame.contains(of_store), "{frame}");
         }
-        assert_eq!(draw("title", &now, &now, 80, None).lines().count(), 21 + SHARDS_SHOWN);
+        assert_eq!(draw("title", &now, &now, 80, None).lines().count(), lines + SHARDS_SHOWN);
     }
 
     #[test]
