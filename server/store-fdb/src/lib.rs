@@ -11,8 +11,8 @@
 //! itself.
 //!
 //! Only [`errors`] is here without the feature `client`. With it, compiling needs libclang, and linking libfdb_c of
-//! FoundationDB 7.3, which is not found by itself if it is in no place of the system's:
-//! `FDB_CLIENT_LIB_PATH` names its directory to cargo, `LD_LIBRARY_PATH` to the program.
+//! FoundationDB 7.3, which is not found by itself if it is in no place of the system's: `LIBRARY_PATH` names its directory
+//! to the linker, `LD_LIBRARY_PATH` to the program.
 
 #[cfg(feature = "client")]
 mod database;
