@@ -17,6 +17,8 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tern_protocol::ids::StoreEpoch;
 
 use crate::keys::after_key;
+use crate::keys::migration::MigrationKey;
+use crate::migrate::{self, Migration};
 use crate::salvage::Readable;
 use crate::writes::Row;
 use crate::{CommitError, Corrupt, Kv, RangeQuery, SYSTEM_SPACE, StoreError, Transaction, ops};
@@ -193,6 +195,10 @@ pub async fn restore(input: impl Read, kv: &dyn Kv, epoch: StoreEpoch) -> Result
     .await?;
     let mut tx = kv.begin();
     ops::epoch::set(&mut *tx, epoch);
+    // What it was copied from may have moved since, or be about to; only what had not arrived as a whole stays so.
+    if let Some(Migration::Leaving { .. } | Migration::Moved { .. }) = migrate::migration(&*tx).await? {
+        tx.clear(&MigrationKey.encode());
+    }
     tx.commit().await?;
     Ok(totals)
 }

@@ -34,6 +34,7 @@ pub mod histogram;
 pub mod keys;
 pub mod limits;
 pub mod memory;
+pub mod migrate;
 pub mod ops;
 pub mod records;
 pub mod resolver;

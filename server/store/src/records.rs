@@ -15,6 +15,7 @@
 //! | entry | 1 | the encoded entry |
 //! | member | 1 | role (1 byte: 1 member, 2 admin, 3 owner), joined, left or 0 (8 bytes each, big-endian) |
 //! | node | 1 | beat, start in ms (8 bytes each, big-endian), lowest and highest version of links, 1 if it drains (1 byte each), then its name, its address for links and those for clients, each as its length (1 byte) and UTF-8 |
+//! | migration | 1 | state (1 byte: 1 leaving, 2 moved, 3 arriving), id (16 bytes); leaving, moved: where to (the rest, UTF-8); arriving: where from (2 bytes length, UTF-8), whether all is copied (1 byte), rows expected, rows and bytes copied (8 bytes each, big-endian), their CRC-32C (4 bytes, big-endian), the last key (the rest) |
 //! | window | 1 | count, first client_seq and seq, then the differences to the pair before (varints) |
 //!
 //! Watermarks (kinds `delivered` and `read`) are plain little-endian u64 without version or checksum, because the
@@ -32,8 +33,11 @@ use crate::keys::entry::EntryKey;
 use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
+use crate::keys::migration::MigrationKey;
 use crate::keys::node::NodeKey;
+use crate::keys::take;
 use crate::keys::window::WindowKey;
+use crate::migrate::{Arrival, LOCATION_BYTES_MAX, Migration, MigrationId, Tally};
 
 /// The only version of every record so far.
 const VERSION: u8 = 1;
@@ -128,6 +132,8 @@ record! { /// Kind `member`.
 member, MemberKey, Membership, encode_member, decode_member }
 record! { /// Kind `node`.
 node, NodeKey, NodeLease, encode_node, decode_node }
+record! { /// Kind `migration`.
+migration, MigrationKey, Migration, encode_migration, decode_migration }
 record! { /// Kind `window`.
 window, WindowKey, SendWindow, encode_window, decode_window }
 
@@ -265,6 +271,54 @@ fn decode_node(body: &[u8]) -> Result<NodeLease, &'static str> {
     })
 }
 
+fn encode_migration(key: &[u8], value: &Migration) -> Bytes {
+    match value {
+        Migration::Leaving { id, to } => seal(key, &[&[1], &id.0, to.as_bytes()]),
+        Migration::Moved { id, to } => seal(key, &[&[2], &id.0, to.as_bytes()]),
+        Migration::Arriving(Arrival { id, from, is_copied, expected, tally, last }) => {
+            assert!(from.len() <= LOCATION_BYTES_MAX, "a location is checked before it is stored");
+            let length = (from.len() as u16).to_be_bytes();
+            let numbers = [*expected, tally.rows, tally.bytes].map(u64::to_be_bytes);
+            let (from, sum) = (from.as_bytes(), tally.sum.to_be_bytes());
+            seal(
+                key,
+                &[&[3], &id.0, &length, from, &[(*is_copied).into()], numbers.as_flattened(), &sum, last],
+            )
+        }
+    }
+}
+
+fn decode_migration(mut body: &[u8]) -> Result<Migration, &'static str> {
+    let too_short = "too short";
+    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
+        Ok(text) if text.len() <= LOCATION_BYTES_MAX => Ok(text.to_owned()),
+        Ok(_) => Err("the location is too long"),
+        Err(_) => Err("the location is not UTF-8"),
+    };
+    let state = body.split_off_first().ok_or(too_short)?;
+    let id = MigrationId(take(&mut body).ok_or(too_short)?);
+    match state {
+        1 => Ok(Migration::Leaving { id, to: text(body)? }),
+        2 => Ok(Migration::Moved { id, to: text(body)? }),
+        3 => {
+            let length = take(&mut body).map(u16::from_be_bytes).ok_or(too_short)?;
+            let from = text(body.split_off(..length.into()).ok_or(too_short)?)?;
+            let is_copied = match body.split_off_first().ok_or(too_short)? {
+                0 => false,
+                1 => true,
+                _ => return Err("neither copied nor not"),
+            };
+            let mut number = || take(&mut body).map(u64::from_be_bytes).ok_or(too_short);
+            let (expected, rows, bytes) = (number()?, number()?, number()?);
+            let sum = take(&mut body).map(u32::from_be_bytes).ok_or(too_short)?;
+            let last = Bytes::copy_from_slice(body);
+            let tally = Tally { rows, bytes, sum };
+            Ok(Migration::Arriving(Arrival { id, from, is_copied, expected, tally, last }))
+        }
+        _ => Err("unknown state"),
+    }
+}
+
 fn encode_window(key: &[u8], value: &SendWindow) -> Bytes {
     assert!(value.sends.len() <= SEND_WINDOW, "a send window holds at most SEND_WINDOW sends");
     let mut body = Vec::with_capacity(2 + value.sends.len() * 3 + 16);
@@ -353,6 +407,19 @@ mod tests {
         })
     }
 
+    fn arriving(from: &str, last: &'static [u8]) -> Migration {
+        let tally = Tally { rows: 7, bytes: 8, sum: 9 };
+        let (from, last) = (from.to_owned(), Bytes::from_static(last));
+        Migration::Arriving(Arrival {
+            id: MigrationId([5; 16]),
+            from,
+            is_copied: true,
+            expected: 6,
+            tally,
+            last,
+        })
+    }
+
     /// Every flipped bit and every other key is noticed.
     fn fragile<T>(record: &[u8], decode: impl Fn(&[u8]) -> Result<T, Corrupt>) {
         assert!(decode(record).is_ok());
@@ -378,6 +445,9 @@ mod tests {
         fragile(&window::encode(&WINDOW, &window), |r| window::decode(&WINDOW, r));
         let lease = NodeLease { beat: 7, name: "a".into(), link: "[::1]:7".into(), ..NodeLease::default() };
         fragile(&node::encode(&NODE, &lease), |r| node::decode(&NODE, r));
+        fragile(&migration::encode(&MigrationKey, &arriving("embedded:a", b"g")), |r| {
+            migration::decode(&MigrationKey, r)
+        });
         fragile(&entry::encode(&ENTRY, b"hello"), |r| entry::decode(&ENTRY, &Bytes::copy_from_slice(r)));
     }
 
@@ -406,16 +476,21 @@ mod tests {
             prop_assert_eq!(head::decode(&HEAD, &head::encode(&HEAD, &head)), Ok(head));
             let member = Membership { role: Role::Owner, joined: Seq(last), left: (left != 0).then_some(Seq(left)) };
             prop_assert_eq!(member::decode(&MEMBER, &member::encode(&MEMBER, &member)), Ok(member));
-            let record = Conversation { kind: Kind::Group, title };
+            let record = Conversation { kind: Kind::Group, title: title.clone() };
             prop_assert_eq!(conversation::decode(&RECORD, &conversation::encode(&RECORD, &record)), Ok(record));
             prop_assert_eq!(window::decode(&WINDOW, &window::encode(&WINDOW, &window)), Ok(window));
+            let (id, to) = (MigrationId([last as u8; 16]), title);
+            let states = [arriving(&to, b""), Migration::Moved { id, to: to.clone() }, Migration::Leaving { id, to }];
+            for state in states {
+                prop_assert_eq!(migration::decode(&MigrationKey, &migration::encode(&MigrationKey, &state)), Ok(state));
+            }
             prop_assert_eq!(entry::decode(&ENTRY, &entry::encode(&ENTRY, &payload)), Ok(Bytes::from(payload)));
         }
 
         /// With a checksum that fits, so that the decoders behind it are reached.
         #[test]
         fn any_bytes_decode_without_panic(body in proptest::collection::vec(any::<u8>(), 0..80), version in 0u8..3) {
-            for key in [&HEAD.encode()[..], &MEMBER.encode(), &RECORD.encode(), &WINDOW.encode(), &ENTRY.encode()] {
+            for key in [&HEAD.encode()[..], &MEMBER.encode(), &RECORD.encode(), &WINDOW.encode(), &ENTRY.encode(), &MigrationKey.encode()] {
                 let mut record = vec![version];
                 record.extend_from_slice(&body);
                 let sum = checksum(key, &record);
@@ -426,6 +501,7 @@ mod tests {
                     let _ = conversation::decode(&RECORD, bytes);
                     let _ = window::decode(&WINDOW, bytes);
                     let _ = entry::decode(&ENTRY, &Bytes::copy_from_slice(bytes));
+                    let _ = migration::decode(&MigrationKey, bytes);
                     let _ = watermark::decode(bytes);
                 }
             }

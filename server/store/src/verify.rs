@@ -29,13 +29,15 @@ use crate::keys::entry::EntryKey;
 use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
+use crate::keys::migration::MigrationKey;
 use crate::keys::mine::MineKey;
 use crate::keys::node::NodeKey;
 use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
 use crate::keys::{BadKey, KINDS, after_key, after_prefix, hex};
 use crate::salvage::place;
-use crate::{RangeQuery, StoreError, Transaction, records};
+use crate::writes::Row;
+use crate::{BoxFuture, RangeQuery, StoreError, Transaction, records};
 
 #[cfg(test)]
 mod tests;
@@ -72,25 +74,61 @@ pub struct Totals {
     pub unreadable: u64,
 }
 
+impl Totals {
+    /// The keys of a store in which nothing is wrong, but for those of which there is one.
+    pub fn keys(&self) -> u64 {
+        2 * (self.conversations + self.members) + self.entries + self.windows + self.watermarks
+    }
+}
+
 /// Looks at everything that this transaction sees, and calls `found` with each thing that is wrong.
 ///
 /// # Errors
 /// When the store cannot be read at all. A part of it that cannot be read is a finding.
 pub async fn verify(tx: &dyn Transaction, found: &mut dyn FnMut(Corrupt)) -> Result<Totals, StoreError> {
-    let mut verifier = Verifier { tx, found, totals: Totals::default() };
+    verify_still(&Snapshot(tx), found).await
+}
+
+/// What is verified: reads of one state of a store.
+pub(crate) trait Still: Sync {
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>>;
+    fn range(&self, query: RangeQuery) -> BoxFuture<'_, Result<Vec<Row>, StoreError>>;
+}
+
+/// What one transaction sees.
+struct Snapshot<'a>(&'a dyn Transaction);
+
+impl Still for Snapshot<'_> {
+    fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
+        self.0.get_snapshot(key)
+    }
+
+    fn range(&self, query: RangeQuery) -> BoxFuture<'_, Result<Vec<Row>, StoreError>> {
+        self.0.range(query)
+    }
+}
+
+/// Looks at everything in a store that stands still.
+pub(crate) async fn verify_still(
+    still: &dyn Still,
+    found: &mut dyn FnMut(Corrupt),
+) -> Result<Totals, StoreError> {
+    let mut verifier = Verifier { still, found, totals: Totals::default() };
     verifier.strangers().await?;
     verifier.orphans().await?;
-    let epoch = rows(tx, [EpochKey::PREFIX], [EpochKey::PREFIX + 1]);
+    let epoch = rows(still, [EpochKey::PREFIX], [EpochKey::PREFIX + 1]);
     let alone = async |verifier: &mut Verifier<'_>, key: &Bytes, value: &Bytes| {
         verifier.good(record(key, value));
         Ok(())
     };
     verifier.each(epoch, EpochKey::KIND, alone).await?;
-    let leases = rows(tx, [NodeKey::PREFIX], [NodeKey::PREFIX + 1]);
+    let leases = rows(still, [NodeKey::PREFIX], [NodeKey::PREFIX + 1]);
     verifier.each(leases, NodeKey::KIND, alone).await?;
-    let heads = rows(tx, [HeadKey::PREFIX], [HeadKey::PREFIX + 1]);
+    let migration = rows(still, [MigrationKey::PREFIX], [MigrationKey::PREFIX + 1]);
+    verifier.each(migration, MigrationKey::KIND, alone).await?;
+    let heads = rows(still, [HeadKey::PREFIX], [HeadKey::PREFIX + 1]);
     verifier.each(heads, HeadKey::KIND, async |verifier, key, value| verifier.head(key, value).await).await?;
-    let mine = rows(tx, [MineKey::PREFIX], [MineKey::PREFIX + 1]);
+    let mine = rows(still, [MineKey::PREFIX], [MineKey::PREFIX + 1]);
     verifier.each(mine, MineKey::KIND, async |verifier, key, _| verifier.mine(key).await).await?;
     Ok(verifier.totals)
 }
@@ -130,6 +168,10 @@ pub fn record(key: &[u8], value: &Bytes) -> Result<(), Corrupt> {
             let key = MemberKey::decode(key).map_err(bad_key)?;
             records::member::decode(&key, value).map(drop)
         }
+        MigrationKey::PREFIX => {
+            let key = MigrationKey::decode(key).map_err(bad_key)?;
+            records::migration::decode(&key, value).map(drop)
+        }
         MineKey::PREFIX => MineKey::decode(key).map(drop).map_err(bad_key),
         NodeKey::PREFIX => {
             let key = NodeKey::decode(key).map_err(bad_key)?;
@@ -153,18 +195,18 @@ fn cannot_be_read(kind: &'static str, begin: &[u8], corrupt: &Corrupt) -> Corrup
 
 /// A range, read in pages.
 struct Rows<'a> {
-    tx: &'a dyn Transaction,
+    still: &'a dyn Still,
     query: RangeQuery,
     page: std::vec::IntoIter<(Bytes, Bytes)>,
 }
 
-fn rows<'a>(tx: &'a dyn Transaction, begin: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Rows<'a> {
+fn rows<'a>(still: &'a dyn Still, begin: impl AsRef<[u8]>, end: impl AsRef<[u8]>) -> Rows<'a> {
     let query = RangeQuery::new(begin, end, PAGE_ROWS).bytes_max(PAGE_BYTES).snapshot();
-    Rows { tx, query, page: Vec::new().into_iter() }
+    Rows { still, query, page: Vec::new().into_iter() }
 }
 
-fn all_of<'a>(tx: &'a dyn Transaction, prefix: &[u8]) -> Rows<'a> {
-    rows(tx, prefix, after_prefix(prefix))
+fn all_of<'a>(still: &'a dyn Still, prefix: &[u8]) -> Rows<'a> {
+    rows(still, prefix, after_prefix(prefix))
 }
 
 impl Rows<'_> {
@@ -173,7 +215,7 @@ impl Rows<'_> {
             return Ok(Some(row));
         }
         let page = loop {
-            match self.tx.range(self.query.clone()).await {
+            match self.still.range(self.query.clone()).await {
                 // Up to the row before it.
                 Err(StoreError::Corrupt(_)) if self.query.rows_max > 1 => {
                     self.query.rows_max = (self.query.rows_max / 8).max(1);
@@ -215,7 +257,7 @@ struct Span {
 }
 
 struct Verifier<'a> {
-    tx: &'a dyn Transaction,
+    still: &'a dyn Still,
     found: &'a mut dyn FnMut(Corrupt),
     totals: Totals,
 }
@@ -246,7 +288,7 @@ impl<'a> Verifier<'a> {
 
     /// Whether there is such a key. One that cannot be read is a finding, and is taken to be there.
     async fn has(&mut self, key: &[u8]) -> Result<bool, StoreError> {
-        match self.tx.get_snapshot(key).await {
+        match self.still.get(key).await {
             Ok(value) => Ok(value.is_some()),
             Err(StoreError::Corrupt(corrupt)) => {
                 self.unreadable(corrupt);
@@ -280,7 +322,7 @@ impl<'a> Verifier<'a> {
     async fn strangers(&mut self) -> Result<(), StoreError> {
         let mut begin = vec![0];
         for prefix in KINDS.map(|(prefix, _)| prefix).into_iter().chain([0xFF]) {
-            let rows = rows(self.tx, &begin, [prefix]);
+            let rows = rows(self.still, &begin, [prefix]);
             let each = async |verifier: &mut Self, key: &Bytes, _: &Bytes| {
                 verifier.report(stranger(key));
                 Ok(())
@@ -297,7 +339,7 @@ impl<'a> Verifier<'a> {
             let mut begin = vec![prefix];
             loop {
                 let query = RangeQuery::new(&begin, [prefix + 1], 1).snapshot();
-                let page = match self.tx.range(query).await {
+                let page = match self.still.range(query).await {
                     Ok(page) => page,
                     Err(StoreError::Corrupt(corrupt)) => {
                         self.unreadable(cannot_be_read(kind, &begin, &corrupt));
@@ -350,7 +392,7 @@ impl<'a> Verifier<'a> {
     async fn record(&mut self, conversation: ConversationId) -> Result<(), StoreError> {
         let expected = ConversationKey { conversation };
         let mut found = false;
-        let rows = all_of(self.tx, &expected.encode());
+        let rows = all_of(self.still, &expected.encode());
         let read = self.each(rows, ConversationKey::KIND, async |verifier, key, value| {
             let Some(key) = verifier.key(key, ConversationKey::decode(key)) else { return Ok(()) };
             found = true;
@@ -368,7 +410,7 @@ impl<'a> Verifier<'a> {
     }
 
     async fn members(&mut self, conversation: &mut Conversation) -> Result<bool, StoreError> {
-        let rows = all_of(self.tx, &MemberKey::of_conversation(conversation.id));
+        let rows = all_of(self.still, &MemberKey::of_conversation(conversation.id));
         let last = conversation.head.last;
         let members = &mut conversation.members;
         self.each(rows, MemberKey::KIND, async |verifier, key, value| {
@@ -392,7 +434,7 @@ impl<'a> Verifier<'a> {
     }
 
     async fn windows(&mut self, conversation: &mut Conversation) -> Result<bool, StoreError> {
-        let rows = all_of(self.tx, &WindowKey::of_conversation(conversation.id));
+        let rows = all_of(self.still, &WindowKey::of_conversation(conversation.id));
         let head = conversation.head;
         let windows = &mut conversation.windows;
         self.each(rows, WindowKey::KIND, async |verifier, key, value| {
@@ -416,7 +458,7 @@ impl<'a> Verifier<'a> {
     }
 
     async fn log(&mut self, conversation: &mut Conversation) -> Result<(), StoreError> {
-        let rows = all_of(self.tx, &EntryKey::of_conversation(conversation.id));
+        let rows = all_of(self.still, &EntryKey::of_conversation(conversation.id));
         let (id, head) = (conversation.id, conversation.head);
         let (mut expected, mut time, mut understood) = (head.floor, WallMillis(0), true);
         let mut dense = true;
@@ -591,7 +633,7 @@ impl<'a> Verifier<'a> {
     ) -> Result<(), StoreError> {
         let Conversation { id, head, members, .. } = conversation;
         let is_member = |user| !members_known || members.contains_key(&user);
-        let rows = all_of(self.tx, &DeliveredKey::of_conversation(*id));
+        let rows = all_of(self.still, &DeliveredKey::of_conversation(*id));
         self.each(rows, DeliveredKey::KIND, async |verifier, key, value| {
             if let Some(key) = verifier.key(key, DeliveredKey::decode(key)) {
                 verifier.watermark(DeliveredKey::KIND, key, value, head, is_member(key.user));
@@ -599,7 +641,7 @@ impl<'a> Verifier<'a> {
             Ok(())
         })
         .await?;
-        let rows = all_of(self.tx, &ReadKey::of_conversation(*id));
+        let rows = all_of(self.still, &ReadKey::of_conversation(*id));
         self.each(rows, ReadKey::KIND, async |verifier, key, value| {
             if let Some(key) = verifier.key(key, ReadKey::decode(key)) {
                 verifier.watermark(ReadKey::KIND, key, value, head, is_member(key.user));

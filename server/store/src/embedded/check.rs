@@ -12,6 +12,7 @@ use crate::keys::entry::EntryKey;
 use crate::keys::epoch::EpochKey;
 use crate::keys::head::HeadKey;
 use crate::keys::member::MemberKey;
+use crate::keys::migration::MigrationKey;
 use crate::keys::mine::MineKey;
 use crate::keys::read::ReadKey;
 use crate::keys::window::WindowKey;
@@ -43,6 +44,7 @@ pub(super) fn records(scan: impl Fn(&RangeQuery) -> Result<Vec<Row>, StoreError>
         MineKey::PREFIX,
         WindowKey::PREFIX,
         ReadKey::PREFIX,
+        MigrationKey::PREFIX,
         DeliveredKey::PREFIX,
     ] {
         each(&scan, prefix, alone)?;

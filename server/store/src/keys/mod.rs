@@ -11,6 +11,7 @@
 //! | `m` | conversation, user | membership | [`member`] |
 //! | `n` | user, conversation | nothing: the reverse of `m` | [`mine`] |
 //! | `r` | conversation, user | read watermark | [`read`] |
+//! | `t` | nothing: there is one at most | the store's part in a migration | [`migration`] |
 //! | `w` | conversation, user, device | delivered watermark | [`delivered`] |
 //! | `x` | node | its lease | [`node`] |
 //!
@@ -23,6 +24,7 @@ pub mod entry;
 pub mod epoch;
 pub mod head;
 pub mod member;
+pub mod migration;
 pub mod mine;
 pub mod node;
 pub mod read;
@@ -31,7 +33,7 @@ pub mod window;
 use crate::Corrupt;
 
 /// The prefixes and names of all kinds, in the order of their keys.
-pub(crate) const KINDS: [(u8, &str); 10] = [
+pub(crate) const KINDS: [(u8, &str); 11] = [
     (conversation::ConversationKey::PREFIX, conversation::ConversationKey::KIND),
     (epoch::EpochKey::PREFIX, epoch::EpochKey::KIND),
     (entry::EntryKey::PREFIX, entry::EntryKey::KIND),
@@ -40,6 +42,7 @@ pub(crate) const KINDS: [(u8, &str); 10] = [
     (member::MemberKey::PREFIX, member::MemberKey::KIND),
     (mine::MineKey::PREFIX, mine::MineKey::KIND),
     (read::ReadKey::PREFIX, read::ReadKey::KIND),
+    (migration::MigrationKey::PREFIX, migration::MigrationKey::KIND),
     (delivered::DeliveredKey::PREFIX, delivered::DeliveredKey::KIND),
     (node::NodeKey::PREFIX, node::NodeKey::KIND),
 ];
@@ -100,7 +103,7 @@ fn join<const N: usize>(prefix: u8, parts: &[&[u8]]) -> [u8; N] {
 }
 
 /// Takes the next `N` bytes off `rest`.
-fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+pub(crate) fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
     let (part, tail) = rest.split_first_chunk()?;
     *rest = tail;
     Some(*part)
@@ -168,6 +171,7 @@ mod tests {
             conversation().prop_map(|conversation| conversation::ConversationKey { conversation });
         head_key: head::HeadKey = conversation().prop_map(|conversation| head::HeadKey { conversation });
         epoch_key: epoch::EpochKey = Just(epoch::EpochKey);
+        migration_key: migration::MigrationKey = Just(migration::MigrationKey);
         entry_key: entry::EntryKey =
             (conversation(), seq()).prop_map(|(conversation, seq)| entry::EntryKey { conversation, seq });
         member_key: member::MemberKey =

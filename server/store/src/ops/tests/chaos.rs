@@ -123,5 +123,5 @@ fn a_store_has_one_epoch() {
     let store = Memory::new();
     store.set_faults(FaultPlan::script(vec![Some(Fault::Conflict); 99]));
     let begun = block_on(crate::ops::epoch::load_or_begin(&store, epoch(1)));
-    assert_eq!(begun, Err(CommitError::Conflict), "not for ever");
+    assert_eq!(begun, Err(CommitError::Conflict.into()), "not for ever");
 }
