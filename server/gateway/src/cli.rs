@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::admin;
 use crate::config::Overrides;
+use crate::migrate::Location;
 
 /// Tern's chat server.
 #[derive(Debug, Parser)]
@@ -82,6 +83,47 @@ pub enum StoreCommand {
                             ternd restore --data /var/lib/tern /backup/tern-2026-11-22"
     )]
     Restore(BackupFile),
+    /// Move what is stored to another place
+    #[command(subcommand)]
+    Store(PlaceCommand),
+}
+
+/// What an operator does with the places of stores.
+#[derive(Debug, Subcommand)]
+pub enum PlaceCommand {
+    /// Move everything from one store to another, on this disk, another one, or FoundationDB, and back
+    #[command(
+        after_help = "Stop every server of the source first; none is served until it is done. It looks for anything wrong in \
+                            the source, copies, compares every key and value, and looks for anything wrong in the target. \
+                            Then the target can be served, and the source, which is kept, no more. Clients notice nothing \
+                            but the time without service.\n\n\
+                            Stopped at any point (Ctrl-C, a crash, an outage, a full disk), the same command goes on where \
+                            it stopped. Until the end it can be given up with --abandon: the source is as it was. \
+                            Afterwards the way back is to move the old store away and to migrate the other way \
+                            round.\n\n\
+                            A place is embedded:DIR, where DIR is a server's data directory, or fdb:FILE with the cluster \
+                            file of FoundationDB. Keys, certificates and the configuration do not move. To be run as the \
+                            server's user, on its machine.\n\n\
+                            Exit status: 0, the target is complete (with --abandon: the source can be served); 1, it is \
+                            not.\n\nExample:\n  \
+                            ternd store migrate --from embedded:/var/lib/tern --to embedded:/mnt/new/tern"
+    )]
+    Migrate(Migrate),
+}
+
+/// `ternd store migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Where everything is: embedded:DIR or fdb:FILE
+    #[arg(long, value_name = "PLACE")]
+    pub from: Location,
+    /// Where it is to be: a place that holds nothing, or a part of the source from an earlier run
+    #[arg(long, value_name = "PLACE", required_unless_present = "abandon")]
+    pub to: Option<Location>,
+    /// Give up a migration that has not come to its end: the source can be served again, and what has arrived at --to, if
+    /// that is given, is removed
+    #[arg(long)]
+    pub abandon: bool,
 }
 
 /// One way to name a directory is enough.

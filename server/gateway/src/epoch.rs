@@ -4,7 +4,7 @@ use std::io;
 
 use aws_lc_rs::rand;
 use tern_protocol::ids::StoreEpoch;
-use tern_store::{CommitError, Kv, ops};
+use tern_store::{Kv, ops};
 use thiserror::Error;
 
 use crate::store;
@@ -13,8 +13,8 @@ use crate::store;
 #[derive(Debug, Error)]
 pub enum EpochError {
     /// The store.
-    #[error("the store's epoch can neither be read nor begun: {0}")]
-    Store(#[from] CommitError),
+    #[error(transparent)]
+    Store(#[from] ops::epoch::EpochError),
     /// The system.
     #[error("the store's epoch cannot be begun: {0}")]
     Io(#[from] io::Error),
@@ -33,7 +33,7 @@ pub fn fresh() -> io::Result<StoreEpoch> {
 /// The epoch of this store, which begins one if it has none. Blocks until that is durable.
 ///
 /// # Errors
-/// [`EpochError`].
+/// [`EpochError`]: then it must not be served.
 pub fn load_or_begin(kv: &dyn Kv) -> Result<StoreEpoch, EpochError> {
     let fresh = fresh()?;
     Ok(store::block_on(|| ops::epoch::load_or_begin(kv, fresh))??)

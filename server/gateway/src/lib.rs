@@ -35,6 +35,7 @@ pub mod interrupt;
 pub mod limits;
 pub mod mailbox;
 pub mod metrics;
+pub mod migrate;
 pub mod notify;
 pub mod offline;
 pub mod owners;

@@ -1,4 +1,4 @@
-//! What an operator does with a data directory: verify, back up, restore.
+//! What an operator does with a data directory: verify, back up, restore; moving a store is in [`migrate`](crate::migrate).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
@@ -8,17 +8,19 @@ use std::path::{Path, PathBuf};
 
 use tern_store::backup::{self, BackupError};
 use tern_store::embedded::{self, Embedded, OpenError, Options};
+use tern_store::migrate::{self as migration, MigrateError, Migration};
 use tern_store::verify::{self, Totals};
 use tern_store::{Corrupt, Kv, StoreError};
 use thiserror::Error;
 
-use crate::cli::{Backup, BackupFile, StoreCommand};
+use crate::cli::{Backup, BackupFile, PlaceCommand, StoreCommand};
 use crate::control::{self, AskError};
 use crate::epoch;
 use crate::interrupt::Interrupt;
+use crate::migrate;
 
 /// Findings that are printed; the rest is counted.
-const FINDINGS_MAX: u64 = 1_000;
+pub(crate) const FINDINGS_MAX: u64 = 1_000;
 /// What is copied at once.
 const COPY_BYTES: usize = 1 << 20;
 
@@ -126,6 +128,25 @@ pub enum OfflineError {
         /// What the store says.
         why: String,
     },
+    /// A store that is not whole.
+    #[error("{store}: {migration}")]
+    NotWhole {
+        /// The store.
+        store: PathBuf,
+        /// What it is.
+        migration: Migration,
+    },
+    /// Nothing to move.
+    #[error("{0} is named as both source and target; nothing was done")]
+    Same(String),
+    /// The store is in a place that this program cannot open.
+    #[error(
+        "fdb:{0} cannot be opened: this ternd was built without FoundationDB; take one that was built with it"
+    )]
+    NoFoundationDb(PathBuf),
+    /// A store could not be moved.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
     /// Something is wrong with what is stored.
     #[error("{}; a backup from before that is the way back", counted(*.0, "thing is wrong", "things are wrong"))]
     Wrong(u64),
@@ -157,7 +178,7 @@ pub enum OfflineError {
     },
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
     let path = path.to_owned();
     move |error| OfflineError::Io { path, error }
 }
@@ -175,7 +196,7 @@ fn claim_error(path: &Path) -> impl FnOnce(io::Error) -> OfflineError + use<> {
 ///
 /// # Errors
 /// [`OfflineError`].
-pub fn run(command: StoreCommand, say: &mut dyn FnMut(&str)) -> Result<(), OfflineError> {
+pub fn run(command: StoreCommand, say: &mut (dyn FnMut(&str) + Send)) -> Result<(), OfflineError> {
     match command {
         StoreCommand::Verify { data, .. } => verify(&data, say),
         StoreCommand::Backup(Backup { file: BackupFile { data, file }, skip_damaged }) => {
@@ -191,6 +212,7 @@ pub fn run(command: StoreCommand, say: &mut dyn FnMut(&str)) -> Result<(), Offli
             say(&format!("{} has what is in {}", data.display(), file.display()));
             Ok(())
         }
+        StoreCommand::Store(PlaceCommand::Migrate(command)) => migrate::run(&command, say),
     }
 }
 
@@ -207,21 +229,22 @@ fn error_or_stopped(error: OfflineError, interrupt: &Interrupt) -> OfflineError 
 }
 
 /// Waits for something that reads a store. The engine meets some damage with a panic.
-fn block_on<T>(store: &Path, future: impl Future<Output = T>) -> Result<T, OfflineError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().build().map_err(io_error(store))?;
+pub(crate) fn block_on<T>(store: &Path, future: impl Future<Output = T>) -> Result<T, OfflineError> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(io_error(store))?;
     let done = catch_unwind(AssertUnwindSafe(|| runtime.block_on(future)));
     done.map_err(|_| OfflineError::Engine(store.to_owned()))
 }
 
 /// Opens a store as it is: what is wrong with its records is no reason to refuse.
-fn open(store: &Path) -> Result<Embedded, OfflineError> {
+pub(crate) fn open(store: &Path) -> Result<Embedded, OfflineError> {
     let options = Options { check_records: false, ..Options::default() };
     // Whoever writes is told of a failure.
     Ok(Embedded::open(store, options, Box::new(|_| {}))?)
 }
 
 /// The store of a data directory, which has to be there.
-fn store_of(data: &Path) -> Result<PathBuf, OfflineError> {
+pub(crate) fn store_of(data: &Path) -> Result<PathBuf, OfflineError> {
     let store = data.join("store");
     if embedded::exists(&store)? { Ok(store) } else { Err(OfflineError::NoStore(data.to_owned())) }
 }
@@ -253,8 +276,17 @@ impl Findings<'_> {
 pub fn verify(data: &Path, say: &mut dyn FnMut(&str)) -> Result<(), OfflineError> {
     let store = store_of(data)?;
     let _lock = embedded::lock_directory(data)?;
-    let totals = verify_store(&store, &open(&store)?, say)?;
+    let kv = open(&store)?;
+    if let Some(migration) = migration_of(&store, &kv)? {
+        say(&format!("{}: {migration}", data.display()));
+    }
+    let totals = verify_store(&store, &kv, say)?;
     if totals.wrong == 0 { Ok(()) } else { Err(OfflineError::Wrong(totals.wrong)) }
+}
+
+fn migration_of(path: &Path, store: &Embedded) -> Result<Option<Migration>, OfflineError> {
+    let tx = store.begin();
+    Ok(block_on(path, migration::migration(&*tx))??)
 }
 
 fn verify_store(path: &Path, store: &Embedded, say: &mut dyn FnMut(&str)) -> Result<Totals, OfflineError> {
@@ -281,7 +313,7 @@ fn verify_store(path: &Path, store: &Embedded, say: &mut dyn FnMut(&str)) -> Res
     Ok(totals)
 }
 
-fn counted(count: u64, one: &str, several: &str) -> String {
+pub(crate) fn counted(count: u64, one: &str, several: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { several })
 }
 
@@ -364,6 +396,9 @@ fn write_backup(
                 (error, _) => error.into(),
             })?;
             let kv = open(store)?;
+            if let Some(migration @ Migration::Arriving(_)) = migration_of(store, &kv)? {
+                return Err(OfflineError::NotWhole { store: store.to_owned(), migration });
+            }
             let tx = kv.begin();
             let written = if skip_damaged {
                 block_on(store, backup::write_readable(&*tx, &mut out, &mut |corrupt| lost.add(&corrupt)))?
@@ -476,7 +511,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 /// Makes a new name durable.
-fn sync_parent(path: &Path) -> Result<(), OfflineError> {
+pub(crate) fn sync_parent(path: &Path) -> Result<(), OfflineError> {
     let parent = parent(path);
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(io_error(parent))
 }

@@ -1,7 +1,9 @@
-//! Verifying, backing up and restoring a data directory with the real program.
+//! Verifying, backing up, restoring and moving a data directory with the real program.
 
 #[path = "support/load.rs"]
 mod load;
+#[path = "offline/migrate.rs"]
+mod migrate;
 mod support;
 
 use std::io::{Read, Write};
