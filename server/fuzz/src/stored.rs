@@ -11,6 +11,7 @@ use tern_store::keys::entry::EntryKey;
 use tern_store::keys::epoch::EpochKey;
 use tern_store::keys::head::HeadKey;
 use tern_store::keys::member::MemberKey;
+use tern_store::keys::migration::MigrationKey;
 use tern_store::keys::mine::MineKey;
 use tern_store::keys::read::ReadKey;
 use tern_store::keys::window::WindowKey;
@@ -51,7 +52,7 @@ pub fn records(input: &[u8]) {
     let user = UserId::from_bytes([input.byte(); 16]);
     let Some(device) = DeviceId::new(u64::from(input.byte())) else { return };
     let body = input.0;
-    match kind % 6 {
+    match kind % 7 {
         0 => {
             let key = ConversationKey { conversation };
             let elsewhere = ConversationKey { conversation: elsewhere };
@@ -88,7 +89,7 @@ pub fn records(input: &[u8]) {
             let elsewhere = WindowKey { conversation: elsewhere, user, device };
             check(&key, &elsewhere, &key.encode(), body, records::window::decode, records::window::encode);
         }
-        _ => {
+        5 => {
             let key = EntryKey { conversation, seq: Seq(device.get()) };
             for record in [body.to_vec(), sealed(&key.encode(), body)] {
                 let record = Bytes::from(record);
@@ -96,6 +97,15 @@ pub fn records(input: &[u8]) {
                     assert_eq!(records::entry::encode(&key, &entry), record);
                     let elsewhere = EntryKey { conversation: elsewhere, ..key };
                     assert!(records::entry::decode(&elsewhere, &record).is_err());
+                }
+            }
+        }
+        _ => {
+            let key = MigrationKey;
+            // As with the epoch.
+            for record in [body.to_vec(), sealed(&key.encode(), body)] {
+                if let Ok(migration) = records::migration::decode(&key, &record) {
+                    assert_eq!(records::migration::encode(&key, &migration), record);
                 }
             }
         }
@@ -126,6 +136,7 @@ pub fn keys(input: &[u8]) {
         EpochKey,
         HeadKey,
         MemberKey,
+        MigrationKey,
         MineKey,
         ReadKey,
         WindowKey

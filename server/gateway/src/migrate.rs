@@ -43,6 +43,18 @@ impl FromStr for Location {
     }
 }
 
+impl Location {
+    /// Whether it is the same place, perhaps by another name.
+    fn is_same(&self, other: &Self) -> bool {
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        match (self, other) {
+            (Self::Embedded(one), Self::Embedded(other))
+            | (Self::FoundationDb(one), Self::FoundationDb(other)) => real(one) == real(other),
+            (Self::Embedded(_), Self::FoundationDb(_)) | (Self::FoundationDb(_), Self::Embedded(_)) => false,
+        }
+    }
+}
+
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,7 +146,7 @@ fn open_foundationdb(file: &Path) -> Result<Opened, OfflineError> {
 /// # Errors
 /// [`OfflineError`].
 pub fn run(command: &Migrate, say: &mut (dyn FnMut(&str) + Send)) -> Result<(), OfflineError> {
-    if command.to.as_ref() == Some(&command.from) {
+    if command.to.as_ref().is_some_and(|to| to.is_same(&command.from)) {
         return Err(OfflineError::Same(command.from.to_string()));
     }
     let interrupt = Interrupt::listen().map_err(offline::io_error(Path::new("signals")))?;

@@ -364,9 +364,13 @@ pub async fn migrate(
         return Err(MigrateError::WrongAfter { to: target.name, from: source.name, wrong: totals.wrong });
     }
     let (id, tally) = (arrival.id, arrival.tally);
-    if let Some(leaving) = source.migration().await? {
-        let moved = Migration::Moved { id, to: target.name.clone() };
-        source.replace(Some(&leaving), Some(&moved), &[]).await?;
+    match source.migration().await? {
+        Some(leaving @ Migration::Leaving { id: of, .. }) if of == id => {
+            let moved = Migration::Moved { id, to: target.name.clone() };
+            source.replace(Some(&leaving), Some(&moved), &[]).await?;
+        }
+        // Somebody has given it up meanwhile, and the source may be served.
+        _ => return Err(source.has_another_record()),
     }
     target.replace(Some(&Migration::Arriving(arrival)), None, &[]).await?;
     Ok(Outcome::Moved(tally, totals))
@@ -538,6 +542,10 @@ impl<'a> Side<'a> {
         MigrateError::Store { place: self.name.clone(), error: error.into() }
     }
 
+    fn has_another_record(&self) -> MigrateError {
+        MigrateError::Differ { what: format!("the record of the migration in {} is another one", self.name) }
+    }
+
     async fn range(&self, query: RangeQuery) -> Result<Vec<Row>, StoreError> {
         let mut attempts = Attempts::default();
         loop {
@@ -631,7 +639,7 @@ impl<'a> Side<'a> {
     ) -> Result<(), MigrateError> {
         let mut attempts = Attempts::default();
         loop {
-            match self.persist_once(before, after, write, attempts.0 > 0).await? {
+            match self.persist_once(before, after, write).await? {
                 Ok(()) => return Ok(()),
                 Err(error) => match attempts.after(&error) {
                     Some(time) => self.attended.pause(time).await,
@@ -646,19 +654,18 @@ impl<'a> Side<'a> {
         before: Option<&Migration>,
         after: Option<&Migration>,
         write: &(dyn Fn(&mut dyn Transaction) + Sync),
-        again: bool,
     ) -> Result<Result<(), CommitError>, MigrateError> {
         let mut tx = self.kv.begin();
         let stored = match migration(&*tx).await {
             Ok(stored) => stored,
             Err(error) => return Ok(Err(error.into())),
         };
-        if again && before != after && stored.as_ref() == after {
+        // An attempt whose outcome was unknown.
+        if before != after && stored.as_ref() == after {
             return Ok(Ok(()));
         }
         if stored.as_ref() != before {
-            let what = format!("the record of the migration in {} is another one", self.name);
-            return Err(MigrateError::Differ { what });
+            return Err(self.has_another_record());
         }
         if before.is_none() && matches!(after, Some(Migration::Arriving(_))) {
             match tx.range(RangeQuery { snapshot: false, ..all(1) }).await {

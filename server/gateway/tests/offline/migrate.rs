@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use tern_check::Stage;
@@ -28,7 +28,7 @@ fn place(data: &Path) -> String {
     format!("embedded:{}", data.display())
 }
 
-fn migrate(from: &Path, to: &Path, more: &[&str]) -> std::process::Output {
+fn migrate(from: &Path, to: &Path, more: &[&str]) -> Output {
     let (from, to) = (place(from), place(to));
     let arguments = ["store", "migrate", "--from", &from, "--to", &to];
     ternd(&[&arguments, more].concat(), &[])
@@ -40,8 +40,8 @@ fn is_not_served(data: &Path, expected: &str) {
     assert!(!status.success() && errors.contains(expected), "{expected:?} is not in: {errors}");
 }
 
-/// Runs it and kills it so long after this line; `false`: it came to its end before.
-fn killed(from: &Path, to: &Path, line: &str, after: Duration) -> bool {
+/// Runs it and sends it a signal so long after this line.
+fn cut_off(from: &Path, to: &Path, line: &str, after: Duration, signal: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_ternd"))
         .args(["store", "migrate", "--from", &place(from), "--to", &place(to)])
         .stdout(Stdio::piped())
@@ -51,8 +51,17 @@ fn killed(from: &Path, to: &Path, line: &str, after: Duration) -> bool {
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     assert!(lines.any(|said| said.expect("readable").contains(line)), "{line:?} is not said");
     std::thread::sleep(after);
-    child.kill().expect("it can be killed");
-    let output = child.wait_with_output().expect("it ends");
+    // The child has not been waited for, so the id is still its own.
+    let kill = format!("kill -{signal} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().expect("a shell").success());
+    // It may have more to say.
+    lines.for_each(drop);
+    child.wait_with_output().expect("it ends")
+}
+
+/// `false`: it came to its end before.
+fn killed(from: &Path, to: &Path, line: &str, after: Duration) -> bool {
+    let output = cut_off(from, to, line, after, "KILL");
     let killed = output.status.signal() == Some(libc::SIGKILL);
     assert!(killed || output.status.success(), "{output:?}");
     killed
@@ -83,7 +92,9 @@ async fn a_store_moves_over_any_number_of_kills() {
     before.read(&Server::new(&server), false).await;
     assert!(server.terminate().success());
 
-    // The first time before more than a few chunks are copied.
+    // Before more than a few chunks are copied.
+    let stopped = cut_off(&old, &new, "copying to", Duration::ZERO, "INT");
+    refuses(&stopped, "stopped by a signal; the same command goes on");
     assert!(killed(&old, &new, "copying to", Duration::ZERO));
     is_not_served(&new, "a part of embedded:");
     is_not_served(&old, "is being moved to embedded:");
@@ -135,6 +146,7 @@ async fn what_cannot_be_moved_is_left_as_it_is() {
     refuses(&migrate(&new, &third, &[]), "there is no store in");
     refuses(&migrate(&old, &used, &[]), "holds something already; nothing was done");
     refuses(&migrate(&old, &old, &[]), "named as both");
+    refuses(&migrate(&old, &old.join("../old"), &[]), "named as both");
     refuses(&migrate(&old, &old.join("store"), &[]), "is a store itself");
     refuses(&migrate(&old, &new, &["--abandon"]), "is not being moved");
     let from = place(&old);

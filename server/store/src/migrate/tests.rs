@@ -318,6 +318,18 @@ fn what_is_written_meanwhile_is_found() {
         assert_eq!(epoch(source.kv), Ok(EPOCH));
         assert!(rows(target.kv).is_empty() && block_on(migration(&*target.kv.begin())) == Ok(None));
     }
+    // Given up by somebody else, in the middle.
+    let (source, target) = (filled(), Memory::new());
+    let mut at = |progress: &Progress| {
+        if progress.step == Step::VerifyTarget {
+            change(&source, &MigrationKey.encode(), None);
+        }
+        false
+    };
+    let mut watch = Watch { at: Some(&mut at), ..Watch::default() };
+    fails(run(&source, &target, FIRST, &mut watch), "the record of the migration in here is another one");
+    assert!(matches!(refused(&target), Migration::Arriving(_)));
+    assert_eq!(epoch(&source), Ok(EPOCH));
     // Of what was copied before, and has changed in both by now, the sum is left.
     let (source, target) = (filled(), Memory::new());
     begun(&source, &target, FIRST);
