@@ -245,6 +245,23 @@ fn an_outage_is_waited_for_and_then_told() {
     assert!(matches!(moved, Ok(Outcome::Moved(..))), "{moved:?}");
 }
 
+/// Who comes too late does no harm to what is served by then.
+#[test]
+fn two_at_once() {
+    let (source, target) = (filled(), Memory::new());
+    let mut at = |progress: &Progress| {
+        if progress.step == Step::Copy && progress.rows > 0 {
+            // On another thread: a runtime is waiting on this one.
+            let other = std::thread::scope(|scope| scope.spawn(|| moves(&source, &target)).join());
+            assert!(matches!(other.expect("no panic"), Ok(Outcome::Moved(..) | Outcome::Already)));
+        }
+        false
+    };
+    let mut watch = Watch { at: Some(&mut at), ..Watch::default() };
+    fails(run(&source, &target, FIRST, &mut watch), "the record of the migration in there is another one");
+    assert!(epoch(&target) == Ok(EPOCH) && rows(&target) == sample_rows());
+}
+
 #[test]
 fn what_must_not_be_done_is_refused() {
     let (empty, used) = (Memory::new(), Memory::new());
@@ -356,6 +373,7 @@ fn what_was_given_up_is_not_gone_on_with() {
         // A target that is named is emptied, and can be used anew.
         let third = Memory::new();
         begun(&source, &third, SECOND);
+        fails(moves(&source, &target), "has nothing of it");
         third.set_faults(faults(seed));
         let given_up = block_on(abandon(here, Some(Place { kv: &third, ..there }), &mut Watch::default()));
         given_up.expect("given up");
