@@ -134,7 +134,7 @@ pub enum OfflineError {
         /// The store.
         store: PathBuf,
         /// What it is.
-        migration: Migration,
+        migration: Box<Migration>,
     },
     /// Nothing to move.
     #[error("{0} is named as both source and target; nothing was done")]
@@ -397,7 +397,7 @@ fn write_backup(
             })?;
             let kv = open(store)?;
             if let Some(migration @ Migration::Arriving(_)) = migration_of(store, &kv)? {
-                return Err(OfflineError::NotWhole { store: store.to_owned(), migration });
+                return Err(OfflineError::NotWhole { store: store.to_owned(), migration: migration.into() });
             }
             let tx = kv.begin();
             let written = if skip_damaged {

@@ -197,7 +197,7 @@ pub enum MigrateError {
         /// The source.
         place: String,
         /// What it is.
-        migration: Migration,
+        migration: Box<Migration>,
     },
     /// It is on its way to somewhere else, or what has arrived there is gone.
     #[error(
@@ -342,7 +342,9 @@ pub async fn migrate(
         (Some(Migration::Leaving { to, .. }), _) => {
             return Err(MigrateError::Elsewhere { from: source.name, elsewhere: to, to: target.name });
         }
-        (Some(migration), _) => return Err(MigrateError::NotWhole { place: source.name, migration }),
+        (Some(migration), _) => {
+            return Err(MigrateError::NotWhole { place: source.name, migration: migration.into() });
+        }
         (None, Some(Migration::Arriving(arrival))) => {
             return Err(MigrateError::Other { to: target.name, from: arrival.from });
         }
@@ -390,7 +392,9 @@ pub async fn abandon(
     let source = Side::new(source, &attended);
     let leaving = match source.migration().await? {
         Some(leaving @ Migration::Leaving { .. }) => leaving,
-        Some(migration) => return Err(MigrateError::NotWhole { place: source.name, migration }),
+        Some(migration) => {
+            return Err(MigrateError::NotWhole { place: source.name, migration: migration.into() });
+        }
         None => return Err(MigrateError::NotLeaving(source.name)),
     };
     if let Some(target) = target.map(|target| Side::new(target, &attended)) {
