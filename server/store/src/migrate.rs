@@ -23,7 +23,8 @@
 //! **The epoch goes along.** It tells clients that numbers may be given anew (ADR 0016), and none is: what is served
 //! afterwards is what was acknowledged before, all of it.
 //!
-//! The source has to stand still. Whoever calls this keeps servers that are running off it.
+//! The source has to stand still. Nodes of a cluster are noticed by their leases; whoever calls this keeps a server that is
+//! alone on its store off it.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -34,6 +35,7 @@ use bytes::Bytes;
 
 use crate::keys::epoch::EpochKey;
 use crate::keys::migration::MigrationKey;
+use crate::keys::node::NodeKey;
 use crate::keys::{after_key, hex};
 use crate::salvage::place;
 use crate::verify::{Still, Totals, verify_still};
@@ -53,6 +55,8 @@ const CHUNK_BYTES: usize = 256 << 10;
 const ATTEMPTS_MAX: u32 = 14;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
+/// A node that lives writes its lease several times in this time.
+const LEASE_TIME: Duration = Duration::from_secs(3);
 /// The name of a location, for people.
 pub const LOCATION_BYTES_MAX: usize = 8 << 10;
 
@@ -212,6 +216,9 @@ pub enum MigrateError {
         /// The target.
         to: String,
     },
+    /// There are servers.
+    #[error("{0} is being served: a node writes its lease there. Stop all servers; nothing was done")]
+    Served(String),
     /// The target is in use.
     #[error("{0} holds something already; nothing was done. Choose an empty place")]
     NotEmpty(String),
@@ -279,6 +286,7 @@ impl MigrateError {
     pub fn is_refusal(&self) -> bool {
         match self {
             Self::Empty(_)
+            | Self::Served(_)
             | Self::NotWhole { .. }
             | Self::Elsewhere { .. }
             | Self::NotEmpty(_)
@@ -322,6 +330,7 @@ pub async fn migrate(
 ) -> Result<Outcome, MigrateError> {
     let attended = Attended::new(attendant);
     let (source, target) = (Side::new(source, &attended), Side::new(target, &attended));
+    source.stands_still().await?;
     let arrival = match (source.migration().await?, target.migration().await?) {
         (Some(Migration::Leaving { id, .. }), Some(Migration::Arriving(arrival))) if arrival.id == id => {
             arrival
@@ -454,7 +463,7 @@ async fn compare(source: &Side<'_>, target: &Side<'_>, arrival: &Arrival) -> Res
         let end = next.as_ref().map_or(SYSTEM_SPACE.to_vec(), |last| after_key(last));
         // One more than there should be, and the record that does not count.
         let query = RangeQuery::new(after_key(&before), end, rows.len() + 2).snapshot();
-        let theirs = without_migration(target.range(query).await.map_err(|error| target.error(error))?);
+        let theirs = what_moves(target.range(query).await.map_err(|error| target.error(error))?);
         if rows != theirs {
             let what = first_difference(&rows, &theirs);
             return Err(MigrateError::Differ { what });
@@ -476,8 +485,9 @@ fn first_difference(rows: &[Row], theirs: &[Row]) -> String {
     place(key).unwrap_or_else(|| format!("key {}", hex(key)))
 }
 
-fn without_migration(mut rows: Vec<Row>) -> Vec<Row> {
-    rows.retain(|(key, _)| key[..] != MigrationKey.encode());
+/// Neither the record of the migration nor leases do: those are of processes, which do not move.
+fn what_moves(mut rows: Vec<Row>) -> Vec<Row> {
+    rows.retain(|(key, _)| key[..] != MigrationKey.encode() && key[0] != NodeKey::PREFIX);
     rows
 }
 
@@ -584,7 +594,19 @@ impl<'a> Side<'a> {
 
     async fn is_empty(&self) -> Result<bool, MigrateError> {
         let rows = self.range(all(2)).await.map_err(|error| self.error(error))?;
-        Ok(without_migration(rows).is_empty())
+        Ok(rows.iter().all(|(key, _)| key[..] == MigrationKey.encode()))
+    }
+
+    /// Refuses when nodes of a cluster serve it.
+    async fn stands_still(&self) -> Result<(), MigrateError> {
+        let query = RangeQuery::new([NodeKey::PREFIX], [NodeKey::PREFIX + 1], CHUNK_ROWS).snapshot();
+        let leases = async || self.range(query.clone()).await.map_err(|error| self.error(error));
+        let before = leases().await?;
+        if before.is_empty() {
+            return Ok(());
+        }
+        self.attended.pause(LEASE_TIME).await;
+        if leases().await? == before { Ok(()) } else { Err(MigrateError::Served(self.name.clone())) }
     }
 
     /// Whether that one has the epoch of this one.
@@ -600,7 +622,7 @@ impl<'a> Side<'a> {
         query.begin = after_key(after).into();
         let rows = self.range(query).await.map_err(|error| self.error(error))?;
         let last = rows.last().map(|(key, _)| key.clone());
-        Ok((without_migration(rows), last))
+        Ok((what_moves(rows), last))
     }
 
     /// Puts one record into the place of the other, together with these rows. A record that is the first has to find the
@@ -621,7 +643,7 @@ impl<'a> Side<'a> {
         loop {
             self.attended.at(&Progress { step: Step::Clear, rows: removed, bytes: 0, expected: 0 })?;
             let rows = self.range(all(CHUNK_ROWS).bytes_max(CHUNK_BYTES)).await;
-            let rows = without_migration(rows.map_err(|error| self.error(error))?);
+            let rows = what_moves(rows.map_err(|error| self.error(error))?);
             if rows.is_empty() {
                 return self.replace(Some(arriving), None, &[]).await;
             }

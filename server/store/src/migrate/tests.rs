@@ -1,7 +1,7 @@
 //! On the memory model with its faults, and on real files.
 
 use futures_util::FutureExt;
-use tern_protocol::ids::{Seq, StoreEpoch};
+use tern_protocol::ids::{NodeId, Seq, StoreEpoch};
 
 use super::*;
 use crate::backup;
@@ -11,7 +11,9 @@ use crate::keys::head::HeadKey;
 use crate::limits::TRANSACTION_LIFE_MS;
 use crate::memory::{Fault, FaultPlan, Memory};
 use crate::ops::epoch::{EpochError, load_or_begin};
+use crate::ops::lease;
 use crate::ops::tests::{Owner, block_on, device, group, sample};
+use crate::records::NodeLease;
 
 const EPOCH: StoreEpoch = StoreEpoch::from_bytes([1; 16]);
 const OTHER: StoreEpoch = StoreEpoch::from_bytes([2; 16]);
@@ -47,9 +49,9 @@ fn filled() -> Memory {
     kv
 }
 
-/// All but the record of the migration.
+/// All but the record of the migration, and leases.
 fn rows(kv: &dyn Kv) -> Vec<Row> {
-    without_migration(block_on(kv.begin().range(all(usize::MAX))).expect("readable"))
+    what_moves(block_on(kv.begin().range(all(usize::MAX))).expect("readable"))
 }
 
 fn epoch(kv: &dyn Kv) -> Result<StoreEpoch, EpochError> {
@@ -73,6 +75,8 @@ struct Watch<'a> {
     calls: u32,
     found: Vec<String>,
     paused: Duration,
+    /// Called at each pause.
+    meanwhile: Option<&'a mut (dyn FnMut() + Send)>,
 }
 
 impl Attendant for Watch<'_> {
@@ -88,6 +92,9 @@ impl Attendant for Watch<'_> {
 
     fn pause(&mut self, time: Duration) -> BoxFuture<'static, ()> {
         self.paused += time;
+        if let Some(meanwhile) = &mut self.meanwhile {
+            meanwhile();
+        }
         Box::pin(async {})
     }
 }
@@ -260,6 +267,27 @@ fn two_at_once() {
     let mut watch = Watch { at: Some(&mut at), ..Watch::default() };
     fails(run(&source, &target, FIRST, &mut watch), "the record of the migration in there is another one");
     assert!(epoch(&target) == Ok(EPOCH) && rows(&target) == sample_rows());
+}
+
+#[test]
+fn nodes_that_live_are_noticed_and_leases_stay() {
+    let (source, target) = (filled(), Memory::new());
+    let beat = |beat| {
+        let lease = NodeLease { beat, ..NodeLease::default() };
+        lease::beat(&source, NodeId(7), &lease).now_or_never().expect("at once").expect("committed");
+    };
+    beat(1);
+    let mut meanwhile = || beat(2);
+    let mut watch = Watch { meanwhile: Some(&mut meanwhile), ..Watch::default() };
+    fails(run(&source, &target, FIRST, &mut watch), "here is being served");
+    assert!(epoch(&source) == Ok(EPOCH) && target.counts().commits == 0);
+    // One that is dead does not hinder, and is not taken along.
+    assert!(matches!(moves(&source, &target), Ok(Outcome::Moved(..))));
+    let leases = |kv: &Memory| {
+        let query = RangeQuery::new([NodeKey::PREFIX], [NodeKey::PREFIX + 1], 9);
+        block_on(kv.begin().range(query)).expect("readable").len()
+    };
+    assert_eq!((leases(&source), leases(&target)), (1, 0));
 }
 
 #[test]
