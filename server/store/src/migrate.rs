@@ -44,8 +44,13 @@ use crate::{
     BoxFuture, CommitError, Corrupt, Kv, RangeQuery, SYSTEM_SPACE, StoreError, Transaction, records,
 };
 
+mod error;
+mod state;
 #[cfg(test)]
 mod tests;
+
+pub use error::MigrateError;
+pub use state::{Arrival, LOCATION_BYTES_MAX, Migration, MigrationId, Tally};
 
 /// What one transaction moves, but for its last row: FoundationDB is at its best well below a megabyte, and one storage
 /// process takes some ten thousand keys a second.
@@ -57,90 +62,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(4);
 /// A node that lives writes its lease several times in this time.
 const LEASE_TIME: Duration = Duration::from_secs(3);
-/// The name of a location, for people.
-pub const LOCATION_BYTES_MAX: usize = 8 << 10;
 
 const _: () = assert!(CHUNK_BYTES + crate::limits::VALUE_BYTES_MAX + 2 * LOCATION_BYTES_MAX < 1_000_000);
-
-/// Names one migration: random.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MigrationId(pub [u8; 16]);
-
-/// Why a store is not to be served. The texts are for the operator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Migration {
-    /// The source, until everything is in the target.
-    #[error(
-        "what is stored here is being moved to {to}, and is not served meanwhile: run the same `ternd store migrate` \
-         again, which goes on where it stopped, or give it up with `ternd store migrate --abandon`"
-    )]
-    Leaving {
-        /// Which.
-        id: MigrationId,
-        /// Where to.
-        to: String,
-    },
-    /// The source, from then on.
-    #[error(
-        "everything that is stored here has moved to {to}: serve that. To come back, move this store away and migrate \
-         from there; should that one be lost, `ternd backup` and `ternd restore` make a store of what is here, as it was \
-         then"
-    )]
-    Moved {
-        /// Which.
-        id: MigrationId,
-        /// Where to.
-        to: String,
-    },
-    /// The target, until it is complete.
-    #[error(
-        "what is stored here is a part of {}, from where it is being moved: run the same `ternd store migrate` again, which \
-         goes on where it stopped",
-        .0.from
-    )]
-    Arriving(Arrival),
-}
-
-/// How far a migration has got.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Arrival {
-    /// Which.
-    pub id: MigrationId,
-    /// Where from.
-    pub from: String,
-    /// There is nothing more to copy.
-    pub is_copied: bool,
-    /// Keys in the source, more or less.
-    pub expected: u64,
-    /// What was copied.
-    pub tally: Tally,
-    /// The key up to which everything is copied; empty: nothing is.
-    pub last: Bytes,
-}
-
-/// Keys and values in the order of the keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Tally {
-    /// How many.
-    pub rows: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// CRC-32C of them all, each with its length before it.
-    pub sum: u32,
-}
-
-impl Tally {
-    fn add(&mut self, rows: &[Row]) {
-        for (key, value) in rows {
-            self.rows += 1;
-            self.bytes += (key.len() + value.len()) as u64;
-            for part in [key, value] {
-                let length = (part.len() as u32).to_be_bytes();
-                self.sum = crc32c::crc32c_append(crc32c::crc32c_append(self.sum, &length), part);
-            }
-        }
-    }
-}
 
 /// A store and where it is.
 #[derive(Clone, Copy)]
@@ -187,115 +110,6 @@ pub trait Attendant: Send {
     fn found(&mut self, corrupt: Corrupt);
     /// Waits before another attempt.
     fn pause(&mut self, time: Duration) -> BoxFuture<'static, ()>;
-}
-
-/// Why a migration does not come to its end. The texts are for the operator.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MigrateError {
-    /// There is nothing to move.
-    #[error("there is nothing in {0}; nothing was done")]
-    Empty(String),
-    /// The source is no whole store.
-    #[error("{place} cannot be moved: {migration}")]
-    NotWhole {
-        /// The source.
-        place: String,
-        /// What it is.
-        migration: Box<Migration>,
-    },
-    /// It is on its way to somewhere else, or what has arrived there is gone.
-    #[error(
-        "{from} is being moved to {elsewhere}, and {to} has nothing of it: name that one, or give the move up first \
-         (`ternd store migrate --abandon --from {from}`)"
-    )]
-    Elsewhere {
-        /// The source.
-        from: String,
-        /// Where it is being moved to.
-        elsewhere: String,
-        /// The target.
-        to: String,
-    },
-    /// There are servers.
-    #[error("{0} is being served: a node writes its lease there. Stop all servers; nothing was done")]
-    Served(String),
-    /// The target is in use.
-    #[error("{0} holds something already; nothing was done. Choose an empty place")]
-    NotEmpty(String),
-    /// The target holds a part of something else.
-    #[error(
-        "{to} holds a part of {from} from a move that is another one, or was given up; nothing was done. Choose an empty \
-         place"
-    )]
-    Other {
-        /// The target.
-        to: String,
-        /// Where that is from.
-        from: String,
-    },
-    /// The source is damaged.
-    #[error(
-        "{wrong} thing(s) wrong in {from}; nothing was done. `ternd verify` says the same; a backup from before that is \
-         the way back"
-    )]
-    Wrong {
-        /// The source.
-        from: String,
-        /// How many.
-        wrong: u64,
-    },
-    /// The target is, though it is the same as the source.
-    #[error(
-        "{wrong} thing(s) wrong in {to}, so it is not to be served: is its disk well? {from} is whole, and `ternd store migrate --abandon` has it served again"
-    )]
-    WrongAfter {
-        /// The target.
-        to: String,
-        /// The source.
-        from: String,
-        /// How many.
-        wrong: u64,
-    },
-    /// They are not the same.
-    #[error(
-        "the two differ ({what}): something has written to one of them meanwhile. Give it up (`ternd store migrate \
-         --abandon`), make sure that no server runs on either, and begin again"
-    )]
-    Differ {
-        /// Where.
-        what: String,
-    },
-    /// There is nothing to give up.
-    #[error("{0} is not being moved; nothing was done")]
-    NotLeaving(String),
-    /// A store cannot be read or written.
-    #[error("{place}: {error}. What was moved stays so: the same command goes on where this one stopped")]
-    Store {
-        /// Which.
-        place: String,
-        /// Why.
-        error: CommitError,
-    },
-    /// Somebody wanted it so.
-    #[error("stopped by a signal; the same command goes on where this one stopped")]
-    Stopped,
-}
-
-impl MigrateError {
-    /// Whether no store was written to at all.
-    pub fn is_refusal(&self) -> bool {
-        match self {
-            Self::Empty(_)
-            | Self::Served(_)
-            | Self::NotWhole { .. }
-            | Self::Elsewhere { .. }
-            | Self::NotEmpty(_)
-            | Self::Other { .. }
-            | Self::Wrong { .. }
-            | Self::NotLeaving(_) => true,
-            Self::WrongAfter { .. } | Self::Differ { .. } | Self::Store { .. } | Self::Stopped => false,
-        }
-    }
 }
 
 /// What has moved.
