@@ -1,4 +1,4 @@
-//! What an operator does with a data directory: verify, back up, restore; moving a store is in [`migrate`](crate::migrate).
+//! What an operator does with a data directory: verify, back up, restore; moving a store is in [`migrate`].
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
