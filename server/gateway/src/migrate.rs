@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aws_lc_rs::rand;
@@ -14,6 +15,7 @@ use tern_store::{BoxFuture, Corrupt, Kv};
 use crate::cli::Migrate;
 use crate::interrupt::Interrupt;
 use crate::offline::{self, OfflineError, counted};
+use crate::store;
 
 /// Between two lines that say how far it has got.
 const SAY_EVERY: Duration = Duration::from_secs(5);
@@ -67,7 +69,7 @@ impl fmt::Display for Location {
 /// A store that nobody else has; the store is dropped before the lock.
 struct Opened {
     name: String,
-    kv: Box<dyn Kv>,
+    kv: Arc<dyn Kv>,
     made: Option<Made>,
     _lock: Option<DirectoryLock>,
 }
@@ -133,12 +135,15 @@ fn open_embedded(data: &Path, role: Role) -> Result<Opened, OfflineError> {
     // A name that is good from everywhere.
     let data = data.canonicalize().map_err(offline::io_error(data))?;
     let name = Location::Embedded(data).to_string();
-    Ok(Opened { name, kv: Box::new(kv), made, _lock: Some(lock) })
+    Ok(Opened { name, kv: Arc::new(kv), made, _lock: Some(lock) })
 }
 
-/// The place for the adapter.
 fn open_foundationdb(file: &Path) -> Result<Opened, OfflineError> {
-    Err(OfflineError::NoFoundationDb(file.to_owned()))
+    let opened = store::open_cluster(file, "");
+    let kv = opened.map_err(|error| OfflineError::FoundationDb(file.to_owned(), Box::new(error)))?;
+    // A name that is good from everywhere.
+    let file = file.canonicalize().map_err(offline::io_error(file))?;
+    Ok(Opened { name: Location::FoundationDb(file).to_string(), kv, made: None, _lock: None })
 }
 
 /// Runs the command; `say` gets lines for people.

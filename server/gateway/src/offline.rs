@@ -139,11 +139,9 @@ pub enum OfflineError {
     /// Nothing to move.
     #[error("{0} is named as both source and target; nothing was done")]
     Same(String),
-    /// The store is in a place that this program cannot open.
-    #[error(
-        "fdb:{0} cannot be opened: this ternd was built without FoundationDB; take one that was built with it"
-    )]
-    NoFoundationDb(PathBuf),
+    /// A FoundationDB cluster cannot be opened.
+    #[error("fdb:{0} cannot be opened: {1}")]
+    FoundationDb(PathBuf, Box<crate::store::StoreError>),
     /// A store could not be moved.
     #[error(transparent)]
     Migrate(#[from] MigrateError),

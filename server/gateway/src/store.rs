@@ -98,12 +98,20 @@ impl Store {
             }
             Place::Fdb { .. } if embedded::exists(&directory)? => Err(StoreError::EmbeddedThere(directory)),
             Place::Fdb { cluster_file, prefix } => {
-                let kv = block_on(|| open_fdb(cluster_file, prefix))??;
+                let kv = open_cluster(cluster_file, prefix)?;
                 info!(cluster_file = %cluster_file.display(), %prefix, "the store is in FoundationDB");
                 Ok(Self { kv, local: None })
             }
         }
     }
+}
+
+/// Opens a FoundationDB cluster. Blocks until it is open.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn open_cluster(cluster_file: &Path, prefix: &str) -> Result<Arc<dyn Kv>, StoreError> {
+    block_on(|| open_fdb(cluster_file, prefix))?
 }
 
 /// Whether the store can be reached, if it is on other machines.
