@@ -82,6 +82,7 @@ pub fn start(dev: &Dev) -> Result<Running, Box<dyn Error>> {
         identity: CurrentIdentity::new(identity.identity),
         verifier: Verifier::new(vec![minter.token_key()?], LEEWAY),
         limits: if dev.limits { Limits::default() } else { Limits::OFF },
+        cluster: None,
         reloads: Arc::default(),
         data: data.clone(),
         store: Place::Embedded,

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::auth::jwks::Published;
 use crate::clock;
+use crate::cluster::member::ClusterSetup;
 use crate::config::{ConfigError, Loaded};
 use crate::descriptors;
 use crate::metrics::reloads::Source;
@@ -120,7 +121,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
     let published = mistakes.note(loaded.jwks_fetcher());
     let node = mistakes.note(loaded.check_cluster_store().and_then(|()| loaded.link_identity()));
     let all = identity.zip(verifier).zip(published).zip(node);
-    let (((identity, verifier), published), _node) = mistakes.or_all(all)?;
+    let (((identity, verifier), published), link_identity) = mistakes.or_all(all)?;
 
     let identity = CurrentIdentity::new(identity);
     let (again, current) = (loaded.clone(), Arc::clone(&identity));
@@ -165,6 +166,12 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         verifier,
         limits: config.limits,
         reloads,
+        cluster: config.cluster.as_ref().zip(link_identity).map(|(cluster, identity)| ClusterSetup {
+            listen: cluster.listen,
+            advertise: cluster.advertise,
+            name: cluster.name_or_host(),
+            identity,
+        }),
     };
     Ok((setup, Upkeep { reloader, published }))
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Once};
 use std::thread;
 
 use tern_core::routing::ShardId;
+use tern_store::Kv;
 use tern_store::embedded::{self, DirectoryLock};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -18,6 +19,7 @@ use crate::accept;
 use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
 use crate::clock::Clock;
+use crate::cluster::member::{self, ClusterSetup, JoinError, Member, THREAD};
 use crate::control::{self, Control};
 use crate::epoch::{self, EpochError};
 use crate::limits::{AddressLimit, Limits};
@@ -67,6 +69,8 @@ pub struct Setup {
     pub reloads: Arc<Reloads>,
     /// What one address, user or device may take.
     pub limits: Limits,
+    /// What it needs to be a node of a cluster, if it is one.
+    pub cluster: Option<ClusterSetup>,
 }
 
 /// Why a server cannot start.
@@ -90,6 +94,9 @@ pub enum StartError {
     /// Its epoch.
     #[error(transparent)]
     Epoch(#[from] EpochError),
+    /// The cluster.
+    #[error(transparent)]
+    Join(#[from] JoinError),
     /// The number of shards.
     #[error("{0} shards: choose 1 to {max}", max = ShardCount::MAX)]
     Shards(usize),
@@ -106,10 +113,13 @@ pub struct Server {
     pub quic: Vec<SocketAddr>,
     /// Where it answers for metrics, health and readiness.
     pub admin: SocketAddr,
+    /// Where other nodes of its cluster reach it.
+    pub link: Option<SocketAddr>,
     phase: watch::Sender<Phase>,
     admin_task: Admin,
     node: Arc<Node>,
     threads: Vec<thread::JoinHandle<()>>,
+    member: Option<Member>,
     control: Option<Control>,
     /// Whatever becomes of the store's own directory.
     _lock: DirectoryLock,
@@ -124,11 +134,25 @@ impl Server {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(setup: Setup) -> Result<Self, StartError> {
+        Self::start_on(setup, None)
+    }
+
+    /// As [`Self::start`], on a store that is open already, which others may work on too, if there is one.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start_on(setup: Setup, open: Option<Arc<dyn Kv>>) -> Result<Self, StartError> {
         let shards = setup.shards;
         let count = ShardCount::new(shards).ok_or(StartError::Shards(shards))?;
         setup.inherited.check(&setup.tcp)?;
         let lock = embedded::lock_directory(&setup.data).map_err(StoreError::from)?;
-        let Store { kv, local } = Store::open(&setup.store, &setup.data)?;
+        let Store { kv, local } = match open {
+            Some(kv) => Store { kv, local: None },
+            None => Store::open(&setup.store, &setup.data)?,
+        };
         let epoch = epoch::load_or_begin(&*kv)?;
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
@@ -146,7 +170,13 @@ impl Server {
                 warn!(%error, path = %path.display(), "no control socket: backups need the server to be stopped");
             })
             .ok();
-        let node = Arc::new(Node::new(kv, epoch, setup.verifier, &setup.limits, Clock::new(), mailboxes));
+        let (view, seen) = member::view()?;
+        let node = Node::new(kv, epoch, setup.verifier, &setup.limits, Clock::new(), mailboxes);
+        let node = Arc::new(node.within(seen));
+        let clients = bound.tcp.iter().map(SocketAddr::to_string).collect();
+        // Before anybody is served, so that the others know of this node.
+        let member = setup.cluster.map(|cluster| Member::join(cluster, node.clone(), view, clients));
+        let member = member.transpose()?;
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
         let mut sources = Vec::with_capacity(shards);
@@ -185,15 +215,18 @@ impl Server {
             reloads: setup.reloads,
             disk: Arc::default(),
         };
-        info!(tcp = ?bound.tcp, quic = ?bound.quic, admin = %admin.address, shards, "serving");
+        let link = member.as_ref().map(|member| member.link);
+        info!(tcp = ?bound.tcp, quic = ?bound.quic, admin = %admin.address, ?link, shards, "serving");
         Ok(Self {
             tcp: bound.tcp,
             quic: bound.quic,
             admin: admin.address,
+            link,
             admin_task: Admin::serve(admin, collector),
             phase,
             node,
             threads,
+            member,
             control,
             _lock: lock,
         })
@@ -202,14 +235,21 @@ impl Server {
     /// Ends it well: clients are told, what is under way is finished, in bounded time.
     pub async fn stop(self) {
         info!(connections = self.node.connections.load(Ordering::SeqCst), "stopping");
+        if let Some(member) = &self.member {
+            member.hand_over().await;
+        }
         shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
-        let Self { threads, node, control, admin_task, .. } = self;
+        let Self { threads, node, member, control, admin_task, .. } = self;
         // It holds the store too, which is to be closed below.
         admin_task.stop().await;
         let ended = tokio::task::spawn_blocking(move || {
             for thread in threads {
                 // A shard that panicked has ended the process already.
                 let _ = thread.join();
+            }
+            // What the shards have told last has left.
+            if let Some(member) = member {
+                member.leave();
             }
             // A backup under way ends.
             drop(control);
@@ -255,7 +295,7 @@ fn abort_on_shard_panic() {
         let default = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             default(panic);
-            if thread::current().name().is_some_and(|name| name.starts_with(SHARD_THREAD)) {
+            if thread::current().name().is_some_and(|name| name.starts_with(SHARD_THREAD) || name == THREAD) {
                 eprintln!("ternd: a shard has panicked and the server stops; please report this as a bug");
                 std::process::abort();
             }

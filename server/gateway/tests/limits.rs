@@ -50,6 +50,7 @@ impl Limited {
             identity: CurrentIdentity::new(identity.identity),
             verifier: Verifier::new(vec![minter.token_key().expect("a key")], Duration::ZERO),
             limits,
+            cluster: None,
             reloads: Default::default(),
         });
         let server = server.expect("it starts");

@@ -56,6 +56,7 @@ pub struct Keeper {
     held: BTreeMap<NodeId, Held>,
     deaths: u64,
     owners: Vec<NodeId>,
+    joined: Option<Box<dyn FnOnce()>>,
     view: watch::Sender<Arc<View>>,
     calls: Rc<dyn Call>,
     greeted: mpsc::Sender<Greeted>,
@@ -78,8 +79,28 @@ impl Keeper {
         let (moved, moved_in) = mpsc::channel(GREETINGS_MAX);
         let held = BTreeMap::new();
         let lease = NodeLease { versions: VERSIONS, ..lease };
-        let (deaths, owners) = (0, vec![me]);
-        Self { node, lease, leases, held, deaths, owners, view, calls, greeted, greeted_in, moved, moved_in }
+        let (deaths, owners, joined) = (0, vec![me], None);
+        Self {
+            node,
+            lease,
+            leases,
+            held,
+            deaths,
+            owners,
+            joined,
+            view,
+            calls,
+            greeted,
+            greeted_in,
+            moved,
+            moved_in,
+        }
+    }
+
+    /// Says when the first lease has been written.
+    #[must_use]
+    pub fn tell_when_joined(self, tell: impl FnOnce() + 'static) -> Self {
+        Self { joined: Some(Box::new(tell)), ..self }
     }
 
     fn me(&self) -> NodeId {
@@ -164,6 +185,9 @@ impl Keeper {
             draining: lease.draining,
         });
         self.leases.on_beat(begun, now, seen);
+        if let Some(tell) = self.joined.take() {
+            tell();
+        }
         let alive = self.leases.alive(now);
         for (node, lease) in leases {
             if node == self.me() || !alive.nodes.contains(&node) {

@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use crate::mailbox::{News, OwnerRequest};
 
 pub mod keeper;
+pub mod member;
 pub mod peer;
 pub mod quic;
 mod remote;

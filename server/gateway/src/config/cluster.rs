@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigError, Loaded, overlap};
 use crate::cluster::quic::LinkIdentity;
+use crate::store::Place;
 
 /// Bytes of a node's name.
 const NAME_BYTES_MAX: usize = 64;
@@ -108,12 +109,11 @@ impl Loaded {
     /// # Errors
     /// When there is a `[cluster]` and each node would have a store of its own.
     pub fn check_cluster_store(&self) -> Result<(), ConfigError> {
-        match self.config.cluster {
-            None => Ok(()),
-            // The embedded store is the only one so far.
-            Some(_) => {
-                let problem = "clusters need store.kind = \"fdb\", which this version does not have: the embedded \
-                               store is for one node; leave the section out";
+        match (&self.config.cluster, self.config.store.place()) {
+            (None, _) | (Some(_), Place::Fdb { .. }) => Ok(()),
+            (Some(_), Place::Embedded) => {
+                let problem = "clusters need store.kind = \"fdb\", since the embedded store is for one node: set it, or \
+                               leave the section out";
                 Err(self.refuse("cluster", problem))
             }
         }
