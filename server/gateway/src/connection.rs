@@ -24,7 +24,7 @@ use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::clock::Stamp;
-use crate::cluster::Registration;
+use crate::cluster::{Registration, Ways};
 use crate::limits::{Place, Usage};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::Cut;
@@ -65,6 +65,8 @@ pub struct Conn {
     pub marks: RefCell<Vec<MarkWait>>,
     /// What it has done, when there are limits.
     pub usage: RefCell<Option<Usage>>,
+    /// Sends under way to owners, when there are other nodes.
+    pub ways: RefCell<Ways>,
     /// Where its user's home is, once it has logged in.
     pub registration: RefCell<Option<Registration>>,
     /// Until when nothing of it is read, because it goes on asking after it was told to wait.
@@ -123,6 +125,7 @@ impl Conn {
             issued: Cell::new(None),
             marks: RefCell::default(),
             usage: RefCell::default(),
+            ways: RefCell::default(),
             registration: RefCell::default(),
             deaf_until: Cell::new(None),
             place: Cell::new(Some(place)),

@@ -211,7 +211,7 @@ impl Shard {
         let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
         };
-        if !self.admission.borrow_mut().take() {
+        if !self.take_way(conn, id, conversation) || !self.admission.borrow_mut().take() {
             return self.on_answer(conn, question, overloaded);
         }
         let append = Append { ticket, sender, peer, client_seq: send.client_seq, change: send.change };
@@ -276,6 +276,7 @@ impl Shard {
         let metrics = self.metrics();
         let (id, since, asked, result) = match (question, answer) {
             (Question::Send(id, since), Answer::Sent(result)) => {
+                conn.ways.borrow_mut().answered(id);
                 metrics.sends.one(match &result {
                     Ok(ok) if ok.duplicate => Sent::Duplicate,
                     Ok(_) => Sent::Stored,

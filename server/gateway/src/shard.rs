@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tern_core::admission::Admission;
@@ -65,6 +65,8 @@ pub struct Node {
     pub view: watch::Receiver<Arc<View>>,
     /// Both clocks.
     pub clock: Clock,
+    /// When somebody has last logged in: two logins are never at the same time, and the clock may go back.
+    login: AtomicU64,
     guests: Vec<AtomicBool>,
     metrics: Vec<ShardMetrics>,
     connections_per_shard_max: usize,
@@ -98,6 +100,7 @@ impl Node {
             slots: SlotMap::new(routing::shards(shards)),
             view,
             clock,
+            login: AtomicU64::new(0),
             guests: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
@@ -111,6 +114,14 @@ impl Node {
     #[must_use]
     pub fn within(self, view: watch::Receiver<Arc<View>>) -> Self {
         Self { view, ..self }
+    }
+
+    /// The time of a login, later than that of all logins before it.
+    pub fn login_time(&self) -> WallMillis {
+        let now = self.clock.now().wall.0;
+        let before =
+            self.login.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |last| Some(now.max(last + 1)));
+        WallMillis(before.map_or(now, |last| now.max(last + 1)))
     }
 
     /// Whether users whose homes are on a shard may be connected to other nodes.

@@ -77,7 +77,7 @@ pub struct Plan {
     pub devices: u64,
     /// Threads of the server.
     pub shards: u16,
-    /// Servers with links between them; 0: one that knows of no other, now and then with a second one beside it.
+    /// Servers when all is well; 0: one, now and then with a second one beside it.
     pub nodes: u64,
     /// Bytes take so long, in milliseconds, at least and at most.
     pub latency_ms: (u64, u64),
@@ -115,6 +115,11 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether there is ever more than one server: then they are a cluster.
+    pub fn is_linked(&self) -> bool {
+        self.nodes > 0 || self.steps.iter().any(|step| matches!(step.action, Action::Second { .. }))
+    }
+
     /// The plan of a seed, on a cluster.
     pub fn cluster(seed: u64) -> Self {
         let mut plan = Self::new(seed);

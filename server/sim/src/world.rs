@@ -649,7 +649,7 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         start: Instant::now(),
         latency_ms: plan.latency_ms,
         shards: plan.shards,
-        switch: (plan.nodes > 0).then(|| Switch::new(random.split())),
+        switch: plan.is_linked().then(|| Switch::new(random.split())),
         nodes_wanted: plan.nodes.max(1) as usize,
         store,
         nodes: RefCell::default(),

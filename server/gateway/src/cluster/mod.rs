@@ -40,7 +40,7 @@ pub mod quic;
 mod remote;
 pub mod wire;
 
-pub use remote::{Farewell, Registration};
+pub use remote::{Farewell, Registration, Ways};
 
 /// Requests that wait for a link.
 pub const REQUESTS_MAX: usize = 16 * 1024;
@@ -153,6 +153,12 @@ impl View {
     /// The way to the owner of a conversation; `None`: it is this node, or none that can be reached.
     pub fn owner(&self, id: ConversationId) -> Option<&Peer> {
         self.up(self.map.owner(id))
+    }
+
+    /// Who is asked for a conversation: its owner, or this node when that cannot be reached.
+    pub fn asked(&self, id: ConversationId) -> NodeId {
+        let owner = self.map.owner(id);
+        if self.up(owner).is_some() { owner } else { self.me }
     }
 
     /// Where a user's home is.

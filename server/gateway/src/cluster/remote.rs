@@ -12,7 +12,7 @@ use tern_core::home::{Displaced, Located, SessionId};
 use tern_core::routing::ShardId;
 use tern_core::time::MonoMillis;
 use tern_protocol::error::ErrorCode;
-use tern_protocol::ids::{DeviceId, NodeId, RequestId, UserId};
+use tern_protocol::ids::{ConversationId, DeviceId, NodeId, RequestId, UserId};
 use tern_protocol::model::WallMillis;
 use tern_store::ops::sync;
 use tokio::sync::Notify;
@@ -55,6 +55,35 @@ pub struct Registration {
     waits: Option<Rc<Notify>>,
     /// It was known to another home before, or queries were answered while no home knew of it.
     may_have_missed: bool,
+}
+
+/// Sends of a connection that are under way, and to which nodes. The owner of a conversation may change meanwhile: what is
+/// sent to the new one before the old one has answered could be stored first, and the earlier send would come too late.
+#[derive(Debug, Default)]
+pub struct Ways(Vec<(RequestId, ConversationId, NodeId)>);
+
+impl Ways {
+    /// Whether a send may go to this node now: no earlier one of its conversation is under way to another.
+    fn take(&mut self, id: RequestId, conversation: ConversationId, node: NodeId) -> bool {
+        let is_free = !self.0.iter().any(|(_, other, to)| *other == conversation && *to != node);
+        if is_free {
+            self.0.push((id, conversation, node));
+        }
+        is_free
+    }
+
+    /// A send is answered.
+    pub fn answered(&mut self, id: RequestId) {
+        self.0.retain(|(other, ..)| *other != id);
+    }
+}
+
+impl Shard {
+    /// Whether a send may go to the conversation's owner now. The next ones may when those before have been answered.
+    pub fn take_way(&self, conn: &Conn, id: RequestId, conversation: ConversationId) -> bool {
+        let view = self.view.borrow();
+        view.peers.is_empty() || conn.ways.borrow_mut().take(id, conversation, view.asked(conversation))
+    }
 }
 
 /// A connection that its user's former home is to forget.
@@ -124,7 +153,7 @@ impl Shard {
         };
         let waits = (at.node != me).then(Rc::default);
         let again = since.is_some();
-        let since = since.unwrap_or(self.now().wall);
+        let since = since.unwrap_or_else(|| self.node.login_time());
         let before = conn.registration.replace(Some(Registration {
             device,
             since,
