@@ -63,7 +63,7 @@ pub struct Alive {
 }
 
 impl Leases {
-    /// A node that has just written its first lease.
+    /// A node that begins now.
     pub fn new(me: NodeId, now: MonoMillis) -> Self {
         Self { me, draining: false, others: BTreeMap::new(), beaten: now }
     }
@@ -71,11 +71,6 @@ impl Leases {
     /// This node is about to leave.
     pub fn drain(&mut self) {
         self.draining = true;
-    }
-
-    /// Whether it is about to leave.
-    pub fn is_draining(&self) -> bool {
-        self.draining
     }
 
     /// The beat that was begun at `begun` is in the store, and these leases were read with it.

@@ -47,6 +47,15 @@ pub struct Displaced {
 /// Clocks of nodes differ by less.
 const SKEW_MS: u64 = 5_000;
 
+/// When a device has logged in on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Login {
+    /// By the clock of its node, which does not go back.
+    pub since: WallMillis,
+    /// Just now. Else it is told again, to a home that did not know of it.
+    pub is_fresh: bool,
+}
+
 /// A device that is connected.
 #[derive(Debug, Clone, Copy)]
 struct Here {
@@ -64,16 +73,18 @@ pub struct Home {
 }
 
 impl Home {
-    /// A device is logged in on a connection, since then. Returns the connection that has to go: of two of a device the older
-    /// one, or, of a user with too many devices online, that of the device that registered first.
+    /// A device is logged in on a connection. Returns the connection that has to go: of two of a device the older one, or, of a
+    /// user with too many devices online, that of the device that registered first. Who logs in just now is the newer one; of two
+    /// that are told again the clocks decide, and then nobody is sure.
     pub fn register(
         &mut self,
         user: UserId,
         device: DeviceId,
         at: Located,
-        since: WallMillis,
+        login: Login,
     ) -> Option<Displaced> {
         let devices = self.users.entry(user).or_default();
+        let Login { since, is_fresh } = login;
         let new = Here { device, at, since };
         if let Some(i) = devices.iter().position(|here| here.device == device) {
             let old = devices.remove(i);
@@ -81,10 +92,13 @@ impl Home {
                 devices.insert(i, new);
                 return None;
             }
-            // Connections of one node may register in any order when a home is new.
-            let (stays, goes) = if old.since <= since { (new, old) } else { (old, new) };
+            // Connections of one node may register in any order when a home is new, and have one clock.
+            let is_same_clock = old.at.node == at.node;
+            let is_newer = old.since <= since || is_fresh && !is_same_clock;
+            let (stays, goes) = if is_newer { (new, old) } else { (old, new) };
             devices.push(stays);
-            let is_certain = old.at.node == at.node || stays.since.0 - goes.since.0 > SKEW_MS;
+            let is_later = stays.since.0 > goes.since.0.saturating_add(SKEW_MS);
+            let is_certain = is_same_clock || is_fresh && is_later;
             return Some(Displaced { at: goes.at, is_certain });
         }
         let goes = (devices.len() >= DEVICES_ONLINE_MAX).then(|| devices.remove(0));
@@ -136,11 +150,12 @@ mod tests {
     const USER: UserId = UserId::from_bytes([1; 16]);
 
     /// Registers connections, each a device's, its place and when it logged in; returns who goes at the last one.
-    fn registered(all: &[(u64, Located, u64)]) -> (Option<(Located, bool)>, Vec<Located>) {
+    fn registered(all: &[(u64, Located, u64)], is_fresh: bool) -> (Option<(Located, bool)>, Vec<Located>) {
         let mut home = Home::default();
         let mut goes = None;
         for (n, at, since) in all {
-            goes = home.register(USER, device(*n), *at, WallMillis(*since));
+            let login = Login { since: WallMillis(*since), is_fresh };
+            goes = home.register(USER, device(*n), *at, login);
         }
         (goes.map(|goes| (goes.at, goes.is_certain)), home.sessions(USER).collect())
     }
@@ -148,8 +163,8 @@ mod tests {
     #[test]
     fn the_newer_login_of_a_device_wins() {
         let mut home = Home::default();
-        let mut register =
-            |n, place| home.register(USER, device(n), place, WallMillis(7)).map(|goes| goes.at);
+        let login = Login { since: WallMillis(7), is_fresh: true };
+        let mut register = |n, place| home.register(USER, device(n), place, login).map(|goes| goes.at);
         assert_eq!(register(1, at(0, 1)), None);
         assert_eq!(register(2, at(0, 2)), None);
         assert_eq!(register(1, at(0, 3)), Some(at(0, 1)));
@@ -162,39 +177,47 @@ mod tests {
     }
 
     #[test]
-    fn who_goes_does_not_depend_on_who_registers_first() {
+    fn who_goes() {
+        let goes = |first, second, is_fresh| {
+            let (goes, here) = registered(&[first, second], is_fresh);
+            let (goes, is_certain) = goes.expect("one of two");
+            assert!(here.len() == 1 && here[0] != goes);
+            (goes, is_certain)
+        };
+        // On one node the clock decides, whoever registers first.
         let (first, second) = ((1, at(0, 1), 50), (1, at(0, 2), 51));
-        assert_eq!(registered(&[first, second]), (Some((first.1, true)), [second.1].into()));
-        assert_eq!(registered(&[second, first]), (Some((first.1, true)), [second.1].into()));
-        let (old, new) = ((1, at(0, 1), 10_000), (1, at(7, 1), 10_000 + SKEW_MS + 1));
-        assert_eq!(registered(&[old, new]), (Some((old.1, true)), [new.1].into()));
-        assert_eq!(
-            registered(&[new, old]),
-            (Some((old.1, true)), [new.1].into()),
-            "its registration came late"
-        );
-        // Within what clocks may be off, nobody knows.
+        for is_fresh in [false, true] {
+            assert_eq!(goes(first, second, is_fresh), (first.1, true));
+            assert_eq!(goes(second, first, is_fresh), (first.1, true));
+        }
+        // Of two nodes who logs in just now is the newer, and that is for certain if the clocks say so too.
+        let (early, late) = ((1, at(0, 1), 10_000), (1, at(7, 1), 10_000 + SKEW_MS + 1));
         let near = (1, at(7, 1), 10_000 + SKEW_MS);
-        assert_eq!(registered(&[old, near]), (Some((old.1, false)), [near.1].into()));
-        assert_eq!(registered(&[near, old]), (Some((old.1, false)), [near.1].into()));
-        // Again with a new home, or a new link to it.
-        assert_eq!(registered(&[old, old]), (None, [old.1].into()));
+        assert_eq!(goes(early, late, true), (early.1, true));
+        assert_eq!(goes(early, near, true), (early.1, false));
+        assert_eq!(goes(late, early, true), (late.1, false), "a clock is off, or a registration came late");
+        // Told again, the clocks decide, and nobody is sent away for good.
+        assert_eq!(goes(early, late, false), (early.1, false));
+        assert_eq!(goes(late, early, false), (early.1, false));
+        // One connection, told again.
+        assert_eq!(registered(&[early, early], false), (None, [early.1].into()));
     }
 
     #[test]
     fn devices_online_are_bounded() {
         let mut all: Vec<_> = (1..=DEVICES_ONLINE_MAX as u64).map(|n| (n, at(0, n), 1)).collect();
-        assert_eq!(registered(&all).0, None);
+        assert_eq!(registered(&all, true).0, None);
         all.push((900, at(5, 900), 1));
-        let (goes, here) = registered(&all);
+        let (goes, here) = registered(&all, true);
         assert_eq!((goes, here.len()), (Some((at(0, 1), true)), DEVICES_ONLINE_MAX));
     }
 
     #[test]
     fn what_is_connected_to_a_node_is_forgotten_with_it() {
         let mut home = Home::default();
-        home.register(USER, device(1), at(0, 1), WallMillis(1));
-        home.register(USER, device(2), at(5, 1), WallMillis(1));
+        let login = Login { since: WallMillis(1), is_fresh: true };
+        home.register(USER, device(1), at(0, 1), login);
+        home.register(USER, device(2), at(5, 1), login);
         assert!(home.any(|node| node == NodeId(5)));
         home.retain(|_, node| node != NodeId(5));
         assert!(!home.any(|node| node == NodeId(5)) && home.sessions(USER).count() == 1);

@@ -89,7 +89,7 @@ impl Shard {
         let mut behind = self.behind.borrow_mut();
         let heads = behind.entry((to, conversation)).or_default();
         match heads.last_mut() {
-            Some((last, same)) if *same == audience => *last = head,
+            Some((last, same)) if *same == audience => *last = (*last).max(head),
             _ => heads.push((head, audience)),
         }
         if heads.len() > AUDIENCES_MAX {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tern_core::conversation::{Append, Mark, Publication};
 use tern_core::dedup::Refusal;
-use tern_core::home::{Located, SessionId};
+use tern_core::home::{Located, Login, SessionId};
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ConversationId, DeviceId, NodeId, RequestId, Seq, UserId};
@@ -159,8 +159,8 @@ pub enum Event {
 /// To and from the home of a user; none may be lost.
 #[derive(Debug, Clone, Copy)]
 pub enum HomeRequest {
-    /// A device has logged in, at that time.
-    Register(UserId, DeviceId, Located, WallMillis),
+    /// A device has logged in.
+    Register(UserId, DeviceId, Located, Login),
     /// A connection has ended.
     Unregister(UserId, Located),
     /// From a home to the shard of a connection: its device has logged in elsewhere; `true`: for certain.
@@ -169,8 +169,8 @@ pub enum HomeRequest {
     Registered(SessionId),
     /// To all homes: another node tells anew who is connected to it.
     Forget(NodeId),
-    /// To all shards: news for their connections may have been lost.
-    Recheck,
+    /// To all shards: news for their connections may have been lost since then.
+    Recheck(WallMillis),
 }
 
 /// The sending ends of a shard's mailbox.

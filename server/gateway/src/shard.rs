@@ -46,6 +46,8 @@ const TICKS_PER_RECEIPTS: u32 = RECEIPT_COUNTS_INTERVAL_MS as u32 / TICK.as_mill
 const _: () = assert!(TICKS_PER_RECEIPTS > 0);
 /// Between looks at deadlines of connections, and between two writes of delivered watermarks.
 const TICKS_PER_SWEEP: u32 = 20;
+/// Between looks at what is new for connections whose users' homes cannot be reached.
+const SWEEPS_PER_RECHECK: usize = 5;
 /// Messages taken from a mailbox lane before the others get their turn.
 const LANE_BATCH: usize = 256;
 /// How long clients are asked to stay away when the server stops.
@@ -226,10 +228,10 @@ pub struct Shard {
     pub farewells: RefCell<VecDeque<Farewell>>,
     /// Home messages that did not fit into a node's lane: at most a few for each connection.
     pub homes_elsewhere: RefCell<VecDeque<(NodeId, HomeMessage)>>,
-    /// Nodes for which news were dropped, as there were too many to remember.
-    pub lost: RefCell<BTreeSet<NodeId>>,
+    /// Nodes for which news were dropped since then, as there were too many to remember.
+    pub lost: RefCell<BTreeMap<NodeId, WallMillis>>,
     /// Users who may not have been told of what has been stored since then.
-    pub rechecks: RefCell<BTreeMap<UserId, WallMillis>>,
+    pub rechecks: RefCell<VecDeque<(UserId, WallMillis)>>,
     /// How many of them the store is being asked about.
     pub rechecking: Cell<usize>,
     /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.
@@ -400,6 +402,7 @@ impl Shard {
         let pending = std::mem::take(&mut *self.homes_pending.borrow_mut());
         pending.into_iter().for_each(|(shard, request)| self.to_home(shard, request));
         self.tell_homes_again();
+        self.tell_lost();
         self.say_farewells();
         self.recheck_some();
         if ticks.is_multiple_of(TICKS_PER_SWEEP) {
@@ -408,6 +411,9 @@ impl Shard {
             let turn = sweeps * self.node.mailboxes.len() + usize::from(self.id.0);
             self.node.limits.forget_rested(turn, self.now().mono);
             self.sweep();
+            if sweeps.is_multiple_of(SWEEPS_PER_RECHECK) {
+                self.recheck_homeless();
+            }
             self.settle_owners();
             self.forget_idle_owners();
         }
@@ -472,11 +478,11 @@ impl Shard {
 
     fn on_home(self: &Rc<Self>, request: HomeRequest) {
         match request {
-            HomeRequest::Register(user, device, at, since) => self.on_register(user, device, at, since),
+            HomeRequest::Register(user, device, at, login) => self.on_register(user, device, at, login),
             HomeRequest::Unregister(user, at) => self.home.borrow_mut().unregister(user, at),
             HomeRequest::Registered(session) => self.on_registered(session),
             HomeRequest::Forget(node) => self.home.borrow_mut().retain(|_, at| at != node),
-            HomeRequest::Recheck => self.recheck_all(),
+            HomeRequest::Recheck(since) => self.recheck_all(since),
             HomeRequest::Displace(session, is_certain) => {
                 let conn = self.conns.borrow().get(&session.number).cloned();
                 if let Some(conn) = conn {

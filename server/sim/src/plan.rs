@@ -126,8 +126,10 @@ impl Plan {
         let mut random = Random::new(!seed);
         plan.nodes = random.within(2..4);
         for at in (0..plan.steps.len()).rev() {
-            let ms = |random: &mut Random| {
-                if random.chance(300) { random.within(1..60_000) } else { random.within(1..8_000) }
+            let ms = |random: &mut Random| match random.below(10) {
+                0 => random.within(60_000..1_200_000),
+                1..4 => random.within(1..60_000),
+                _ => random.within(1..8_000),
             };
             let action = match random.below(24) {
                 0 => {

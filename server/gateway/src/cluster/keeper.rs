@@ -1,6 +1,6 @@
 //! Keeps this node in the cluster: its lease in the store, and a link to each other node.
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -45,7 +45,7 @@ struct Held {
     peer: Peer,
     streams: mpsc::Sender<(BoxStream, BytesMut)>,
     address: String,
-    calling: Rc<RefCell<bool>>,
+    calling: Rc<Cell<bool>>,
 }
 
 /// Keeps a node in its cluster. All of it runs on one thread, beside the shards.
@@ -54,7 +54,8 @@ pub struct Keeper {
     lease: NodeLease,
     leases: Leases,
     held: BTreeMap<NodeId, Held>,
-    deaths: u64,
+    departures: u64,
+    links: u64,
     owners: Vec<NodeId>,
     joined: Option<Box<dyn FnOnce()>>,
     view: watch::Sender<Arc<View>>,
@@ -79,13 +80,14 @@ impl Keeper {
         let (moved, moved_in) = mpsc::channel(GREETINGS_MAX);
         let held = BTreeMap::new();
         let lease = NodeLease { versions: VERSIONS, ..lease };
-        let (deaths, owners, joined) = (0, vec![me], None);
+        let (departures, links, owners, joined) = (0, 0, vec![me], None);
         Self {
             node,
             lease,
             leases,
             held,
-            deaths,
+            departures,
+            links,
             owners,
             joined,
             view,
@@ -245,7 +247,10 @@ impl Keeper {
         let (Moved::Up(node) | Moved::Down(node)) = moved;
         if let Some(held) = self.held.get_mut(&node) {
             held.peer.is_up = moved == Moved::Up(node);
-            held.peer.links += u64::from(held.peer.is_up);
+            if held.peer.is_up {
+                self.links += 1;
+                held.peer.links = self.links;
+            }
         }
     }
 
@@ -253,17 +258,16 @@ impl Keeper {
     fn publish(&mut self) {
         let now = self.node.clock.now().mono;
         let alive = self.leases.alive(now);
-        let (mut deaths, leases) = (self.deaths, &self.leases);
+        let (mut departures, leases) = (self.departures, &self.leases);
         self.held.retain(|node, _| {
             let is_alive = alive.nodes.contains(node);
             if !is_alive {
-                let dead = leases.is_dead(*node, now);
-                deaths += u64::from(dead);
-                info!(%node, dead, "a node has gone");
+                departures += 1;
+                info!(%node, dead = leases.is_dead(*node, now), "a node has gone");
             }
             is_alive
         });
-        self.deaths = deaths;
+        self.departures = departures;
         let is_cut_off = self.leases.is_cut_off(now);
         let before = self.view.borrow().clone();
         let same_owners = self.owners == alive.owners;
@@ -272,7 +276,7 @@ impl Keeper {
                 && before.peers.iter().zip(&self.held).all(|((a, old), (b, new))| {
                     (a, old.links, old.is_up) == (b, new.peer.links, new.peer.is_up)
                 });
-        if same_peers && same_owners && before.deaths == deaths && before.is_cut_off == is_cut_off {
+        if same_peers && same_owners && before.departures == departures && before.is_cut_off == is_cut_off {
             return;
         }
         if before.is_cut_off != is_cut_off {
@@ -285,7 +289,7 @@ impl Keeper {
         let map = if same_owners { before.map.clone() } else { SlotMap::new(alive.owners.iter().copied()) };
         self.owners = alive.owners;
         let peers = self.held.iter().map(|(node, held)| (*node, held.peer.clone())).collect();
-        self.view.send_replace(Arc::new(View { me: before.me, map, peers, deaths, is_cut_off }));
+        self.view.send_replace(Arc::new(View { me: before.me, map, peers, departures, is_cut_off }));
     }
 }
 

@@ -25,7 +25,7 @@
 
 use std::collections::BTreeMap;
 
-use tern_core::home::SessionId;
+use tern_core::home::{Login, SessionId};
 use tern_core::routing::SlotMap;
 use tern_protocol::ids::{ConversationId, DeviceId, NodeId, UserId};
 use tern_protocol::model::WallMillis;
@@ -76,7 +76,7 @@ pub struct Delivery {
 #[derive(Debug, Clone, Copy)]
 pub enum HomeMessage {
     /// See [`wire::Message::Register`].
-    Register(UserId, DeviceId, SessionId, WallMillis),
+    Register(UserId, DeviceId, SessionId, Login),
     /// See [`wire::Message::Registered`].
     Registered(SessionId),
     /// See [`wire::Message::Unregister`].
@@ -84,7 +84,7 @@ pub enum HomeMessage {
     /// See [`wire::Message::Displace`].
     Displace(SessionId, bool),
     /// See [`wire::Message::Lost`].
-    Lost,
+    Lost(WallMillis),
 }
 
 /// What a node has for another one.
@@ -103,7 +103,7 @@ pub struct Lanes {
 pub struct Peer {
     /// The way to it.
     pub lanes: Lanes,
-    /// How many links there have been so far.
+    /// The number of its last link; no two links of a node have the same.
     pub links: u64,
     /// Whether there is one now.
     pub is_up: bool,
@@ -118,8 +118,8 @@ pub struct View {
     pub map: SlotMap<NodeId>,
     /// The others.
     pub peers: BTreeMap<NodeId, Peer>,
-    /// How many nodes have gone without a word so far.
-    pub deaths: u64,
+    /// How many nodes have gone so far: what they have told last may not have arrived.
+    pub departures: u64,
     /// The store has not been reached for so long that the others take this node for dead.
     pub is_cut_off: bool,
 }
@@ -129,7 +129,7 @@ pub struct View {
 pub struct HomeAt {
     /// The node.
     pub node: NodeId,
-    /// How many links to it there have been.
+    /// The number of the last link to it.
     pub links: u64,
 }
 
@@ -140,7 +140,7 @@ impl View {
             me,
             map: SlotMap::new(std::iter::once(me)),
             peers: BTreeMap::new(),
-            deaths: 0,
+            departures: 0,
             is_cut_off: false,
         }
     }

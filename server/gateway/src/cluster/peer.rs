@@ -377,9 +377,9 @@ impl<'a> Link<'a> {
                 }
                 self.room.notify_one();
             }
-            Message::Register(user, device, session, since) => {
+            Message::Register(user, device, session, login) => {
                 let at = Located { node: self.peer, session };
-                let register = HomeRequest::Register(user, device, at, since);
+                let register = HomeRequest::Register(user, device, at, login);
                 self.to_home(self.node.slots.home(user), register).await;
             }
             Message::Unregister(user, session) => {
@@ -390,9 +390,9 @@ impl<'a> Link<'a> {
             Message::Displace(session, is_certain) => {
                 self.to_session(session, HomeRequest::Displace(session, is_certain)).await;
             }
-            Message::Lost => {
+            Message::Lost(since) => {
                 for shard in self.node.shards() {
-                    self.to_home(shard, HomeRequest::Recheck).await;
+                    self.to_home(shard, HomeRequest::Recheck(since)).await;
                 }
             }
         }
@@ -550,13 +550,13 @@ impl<'a> Link<'a> {
 
 fn put_home(out: &mut BytesMut, message: HomeMessage) {
     let message = match message {
-        HomeMessage::Register(user, device, session, since) => {
-            Message::Register(user, device, session, since)
+        HomeMessage::Register(user, device, session, login) => {
+            Message::Register(user, device, session, login)
         }
         HomeMessage::Registered(session) => Message::Registered(session),
         HomeMessage::Unregister(user, session) => Message::Unregister(user, session),
         HomeMessage::Displace(session, is_certain) => Message::Displace(session, is_certain),
-        HomeMessage::Lost => Message::Lost,
+        HomeMessage::Lost(since) => Message::Lost(since),
     };
     message.encode(out);
 }

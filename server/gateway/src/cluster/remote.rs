@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tern_core::cluster::LEASE_MS;
 use tern_core::conversation::Publication;
-use tern_core::home::{Displaced, Located, SessionId};
+use tern_core::home::{Displaced, Located, Login, SessionId};
 use tern_core::routing::ShardId;
 use tern_core::time::MonoMillis;
 use tern_protocol::error::ErrorCode;
@@ -53,8 +53,9 @@ pub struct Registration {
     at: HomeAt,
     /// Ready when the home knows; `None`: it does.
     waits: Option<Rc<Notify>>,
-    /// It was known to another home before, or queries were answered while no home knew of it.
-    may_have_missed: bool,
+    /// Since when it may have missed something: its home was another one, or could not be reached, or queries were answered
+    /// while no home knew of it.
+    missed_since: Option<WallMillis>,
 }
 
 /// Sends of a connection that are under way, and to which nodes. The owner of a conversation may change meanwhile: what is
@@ -154,13 +155,10 @@ impl Shard {
         let waits = (at.node != me).then(Rc::default);
         let again = since.is_some();
         let since = since.unwrap_or_else(|| self.node.login_time());
-        let before = conn.registration.replace(Some(Registration {
-            device,
-            since,
-            at,
-            waits,
-            may_have_missed: again,
-        }));
+        let before = conn.registration.take();
+        let now = self.now().wall;
+        let missed_since = before.as_ref().map(|before| before.missed_since.unwrap_or(now));
+        conn.registration.replace(Some(Registration { device, since, at, waits, missed_since }));
         if let Some(before) = before {
             let due = self.now().mono.plus(FAREWELL_MS);
             self.farewells.borrow_mut().push_back(Farewell {
@@ -169,16 +167,17 @@ impl Shard {
                 user,
                 home: before.at.node,
             });
-            // Whoever waits looks again.
             before.waits.iter().for_each(|waits| waits.notify_waiters());
         }
         if at.node != me {
-            return self.to_home_elsewhere(at.node, HomeMessage::Register(user, device, conn.id, since));
+            let login = Login { since, is_fresh: !again };
+            return self.to_home_elsewhere(at.node, HomeMessage::Register(user, device, conn.id, login));
         }
         let here = Located { node: me, session: conn.id };
-        self.to_home(self.node.slots.home(user), HomeRequest::Register(user, device, here, since));
-        if again {
-            self.recheck(user);
+        let login = Login { since, is_fresh: !again };
+        self.to_home(self.node.slots.home(user), HomeRequest::Register(user, device, here, login));
+        if let Some(since) = missed_since {
+            self.recheck(user, since);
         }
     }
 
@@ -238,9 +237,9 @@ impl Shard {
     }
 
     /// This shard is the home of a user: a device is connected there.
-    pub fn on_register(self: &Rc<Self>, user: UserId, device: DeviceId, at: Located, since: WallMillis) {
+    pub fn on_register(self: &Rc<Self>, user: UserId, device: DeviceId, at: Located, login: Login) {
         let me = self.view.borrow().me;
-        let goes = self.home.borrow_mut().register(user, device, at, since);
+        let goes = self.home.borrow_mut().register(user, device, at, login);
         if at.node != me {
             self.node.guests(self.id).store(true, Ordering::SeqCst);
             self.to_home_elsewhere(at.node, HomeMessage::Registered(at.session));
@@ -261,10 +260,8 @@ impl Shard {
         if let Some(waits) = registration.waits.take() {
             waits.notify_waiters();
         }
-        if registration.may_have_missed
-            && let Some(user) = conn.user.get()
-        {
-            self.recheck(user);
+        if let (Some(since), Some(user)) = (registration.missed_since.take(), conn.user.get()) {
+            self.recheck(user, since);
         }
     }
 
@@ -280,8 +277,10 @@ impl Shard {
         if let Some(waits) = waits {
             let _ = timeout(REGISTERED_WITHIN, waits.notified()).await;
         }
-        if let Some(registration) = &mut *conn.registration.borrow_mut() {
-            registration.may_have_missed |= registration.waits.is_some();
+        if let Some(registration) = &mut *conn.registration.borrow_mut()
+            && registration.waits.is_some()
+        {
+            registration.missed_since.get_or_insert(registration.since);
         }
     }
 
@@ -294,23 +293,26 @@ impl Shard {
         }
         // What is to be told to nodes that are gone.
         self.homes_elsewhere.borrow_mut().retain(|(node, _)| view.peers.contains_key(node));
-        for node in self.lost.take() {
-            if view.up(node).is_some() {
-                self.to_home_elsewhere(node, HomeMessage::Lost);
-            } else if view.peers.contains_key(&node) {
-                self.lost.borrow_mut().insert(node);
-            }
-        }
+        self.lost.borrow_mut().retain(|node, _| view.peers.contains_key(node));
         let mut home = self.home.borrow_mut();
         // Who registers here may have heard before this shard that this is the home, and says so when it is no more.
         home.retain(|_, node| node == me || view.peers.contains_key(&node));
         self.node.guests(self.id).store(home.any(|node| node != me), Ordering::SeqCst);
         drop(home);
-        // What others own now is loaded there.
-        self.owners.borrow_mut().retain(|id, owner| view.map.owner(*id) == me || !owner.is_idle());
+        // What others own now is loaded there, and the marks that are known here only are to be there by then.
+        self.persist_soon.notify_one();
+        if !self.persisting.get() {
+            self.owners.borrow_mut().retain(|id, owner| view.map.owner(*id) == me || !owner.is_idle());
+        }
         let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
-        for conn in conns {
+        for conn in conns.into_iter().filter(|conn| conn.is_open()) {
             let Some(user) = conn.user.get() else { continue };
+            if let Some(registration) = &mut *conn.registration.borrow_mut()
+                && registration.at.node != me
+                && view.up(registration.at.node).is_none()
+            {
+                registration.missed_since.get_or_insert(self.now().wall);
+            }
             let moved = match &*conn.registration.borrow() {
                 Some(Registration { device, since, at, .. }) if *at != view.home(user) => {
                     Some((*device, *since))
@@ -325,8 +327,8 @@ impl Shard {
         // Before there was a link, the other node may not have known that there is somebody here to be told.
         let links = |view: &View, node| view.peers.get(node).map_or(0, |peer: &Peer| peer.links);
         let is_linked = view.peers.keys().any(|node| links(&view, node) > links(&before, node));
-        if is_linked || view.deaths > before.deaths {
-            self.recheck_all();
+        if is_linked || view.departures > before.departures {
+            self.recheck_all(self.now().wall);
         }
     }
 
@@ -343,14 +345,40 @@ impl Shard {
 
 impl Shard {
     /// News for a user may have been lost: the store is asked soon.
-    fn recheck(self: &Rc<Self>, user: UserId) {
-        let since = WallMillis(self.now().wall.0.saturating_sub(MISSED_MS));
-        self.rechecks.borrow_mut().entry(user).or_insert(since);
+    fn recheck(self: &Rc<Self>, user: UserId, since: WallMillis) {
+        let since = WallMillis(since.0.saturating_sub(MISSED_MS));
+        self.recheck_later(user, since);
         self.recheck_some();
     }
 
-    /// News for everybody may have been lost.
-    pub fn recheck_all(self: &Rc<Self>) {
+    fn recheck_later(&self, user: UserId, since: WallMillis) {
+        let mut rechecks = self.rechecks.borrow_mut();
+        if let Some((_, known)) = rechecks.iter_mut().find(|(other, _)| *other == user) {
+            *known = (*known).min(since);
+        } else {
+            rechecks.push_back((user, since));
+        }
+    }
+
+    /// Asks the store for those whose homes cannot be reached: nobody tells this node of what is new for them.
+    pub fn recheck_homeless(self: &Rc<Self>) {
+        let view = self.view.borrow().clone();
+        let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
+        for conn in conns.iter().filter(|conn| conn.is_open()) {
+            let homeless = match &*conn.registration.borrow() {
+                Some(Registration { at, missed_since: Some(since), .. }) if at.node != view.me => {
+                    Some(*since).filter(|_| view.up(at.node).is_none())
+                }
+                _ => None,
+            };
+            if let (Some(since), Some(user)) = (homeless, conn.user.get()) {
+                self.recheck(user, since);
+            }
+        }
+    }
+
+    /// News for everybody may have been lost since then.
+    pub fn recheck_all(self: &Rc<Self>, since: WallMillis) {
         let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
         let users: Vec<_> = conns.iter().filter_map(|conn| conn.user.get()).collect();
         if !users.is_empty() {
@@ -360,13 +388,13 @@ impl Shard {
                 "the store is asked what may have been missed"
             );
         }
-        users.into_iter().for_each(|user| self.recheck(user));
+        users.into_iter().for_each(|user| self.recheck(user, since));
     }
 
     /// Asks the store about a few users at a time.
     pub fn recheck_some(self: &Rc<Self>) {
         while self.rechecking.get() < RECHECKS_MAX {
-            let Some((user, since)) = self.rechecks.borrow_mut().pop_first() else { return };
+            let Some((user, since)) = self.rechecks.borrow_mut().pop_front() else { return };
             if self.local.borrow().of(user).is_empty() {
                 continue;
             }
@@ -386,10 +414,8 @@ impl Shard {
                     }
                     Err(error) => {
                         warn!(%user, %error, "could not ask what may have been missed; it is tried again");
-                        // At the next tick, and from where this one would have begun.
-                        let mut rechecks = shard.rechecks.borrow_mut();
-                        let entry = rechecks.entry(user).or_insert(since);
-                        *entry = (*entry).min(since);
+                        // At the next tick, behind the others.
+                        shard.recheck_later(user, since);
                     }
                 }
             });
@@ -508,25 +534,36 @@ impl Shard {
             Some(_) => delivery,
             None => return,
         };
-        let to = To::Node(node, stage);
-        self.fall_behind(to, unsent.news);
+        self.fall_behind(To::Node(node, stage), unsent.news);
+        let is_it = |to: &To| matches!(to, To::Node(other, _) if *other == node);
         let mut behind = self.behind.borrow_mut();
-        if behind.len() > BEHIND_MAX {
-            behind.retain(|(to, _), _| !matches!(to, To::Node(other, _) if *other == node));
-            self.lost.borrow_mut().insert(node);
+        if behind.len() > BEHIND_MAX && behind.keys().filter(|(to, _)| is_it(to)).count() > BEHIND_MAX {
+            behind.retain(|(to, _), _| !is_it(to));
+            let now = self.now().wall;
+            self.lost.borrow_mut().entry(node).or_insert(now);
+        }
+    }
+
+    /// Tells nodes that too much was to be told to them: they ask the store.
+    pub fn tell_lost(&self) {
+        let lost = self.lost.take();
+        for (node, since) in lost {
+            if self.view.borrow().up(node).is_some() {
+                self.to_home_elsewhere(node, HomeMessage::Lost(since));
+            } else {
+                self.lost.borrow_mut().insert(node, since);
+            }
         }
     }
 
     /// A node has not been told of this.
     pub fn tell_again(self: &Rc<Self>, node: NodeId, stage: Stage, news: News) {
-        if self.view.borrow().peers.contains_key(&node) {
-            return self.tell_node(node, stage, news);
-        }
         match stage {
-            // Its connections are gone with it.
-            Stage::Connections => {}
+            // When it is gone, its connections are.
+            Stage::Connections => self.tell_node(node, stage, news),
+            Stage::Homes { .. } if self.view.borrow().up(node).is_some() => self.tell_node(node, stage, news),
             Stage::Homes { tries, origin } => {
-                debug!(%node, "homes have gone: others are told");
+                debug!(%node, "homes cannot be reached: others are told");
                 let view = self.view.borrow().clone();
                 self.tell_homes(&view, &news, tries, origin);
             }

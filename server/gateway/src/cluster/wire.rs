@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use tern_core::conversation::{Append, Mark, Publication};
 use tern_core::dedup::Refusal;
-use tern_core::home::SessionId;
+use tern_core::home::{Login, SessionId};
 use tern_core::routing::ShardId;
 use tern_protocol::convert::{encode_request, encode_server, parse_request, parse_server};
 use tern_protocol::event::{ServerBody, ServerMessage, WireError};
@@ -24,6 +24,8 @@ use crate::mailbox::{Answer, News, OwnerRequest, Ticket};
 
 /// The lowest and the highest version of this protocol that this program speaks: its own, and that of the release before.
 pub const VERSIONS: (u8, u8) = (1, 1);
+/// Of a connection that has ended.
+const NO_LOGIN: Login = Login { since: WallMillis(0), is_fresh: false };
 /// Bytes of an id of a user or a conversation.
 const ID: usize = 16;
 
@@ -74,16 +76,16 @@ pub enum Message {
     Deliver(u64, Delivery),
     /// All deliveries up to this one are in good hands.
     Taken(u64),
-    /// To the home of a user: a device has logged in there, at that time.
-    Register(UserId, DeviceId, SessionId, WallMillis),
+    /// To the home of a user: a device has logged in there.
+    Register(UserId, DeviceId, SessionId, Login),
     /// To where a device has logged in: the home knows.
     Registered(SessionId),
     /// To the home of a user: a connection has ended.
     Unregister(UserId, SessionId),
     /// From a home: the device of this connection has logged in elsewhere; `true`: for certain.
     Displace(SessionId, bool),
-    /// News for connections of the node that gets this have been lost.
-    Lost,
+    /// News for connections of the node that gets this have been lost since then.
+    Lost(WallMillis),
 }
 
 mod pb {
@@ -126,8 +128,8 @@ mod pb {
         Unregister(Register),
         #[prost(message, tag = "8")]
         Displace(Displace),
-        #[prost(message, tag = "9")]
-        Lost(()),
+        #[prost(uint64, tag = "9")]
+        Lost(u64),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -180,6 +182,8 @@ mod pb {
         pub session: Option<Session>,
         #[prost(uint64, tag = "4")]
         pub since: u64,
+        #[prost(bool, tag = "5")]
+        pub is_fresh: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -266,11 +270,12 @@ impl Message {
     }
 
     fn body(&self) -> pb::Body {
-        let register = |user: &UserId, device: u64, id: &SessionId, since| pb::Register {
+        let register = |user: &UserId, device: u64, id: &SessionId, login: Login| pb::Register {
             user: bytes_of(user.as_bytes()),
             device,
             session: Some(session(*id)),
-            since,
+            since: login.since.0,
+            is_fresh: login.is_fresh,
         };
         match self {
             Self::Ask(Ask { number, sender, body }) => {
@@ -299,15 +304,15 @@ impl Message {
             }
             Self::Deliver(number, delivery) => pb::Body::Deliver(deliver(*number, delivery)),
             Self::Taken(number) => pb::Body::Taken(*number),
-            Self::Register(user, device, id, since) => {
-                pb::Body::Register(register(user, device.get(), id, since.0))
+            Self::Register(user, device, id, login) => {
+                pb::Body::Register(register(user, device.get(), id, *login))
             }
             Self::Registered(id) => pb::Body::Registered(session(*id)),
-            Self::Unregister(user, id) => pb::Body::Unregister(register(user, 0, id, 0)),
+            Self::Unregister(user, id) => pb::Body::Unregister(register(user, 0, id, NO_LOGIN)),
             Self::Displace(id, is_certain) => {
                 pb::Body::Displace(pb::Displace { session: Some(session(*id)), is_certain: *is_certain })
             }
-            Self::Lost => pb::Body::Lost(()),
+            Self::Lost(since) => pb::Body::Lost(since.0),
         }
     }
 
@@ -327,9 +332,14 @@ impl Message {
             }
             pb::Body::Deliver(deliver) => Self::Deliver(deliver.number, delivery_of(deliver)?),
             pb::Body::Taken(number) => Self::Taken(number),
-            pb::Body::Register(pb::Register { user, device, session, since }) => {
+            pb::Body::Register(pb::Register { user, device, session, since, is_fresh }) => {
                 let (user, device) = (user_of(&user)?, device_of(device)?);
-                Self::Register(user, device, session_of(session)?, WallMillis(since))
+                Self::Register(
+                    user,
+                    device,
+                    session_of(session)?,
+                    Login { since: WallMillis(since), is_fresh },
+                )
             }
             pb::Body::Registered(id) => Self::Registered(session_of(Some(id))?),
             pb::Body::Unregister(pb::Register { user, session, .. }) => {
@@ -338,7 +348,7 @@ impl Message {
             pb::Body::Displace(pb::Displace { session, is_certain }) => {
                 Self::Displace(session_of(session)?, is_certain)
             }
-            pb::Body::Lost(()) => Self::Lost,
+            pb::Body::Lost(since) => Self::Lost(WallMillis(since)),
         }))
     }
 }

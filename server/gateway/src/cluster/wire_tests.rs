@@ -79,11 +79,11 @@ fn samples() -> Vec<Message> {
             News::Notify(Arc::new(vec![(PEER, frame("p")), (USER, frame("u")), (PEER, frame("q"))])),
         ),
         Message::Taken(99),
-        Message::Register(USER, sender().device, session(), WallMillis(5)),
+        Message::Register(USER, sender().device, session(), Login { since: WallMillis(5), is_fresh: true }),
         Message::Registered(session()),
         Message::Unregister(USER, session()),
         Message::Displace(session(), true),
-        Message::Lost,
+        Message::Lost(WallMillis(6)),
     ]
 }
 
@@ -135,7 +135,7 @@ fn what_is_cut_or_damaged_never_panics_and_what_is_no_message_is_refused() {
         link(pb::Body::Deliver(deliver)),
         link(pb::Body::Deliver(in_group.clone())),
         link(pb::Body::Deliver(pb::Deliver { seqs: vec![1], users: unsorted, ..in_group })),
-        link(pb::Body::Register(pb::Register { user, device: 1, session: None, since: 0 })),
+        link(pb::Body::Register(pb::Register { user, device: 1, session: None, since: 0, is_fresh: false })),
         link(pb::Body::Registered(pb::Session { shard: 1 << 16, number: 1 })),
     ];
     for (n, bytes) in refused.into_iter().enumerate() {

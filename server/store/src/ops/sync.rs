@@ -92,15 +92,27 @@ async fn moved_once(
     since: WallMillis,
 ) -> Result<Moved, StoreError> {
     let (ids, more) = conversations_of(tx, user, (after, None), SYNC_CONVERSATIONS_MAX).await?;
-    let heads = bounded(ids.iter().map(|id| head(tx, *id))).await?;
-    let mut moved = Vec::new();
-    for (id, head) in ids.iter().zip(heads) {
-        if head.is_some_and(|head| head.time >= since) {
-            let view = View::read(tx, user, *id).await?;
-            moved.push((*id, view.last));
-        }
-    }
+    let moved = bounded(ids.iter().map(async |id| match moved_last(tx, user, *id, since).await {
+        // Whoever asks for it is told so; the others are not to go without.
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        last => last.map(|last| last.map(|last| (*id, last))),
+    }))
+    .await?;
+    let moved = moved.into_iter().flatten().collect();
     Ok((moved, ids.last().copied().filter(|_| more)))
+}
+
+/// The newest entry that the user may see, if the log has grown since then.
+async fn moved_last(
+    tx: &dyn Transaction,
+    user: UserId,
+    id: ConversationId,
+    since: WallMillis,
+) -> Result<Option<Seq>, StoreError> {
+    match head(tx, id).await? {
+        Some(head) if head.time >= since => Ok(Some(View::read(tx, user, id).await?.last)),
+        _ => Ok(None),
+    }
 }
 
 /// A conversation that belongs into the page.
