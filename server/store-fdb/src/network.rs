@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
 
 use foundationdb::api::{FdbApiBuilder, NetworkAutoStop};
 use foundationdb::{FdbError, FdbResult};
@@ -34,7 +35,13 @@ pub(crate) fn start() -> FdbResult<()> {
     })
 }
 
-/// Ends the thread. It is called before the library's own clean-up: what was registered later goes first.
+/// Ends the thread. It is called before the library's own clean-up: what was registered later goes first. But what the library
+/// keeps for the thread that exits is gone by then, so another one has to do it.
 extern "C" fn stop() {
-    drop(NETWORK.lock().unwrap_or_else(PoisonError::into_inner).take());
+    let network = NETWORK.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let ended = thread::Builder::new().name("tern-fdb-stop".to_owned()).spawn(move || drop(network));
+    // Without a thread the process ends as it would have without this.
+    if let Ok(ended) = ended {
+        let _ = ended.join();
+    }
 }
