@@ -137,6 +137,15 @@ catalog! {
         "Datagrams that came to this shard and belonged to another: handed over, or dropped when that one did not keep \
          up.";
 
+    CLUSTER_NODES = Gauge "tern_cluster_nodes" []
+        "Nodes of the cluster that this one sees, itself among them; 1 without a cluster.";
+    CLUSTER_LINKS_UP = Gauge "tern_cluster_links_up" []
+        "Other nodes to which there is a link.";
+    CLUSTER_SLOTS_OWNED = Gauge "tern_cluster_slots_owned" []
+        "Slots of conversations and users that this node takes for its own, of 4,096.";
+    CLUSTER_CUT_OFF = Gauge "tern_cluster_cut_off" []
+        "1 while the node cannot reach the store for so long that it serves nobody, else 0.";
+
     STORE_COMMITS = Counter "tern_store_commits_total" ["result"]
         "Transactions with writes.";
     STORE_GROUP_COMMITS = Histogram "tern_store_group_commits" []

@@ -359,11 +359,16 @@ impl Session {
 
     /// Waits for the answer to a request.
     pub async fn answer(&mut self, id: RequestId) -> Result<ServerBody, WireError> {
+        self.try_answer(id).await.expect("the connection is still open")
+    }
+
+    /// The same; `None` when the connection ends without one.
+    pub async fn try_answer(&mut self, id: RequestId) -> Option<Result<ServerBody, WireError>> {
         loop {
             if let Some(answer) = self.answers.remove(&id) {
-                return answer;
+                return Some(answer);
             }
-            let message = next(&mut self.connection).await.expect("the connection is still open");
+            let message = next(&mut self.connection).await?;
             let event = self.sort(message);
             self.events.extend(event);
         }

@@ -5,7 +5,7 @@ use tern_protocol::ids::NodeId;
 use super::{all, bad_key};
 use crate::keys::node::NodeKey;
 use crate::records::{self, NodeLease};
-use crate::{CommitError, Kv};
+use crate::{CommitError, Kv, StoreError, Transaction};
 
 /// Leases, in the order of the nodes.
 pub type Leases = Vec<(NodeId, NodeLease)>;
@@ -20,16 +20,29 @@ pub type Leases = Vec<(NodeId, NodeLease)>;
 /// Those of the store.
 pub async fn beat(kv: &dyn Kv, node: NodeId, lease: &NodeLease) -> Result<Leases, CommitError> {
     let mut tx = kv.begin();
+    let leases = leases(&*tx).await?;
+    let key = NodeKey { node };
+    tx.set(&key.encode(), records::node::encode(&key, lease));
+    tx.commit().await?;
+    Ok(leases)
+}
+
+/// Reads all leases, as [`beat`] does, of nodes that may be dead too.
+///
+/// # Errors
+/// Those of the store.
+pub async fn read(kv: &dyn Kv) -> Result<Leases, StoreError> {
+    leases(&*kv.begin()).await
+}
+
+async fn leases(tx: &dyn Transaction) -> Result<Leases, StoreError> {
     let mut leases = Vec::new();
-    for (key, record) in all(&*tx, &[NodeKey::PREFIX]).await? {
+    for (key, record) in all(tx, &[NodeKey::PREFIX]).await? {
         let key = NodeKey::decode(&key).map_err(|error| bad_key(error, &key))?;
         if let Ok(lease) = records::node::decode(&key, &record) {
             leases.push((key.node, lease));
         }
     }
-    let key = NodeKey { node };
-    tx.set(&key.encode(), records::node::encode(&key, lease));
-    tx.commit().await?;
     Ok(leases)
 }
 
