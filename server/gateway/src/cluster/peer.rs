@@ -560,3 +560,54 @@ fn put_home(out: &mut BytesMut, message: HomeMessage) {
     };
     message.encode(out);
 }
+
+#[cfg(test)]
+mod tests {
+    use tern_protocol::ids::StoreEpoch;
+
+    use super::*;
+
+    fn hello(node: u64, epoch: u8, versions: (u8, u8)) -> Hello {
+        Hello { node: NodeId(node), epoch: StoreEpoch::from_bytes([epoch; 16]), versions }
+    }
+
+    /// What the two ends of a stream make of each other.
+    async fn greeted(one: Hello, other: Hello) -> [Result<NodeId, LinkError>; 2] {
+        let (a, b) = tokio::io::duplex(1024);
+        let (mut a, mut b): (BoxStream, BoxStream) = (Box::new(a), Box::new(b));
+        let (mut from_a, mut from_b) = (BytesMut::new(), BytesMut::new());
+        let (a, b) = tokio::join!(greet(&mut a, &mut from_a, one), greet(&mut b, &mut from_b, other));
+        [a, b]
+    }
+
+    #[tokio::test]
+    async fn only_a_node_of_the_same_store_that_speaks_the_same_is_greeted() {
+        let mine = hello(1, 7, VERSIONS);
+        let (min, max) = VERSIONS;
+        assert!(matches!(greeted(mine, hello(2, 7, VERSIONS)).await, [Ok(NodeId(2)), Ok(NodeId(1))]));
+        let newer = hello(2, 7, (max, max + 3));
+        assert!(matches!(greeted(mine, newer).await, [Ok(NodeId(2)), Ok(NodeId(1))]), "one in common");
+
+        let other_store = greeted(mine, hello(2, 8, VERSIONS)).await;
+        assert!(matches!(other_store, [Err(LinkError::OtherStore), Err(LinkError::OtherStore)]));
+        let too_new = greeted(mine, hello(2, 7, (max + 1, max + 2))).await;
+        let [Err(LinkError::NoVersion(theirs_min, theirs_max)), Err(LinkError::NoVersion(..))] = too_new
+        else {
+            panic!("{too_new:?}")
+        };
+        assert_eq!((theirs_min, theirs_max), (max + 1, max + 2));
+        let too_old = greeted(mine, hello(2, 7, (min - 1, min - 1))).await;
+        assert!(matches!(too_old, [Err(LinkError::NoVersion(..)), Err(LinkError::NoVersion(..))]));
+    }
+
+    #[tokio::test]
+    async fn who_says_something_else_first_is_not_greeted() {
+        let (a, mut b) = tokio::io::duplex(1024);
+        let (mut a, mut input): (BoxStream, _) = (Box::new(a), BytesMut::new());
+        let mut first = BytesMut::new();
+        Message::Taken(1).encode(&mut first);
+        b.write_all(&first).await.expect("there is room");
+        let answer = greet(&mut a, &mut input, hello(1, 7, VERSIONS)).await;
+        assert!(matches!(answer, Err(LinkError::Malformed(_))), "{answer:?}");
+    }
+}

@@ -293,11 +293,20 @@ type TargetKey = [u8; 16];
 
 impl Session {
     /// Logs in on a fresh connection.
-    pub async fn login(mut connection: Connection, token: &str, device: u64) -> Result<Self, WireError> {
+    pub async fn login(connection: Connection, token: &str, device: u64) -> Result<Self, WireError> {
+        Self::try_login(connection, token, device).await.expect("a login or an error")
+    }
+
+    /// The same; `None` when the connection ends without an answer.
+    pub async fn try_login(
+        mut connection: Connection,
+        token: &str,
+        device: u64,
+    ) -> Option<Result<Self, WireError>> {
         let login = RequestBody::Login(login_request(token, device));
-        connection.send_request(&Request { id: RequestId(1), body: login }).await.expect("sent");
-        match next(&mut connection).await {
-            Some(ServerMessage { body: ServerBody::LoginOk(login), .. }) => Ok(Self {
+        connection.send_request(&Request { id: RequestId(1), body: login }).await.ok()?;
+        match next(&mut connection).await?.body {
+            ServerBody::LoginOk(login) => Some(Ok(Self {
                 connection,
                 login,
                 events: VecDeque::new(),
@@ -305,8 +314,10 @@ impl Session {
                 unanswered: Default::default(),
                 answers: Default::default(),
                 client_seqs: Default::default(),
-            }),
-            Some(ServerMessage { body: ServerBody::Error(error), .. }) => Err(error),
+            })),
+            ServerBody::Error(error) => Some(Err(error)),
+            // To a connection that is not logged in yet, a server that stops.
+            ServerBody::GoingAway { .. } => None,
             other => panic!("neither a login nor an error: {other:?}"),
         }
     }
