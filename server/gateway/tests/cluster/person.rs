@@ -59,11 +59,11 @@ impl<'a> Person<'a> {
         user(self.name)
     }
 
-    /// Logs in again, on this node.
-    pub(crate) async fn moves_to(&mut self, node: &Node) {
+    /// Logs in again, on this node; returns the connection before, as it was.
+    pub(crate) async fn moves_to(&mut self, node: &Node) -> Session {
         self.address = node.address;
         let session = login(self.cluster, node.address, self.transport, self.name, self.device).await;
-        self.begins(session.expect("let in")).await;
+        self.begins(session.expect("let in")).await
     }
 
     /// Logs in again wherever somebody lets them in, beginning with the next node.
@@ -82,19 +82,20 @@ impl<'a> Person<'a> {
     }
 
     /// What was missed meanwhile is pulled, as every client does.
-    async fn begins(&mut self, session: Session) {
-        self.session = session;
+    async fn begins(&mut self, session: Session) -> Session {
+        let before = std::mem::replace(&mut self.session, session);
         self.told.logins += 1;
         let known: Vec<_> = self.logs.iter().map(|(id, log)| (*id, log.len() as u64)).collect();
-        let answer = self.session.try_request(sync(&known)).await;
-        let Ok(id) = answer else { return };
-        if let Some(Ok(ServerBody::SyncPage(page))) = self.session.try_answer(id).await {
+        if let Ok(id) = self.session.try_request(sync(&known)).await
+            && let Some(Ok(ServerBody::SyncPage(page))) = self.session.try_answer(id).await
+        {
             for line in page.conversations {
                 if line.head.get() > self.known(line.conversation) {
                     self.pulls(line.conversation).await;
                 }
             }
         }
+        before
     }
 
     /// Says something, again and again under the same number, until it is stored.
