@@ -73,11 +73,14 @@ impl Call for OverQuic {
     }
 }
 
+/// The ends of a view: the keeper's and the shards'.
+pub type ViewEnds = (watch::Sender<Arc<View>>, watch::Receiver<Arc<View>>);
+
 /// A view of a cluster in which there is nobody else yet.
 ///
 /// # Errors
 /// When the system has no random numbers.
-pub fn view() -> io::Result<(watch::Sender<Arc<View>>, watch::Receiver<Arc<View>>)> {
+pub fn view() -> io::Result<ViewEnds> {
     let mut bytes = [0; 8];
     rand::fill(&mut bytes).map_err(|_| io::Error::other("the system has no random numbers"))?;
     Ok(watch::channel(Arc::new(View::alone(NodeId(u64::from_be_bytes(bytes))))))
