@@ -1,5 +1,6 @@
 //! Two nodes that do not reach each other.
 
+use tern_protocol::ids::Seq;
 use tern_server::metrics::catalog;
 
 use crate::nodes::{Cluster, group_of, linked};
@@ -31,22 +32,30 @@ async fn a_link_is_cut_and_comes_back() {
     nodes[0].tells(&catalog::CLUSTER_LINKS_UP, 1).await;
     nodes[1].tells(&catalog::CLUSTER_LINKS_UP, 1).await;
     nodes[2].tells(&catalog::CLUSTER_LINKS_UP, 2).await;
+    let mut heads = [Seq(0); 3];
     for round in 0..10 {
-        for group in &groups {
+        for (group, head) in groups.iter().zip(&mut heads) {
             let [alice, bob, carol] = &mut people[..] else { unreachable!("three") };
             let words = |name| format!("{name}, without a link, {round}");
             let words = [words("alice"), words("bob"), words("carol")];
-            tokio::join!(
+            let (a, b, c) = tokio::join!(
                 alice.says(*group, &words[0]),
                 bob.says(*group, &words[1]),
                 carol.says(*group, &words[2])
             );
+            *head = a.seq.max(b.seq).max(c.seq);
         }
     }
     assert_eq!(nodes[0].number(&catalog::CLUSTER_LINKS_UP).await, 1, "all that was said without the link");
     assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "and nobody was taken for dead");
     nodes[1].mend_links();
     linked(&all).await;
+    // Before anything new is said, in which they would see that there is something.
+    for (group, head) in groups.iter().zip(heads) {
+        for person in &mut people {
+            person.hears(*group, head).await;
+        }
+    }
     for group in &groups {
         let last = people[0].says(*group, "alice, after it").await;
         for person in &mut people {

@@ -211,10 +211,16 @@ pub(crate) async fn linked(nodes: &[&Node]) {
     }
 }
 
-/// The ids of groups that a node owns, among these.
-pub(crate) fn groups_of(owner: &Node, nodes: &[&Node]) -> impl Iterator<Item = ConversationId> {
+/// Whether a node owns a conversation, of these nodes.
+pub(crate) fn owns(owner: &Node, nodes: &[&Node]) -> impl Fn(ConversationId) -> bool + use<> {
     let (map, owner) = (SlotMap::new(nodes.iter().map(|node| node.id)), owner.id);
-    (1..).map(group).filter(move |id| map.owner(*id) == owner)
+    move |id| map.owner(id) == owner
+}
+
+/// The ids of groups that a node owns, among these.
+pub(crate) fn groups_of(owner: &Node, nodes: &[&Node]) -> impl Iterator<Item = ConversationId> + use<> {
+    let is_its = owns(owner, nodes);
+    (1..).map(group).filter(move |id| is_its(*id))
 }
 
 /// The first one.

@@ -16,7 +16,7 @@ use crate::nodes::{Cluster, Node};
 use crate::support::{PATIENCE, Session, message, sync, text, user};
 
 /// Between two tries of what has been refused for now.
-const AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 
 /// How often they were told in which way.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub(crate) struct Told {
 
 pub(crate) struct Person<'a> {
     cluster: &'a Cluster,
-    name: &'static str,
+    name: String,
     device: u64,
     transport: Transport,
     address: SocketAddr,
@@ -46,23 +46,23 @@ pub(crate) struct Person<'a> {
 
 impl<'a> Person<'a> {
     /// Logs in on a node.
-    pub(crate) async fn on(cluster: &'a Cluster, node: &Node, name: &'static str, device: u64) -> Self {
+    pub(crate) async fn on(cluster: &'a Cluster, node: &Node, name: &str, device: u64) -> Self {
         let transport = if device.is_multiple_of(2) { Transport::Quic } else { Transport::Tcp };
         let address = node.address;
         let session = login(cluster, address, transport, name, device).await.expect("let in");
         let (logs, client_seqs) = (BTreeMap::new(), BTreeMap::new());
-        let told = Told::default();
+        let (name, told) = (name.to_owned(), Told::default());
         Self { cluster, name, device, transport, address, session, logs, told, client_seqs }
     }
 
     pub(crate) fn user(&self) -> UserId {
-        user(self.name)
+        user(&self.name)
     }
 
     /// Logs in again, on this node; returns the connection before, as it was.
     pub(crate) async fn moves_to(&mut self, node: &Node) -> Session {
         self.address = node.address;
-        let session = login(self.cluster, node.address, self.transport, self.name, self.device).await;
+        let session = login(self.cluster, node.address, self.transport, &self.name, self.device).await;
         self.begins(session.expect("let in")).await
     }
 
@@ -71,7 +71,7 @@ impl<'a> Person<'a> {
         let trying = async {
             loop {
                 self.address = self.cluster.address_after(self.address);
-                match login(self.cluster, self.address, self.transport, self.name, self.device).await {
+                match login(self.cluster, self.address, self.transport, &self.name, self.device).await {
                     Some(session) => return session,
                     None => tokio::time::sleep(AGAIN).await,
                 }

@@ -7,8 +7,8 @@ use tern_server::metrics::catalog;
 use tern_store::memory::{Fault, FaultPlan};
 
 use crate::nodes::{Cluster, group_of, linked};
-use crate::person::{Person, same_logs};
-use crate::support::{message, user};
+use crate::person::{AGAIN, Person, same_logs};
+use crate::support::{PATIENCE, message, user};
 
 /// More commits than there are in a test.
 const MANY: usize = 1_000_000;
@@ -27,12 +27,15 @@ async fn a_store_that_fails_keeps_everybody_waiting() {
     let mut refused = 0;
     let send = |n| (Target::User(user("bob")), ClientSeq(n), message("while it fails"));
     let (target, client_seq, words) = send(3);
-    while let Some(answer) = alice.tries(target, client_seq, words.clone()).await {
-        let error = answer.expect_err("nothing can be stored");
-        assert_ne!(error.code.retry(), Retry::Never, "{error:?}");
-        refused += 1;
-        tokio::task::yield_now().await;
-    }
+    let trying = async {
+        while let Some(answer) = alice.tries(target, client_seq, words.clone()).await {
+            let error = answer.expect_err("nothing can be stored");
+            assert_ne!(error.code.retry(), Retry::Never, "{error:?}");
+            refused += 1;
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, trying).await.expect("it is sent away within the patience");
     assert!(refused > 0);
     assert_eq!(alice.session.closing_error().await, ErrorCode::GoingAway);
     assert_eq!(bob.session.closing_error().await, ErrorCode::GoingAway);

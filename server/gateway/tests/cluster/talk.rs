@@ -6,8 +6,9 @@ use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
 use tern_protocol::ids::{ConversationId, Seq};
 
-use crate::nodes::{Cluster, group_of};
+use crate::nodes::{Cluster, group_of, owns};
 use crate::person::{Person, Told, same_logs};
+use crate::support::user;
 
 /// Longer than the time after which nodes trust each other to know where everybody is.
 const SETTLED: Duration = Duration::from_secs(6);
@@ -99,20 +100,24 @@ async fn a_device_goes_on_on_another_node() {
 async fn receipts_come_from_other_nodes() {
     let (cluster, nodes) = Cluster::of(2).await;
     let mut alice = Person::on(&cluster, &nodes[0], "alice", 1).await;
-    let mut bob = Person::on(&cluster, &nodes[1], "bob", 1).await;
-    let sent = alice.tells(bob.user(), "read this").await;
-    bob.hears(sent.conversation, sent.seq).await;
-    bob.session.mark(sent.conversation, 1, 1).await.expect("there is an entry 1");
-    let reader = bob.user();
-    alice
-        .session
-        .until(|event| match event {
+    let all: Vec<_> = nodes.iter().collect();
+    for owner in &nodes {
+        let is_its = owns(owner, &all);
+        let mut names = (1..).map(|n| format!("reader {n}"));
+        let name = names.find(|name| is_its(ConversationId::direct(alice.user(), user(name))));
+        let mut reader = Person::on(&cluster, &nodes[1], &name.expect("endless"), 1).await;
+        let sent = alice.tells(reader.user(), "read this").await;
+        reader.hears(sent.conversation, sent.seq).await;
+        reader.session.mark(sent.conversation, 1, 1).await.expect("there is an entry 1");
+        let who = reader.user();
+        let has_read = |event: &ServerBody| match event {
             ServerBody::ReceiptsMoved(moved) => {
-                moved.users.iter().any(|r| r.user == reader && r.read == Seq(1)).then_some(())
+                moved.users.iter().any(|r| r.user == who && r.read == Seq(1)).then_some(())
             }
             _ => None,
-        })
-        .await;
-    let page = alice.session.receipts(sent.conversation, None, 0).await.expect("a member");
-    assert!(page.receipts.iter().any(|r| (r.user, r.delivered, r.read) == (reader, Seq(1), Seq(1))));
+        };
+        alice.session.until(has_read).await;
+        let page = alice.session.receipts(sent.conversation, None, 0).await.expect("a member");
+        assert!(page.receipts.iter().any(|r| (r.user, r.delivered, r.read) == (who, Seq(1), Seq(1))));
+    }
 }
