@@ -3,7 +3,7 @@
 use tern_protocol::ids::Seq;
 use tern_server::metrics::catalog;
 
-use crate::nodes::{Cluster, group_of, linked};
+use crate::nodes::{Cluster, group_of, groups_of, linked};
 use crate::person::{Person, same_logs};
 
 #[tokio::test]
@@ -17,6 +17,12 @@ async fn a_link_is_cut_and_comes_back() {
     let groups: Vec<_> = nodes.iter().map(|owner| group_of(owner, &all)).collect();
     for group in &groups {
         people[0].makes(*group, &["alice", "bob", "carol"]).await;
+    }
+    // In which only alice speaks, so that nobody else's words show that there are hers.
+    let quiet = [0, 1].map(|owner| groups_of(&nodes[owner], &all).nth(1).expect("endless"));
+    for group in &quiet {
+        people[0].makes(*group, &["bob"]).await;
+        people[1].hears(*group, Seq(1)).await;
     }
     // The lower one calls: so that between the first two, and no other.
     nodes[1].cut_links();
@@ -46,10 +52,16 @@ async fn a_link_is_cut_and_comes_back() {
             *head = a.seq.max(b.seq).max(c.seq);
         }
     }
+    for group in &quiet {
+        assert_eq!(people[0].says(*group, "does bob hear this?").await.seq, Seq(2));
+    }
     assert_eq!(nodes[0].number(&catalog::CLUSTER_LINKS_UP).await, 1, "all that was said without the link");
     assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "and nobody was taken for dead");
     nodes[1].mend_links();
     linked(&all).await;
+    for group in &quiet {
+        people[1].hears(*group, Seq(2)).await;
+    }
     // Before anything new is said, in which they would see that there is something.
     for (group, head) in groups.iter().zip(heads) {
         for person in &mut people {
