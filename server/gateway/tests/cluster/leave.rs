@@ -1,13 +1,16 @@
 //! Nodes that leave, and nodes that come.
 
 use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 use tern_core::limits::SLOTS;
 use tern_protocol::ids::{ConversationId, Seq};
 use tern_server::metrics::catalog;
+use tern_store::ops::lease;
 
-use crate::nodes::{Cluster, group_of, groups_of, linked};
+use crate::nodes::{Cluster, Node, SETTLED, group_of, groups_of, linked};
 use crate::person::{Person, same_logs};
+use crate::support::PATIENCE;
 
 /// Talks until it is over; returns how much was said.
 async fn talks(person: &mut Person<'_>, name: &str, groups: &[ConversationId], over: &Cell<bool>) -> usize {
@@ -19,6 +22,24 @@ async fn talks(person: &mut Person<'_>, name: &str, groups: &[ConversationId], o
         count += 1;
     }
     count
+}
+
+/// Waits until these own everything, while the one that leaves is still there.
+async fn own_all(nodes: &[Node]) {
+    let owning = async {
+        loop {
+            let mut owned = 0;
+            for node in nodes {
+                owned += node.number(&catalog::CLUSTER_SLOTS_OWNED).await;
+            }
+            if owned == u64::from(SLOTS) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, owning).await.expect("the others take over");
+    assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "before it has left");
 }
 
 #[tokio::test]
@@ -35,7 +56,9 @@ async fn a_node_is_stopped_and_another_one_comes() {
     let over = Cell::new(false);
     let leaves = nodes.remove(0);
     let stopping = async {
-        leaves.stop().await;
+        tokio::join!(leaves.stop(), own_all(&nodes));
+        let leases = lease::read(&cluster.store).await.expect("it can be read");
+        assert_eq!(leases.len(), 2, "it has taken its lease along");
         for node in &nodes {
             node.tells(&catalog::CLUSTER_NODES, 2).await;
         }
@@ -50,11 +73,6 @@ async fn a_node_is_stopped_and_another_one_comes() {
     assert!(a > 0 && b > 0 && c > 0);
     assert!(alice.told.logins > 0, "alice was sent away");
     assert_eq!((bob.told.logins, carol.told.logins), (0, 0), "nobody else was");
-    let mut owned = 0;
-    for node in &nodes {
-        owned += node.number(&catalog::CLUSTER_SLOTS_OWNED).await;
-    }
-    assert_eq!(owned, u64::from(SLOTS), "the others have taken over");
     let mut expected: Vec<_> = [("alice", a), ("bob", b), ("carol", c)]
         .into_iter()
         .flat_map(|(name, count)| (0..count).map(move |n| format!("{name} {n}")))
@@ -82,14 +100,20 @@ async fn a_node_is_stopped_and_another_one_comes() {
     carol.moves_to(new).await;
     let owned_there = groups_of(new, &all).find(|group| !groups.contains(group)).expect("endless");
     bob.makes(owned_there, &["alice", "carol"]).await;
-    for group in [owned_there].iter().chain(&groups) {
-        for _ in 0..3 {
+    let begun = Instant::now();
+    let mut rounds = 0;
+    // First nodes tell all others, later those only where somebody is.
+    while rounds < 3 || begun.elapsed() < SETTLED {
+        rounds += 1;
+        for group in [owned_there].iter().chain(&groups) {
             let said = bob.says(*group, "is anybody new?").await;
             carol.hears(*group, said.seq).await;
             let said = carol.says(*group, "I am here").await;
             alice.hears(*group, said.seq).await;
             bob.hears(*group, said.seq).await;
         }
+    }
+    for group in [owned_there].iter().chain(&groups) {
         let head = bob.says(*group, "good").await.seq;
         for person in [&mut alice, &mut bob, &mut carol] {
             person.hears(*group, head).await;

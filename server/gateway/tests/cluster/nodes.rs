@@ -38,6 +38,9 @@ const SHARDS: usize = 2;
 /// Longer than any test.
 const FOR_EVER_MS: u64 = 3_600_000;
 
+/// Longer than the time after which nodes trust each other to know where everybody is.
+pub(crate) const SETTLED: Duration = Duration::from_secs(6);
+
 /// What the nodes share.
 pub(crate) struct Cluster {
     pub(crate) store: Memory,

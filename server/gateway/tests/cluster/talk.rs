@@ -1,17 +1,14 @@
 //! All nodes are well: who is connected where makes no difference.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
 use tern_protocol::ids::{ConversationId, Seq};
 
-use crate::nodes::{Cluster, group_of, owns};
+use crate::nodes::{Cluster, SETTLED, group_of, owns};
 use crate::person::{Person, Told, same_logs};
 use crate::support::user;
-
-/// Longer than the time after which nodes trust each other to know where everybody is.
-const SETTLED: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn everybody_is_told_at_once_wherever_they_are() {
