@@ -329,7 +329,13 @@ pub fn backup(
     interrupt: &Interrupt,
     say: &mut dyn FnMut(&str),
 ) -> Result<backup::Totals, OfflineError> {
-    let store = store_of(data)?;
+    let store = store_of(data).map_err(|missing| match control::ask_for_backup(data) {
+        // A server runs here whose data is elsewhere, and says so.
+        Err(error @ AskError::Refused(_)) => {
+            OfflineError::Refused { holder: format!("there is no store in {}", data.display()), error }
+        }
+        _ => missing,
+    })?;
     if exists(file) {
         return Err(OfflineError::Exists(file.to_owned()));
     }

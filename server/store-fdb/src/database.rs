@@ -102,6 +102,7 @@ impl Fdb {
         };
         network::start().map_err(explain)?;
         let (database, version) = connect(path).await.map_err(explain)?;
+        network::stop_first().map_err(explain)?;
         Ok(Self(Arc::new(Inner { database, prefix: prefix.to_vec(), newest: AtomicU64::new(version) })))
     }
 

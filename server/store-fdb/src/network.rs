@@ -24,15 +24,29 @@ pub(crate) fn start() -> FdbResult<()> {
     static STARTED: OnceLock<FdbResult<()>> = OnceLock::new();
     *STARTED.get_or_init(|| {
         let builder = FdbApiBuilder::default().build()?;
-        // SAFETY: `stop` is there as long as the process, and does not unwind: out of an `extern "C"` function that aborts.
-        if unsafe { libc::atexit(stop) } != 0 {
-            return Err(FdbError::from_code(PLATFORM_ERROR));
-        }
+        stop_at_exit()?;
         // SAFETY: what it returns has to be dropped before the process exits, which `stop` does, or it is aborted.
         let network = unsafe { builder.boot() }?;
         *NETWORK.lock().unwrap_or_else(PoisonError::into_inner) = Some(network);
         Ok(())
     })
+}
+
+/// Has it ended before what the library has made for itself since it was started. To be called when a database has
+/// answered: much of that is made with the first transaction.
+///
+/// # Errors
+/// When the system has no room for it.
+pub(crate) fn stop_first() -> FdbResult<()> {
+    static ASKED: OnceLock<FdbResult<()>> = OnceLock::new();
+    *ASKED.get_or_init(stop_at_exit)
+}
+
+fn stop_at_exit() -> FdbResult<()> {
+    // SAFETY: `stop` is there as long as the process, and does not unwind: out of an `extern "C"` function that aborts. To call
+    // it twice does no harm: the second time there is nothing to stop.
+    let registered = unsafe { libc::atexit(stop) };
+    if registered == 0 { Ok(()) } else { Err(FdbError::from_code(PLATFORM_ERROR)) }
 }
 
 /// Ends the thread. It is called before the library's own clean-up: what was registered later goes first. But what the library
