@@ -29,7 +29,7 @@ use tracing::{debug, info};
 
 use crate::auth::{TokenError, Verifier};
 use crate::clock::Clock;
-use crate::cluster::{Farewell, HomeMessage, View};
+use crate::cluster::{Farewell, HomeMessage, Rechecks, View};
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::{Handle, To};
 use crate::limits::{Limits, Place, UserLimits};
@@ -230,8 +230,8 @@ pub struct Shard {
     pub homes_elsewhere: RefCell<VecDeque<(NodeId, HomeMessage)>>,
     /// Nodes for which news were dropped since then, as there were too many to remember.
     pub lost: RefCell<BTreeMap<NodeId, WallMillis>>,
-    /// Users who may not have been told of what has been stored since then.
-    pub rechecks: RefCell<VecDeque<(UserId, WallMillis)>>,
+    /// Users who may have missed something.
+    pub rechecks: RefCell<Rechecks>,
     /// How many of them the store is being asked about.
     pub rechecking: Cell<usize>,
     /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.

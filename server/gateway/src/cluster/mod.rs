@@ -4,7 +4,7 @@
 //!   keeper   writes this node's lease, reads the others', holds a link to each        [a task of its own]
 //!     |  View: which nodes there are, who owns what, whether there is a link
 //!     v
-//!   shards   hand requests to the owner's node, news to the homes of the users        [`remote`]
+//!   shards   hand requests to the owner's node, news to the homes of the users        `homes`, `news`
 //!     |  lanes, bounded
 //!     v
 //!   peer     one for each other node: a link when there is one, else it gives back    [`peer`]
@@ -33,14 +33,19 @@ use tokio::sync::mpsc;
 
 use crate::mailbox::{News, OwnerRequest};
 
+mod homes;
 pub mod keeper;
 pub mod member;
+mod missed;
+mod news;
 pub mod peer;
 pub mod quic;
-mod remote;
+mod ways;
 pub mod wire;
 
-pub use remote::{Farewell, Registration, Ways};
+pub use homes::{Farewell, Registration};
+pub use missed::Rechecks;
+pub use ways::Ways;
 
 /// Requests that wait for a link.
 pub const REQUESTS_MAX: usize = 16 * 1024;

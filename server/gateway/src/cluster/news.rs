@@ -1,0 +1,213 @@
+//! News for connections on other nodes, by way of the homes of their users.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tern_core::cluster::LEASE_MS;
+use tern_core::conversation::Publication;
+use tern_core::routing::ShardId;
+use tern_protocol::ids::{NodeId, UserId};
+use tokio::sync::mpsc::error::TrySendError;
+use tracing::debug;
+
+use super::{Delivery, HomeMessage, Stage, View};
+use crate::fanout::To;
+use crate::mailbox::{Event, News};
+use crate::shard::Shard;
+
+/// Views differ for a moment: so often somebody looks for the home of a user, before it is taken to be where it was looked
+/// for last.
+const TRIES_MAX: u8 = 3;
+/// For so long after nodes have come or gone, news go to all nodes and not by way of homes.
+const SETTLING_MS: u64 = LEASE_MS;
+/// Logs of which a node that cannot be reached is to be told something; of more, it is told that it has missed something.
+const BEHIND_MAX: usize = 64 * 1024;
+
+impl News {
+    /// For these users only.
+    fn only(&self, users: &[UserId]) -> Self {
+        match self {
+            Self::Publish(publication, stamp) => {
+                let Publication { conversation, frames, .. } = &**publication;
+                let (conversation, frames, audience) = (*conversation, frames.clone(), users.into());
+                Self::Publish(Arc::new(Publication { conversation, frames, audience }), *stamp)
+            }
+            Self::HeadMoved { conversation, head, .. } => {
+                Self::HeadMoved { conversation: *conversation, head: *head, audience: users.into() }
+            }
+            Self::Notify(frames) => {
+                let theirs = frames.iter().filter(|(user, _)| users.binary_search(user).is_ok());
+                Self::Notify(Arc::new(theirs.cloned().collect()))
+            }
+        }
+    }
+
+    /// Whom they are for, sorted, each once.
+    fn users(&self) -> Vec<UserId> {
+        match self {
+            Self::Publish(publication, _) => publication.audience.to_vec(),
+            Self::HeadMoved { audience, .. } => audience.to_vec(),
+            Self::Notify(frames) => {
+                let mut users: Vec<_> = frames.iter().map(|(user, _)| *user).collect();
+                users.sort_unstable();
+                users.dedup();
+                users
+            }
+        }
+    }
+}
+
+/// Groups users, keeping their order.
+fn grouped<K: Ord>(users: Vec<UserId>, by: impl Fn(UserId) -> K) -> BTreeMap<K, Vec<UserId>> {
+    let mut groups: BTreeMap<K, Vec<UserId>> = BTreeMap::new();
+    users.into_iter().for_each(|user| groups.entry(by(user)).or_default().push(user));
+    groups
+}
+
+impl Shard {
+    /// Tells everybody who is connected to other nodes.
+    pub fn tell_elsewhere(self: &Rc<Self>, news: News) {
+        if self.view.borrow().peers.is_empty() {
+            return;
+        }
+        let view = self.view.borrow().clone();
+        let settled = self.view_changed.get().plus(SETTLING_MS);
+        if self.now().mono < settled {
+            // Others may not have heard yet which homes have moved, and so have not told those who is connected.
+            for node in view.peers.keys() {
+                self.tell_node(*node, Stage::Connections, news.clone());
+            }
+        } else {
+            self.tell_homes(&view, &news, 1, view.me);
+        }
+    }
+
+    fn tell_homes(self: &Rc<Self>, view: &View, news: &News, tries: u8, origin: NodeId) {
+        for (home, users) in grouped(news.users(), |user| view.map.home(user)) {
+            let news = news.only(&users);
+            if home == view.me {
+                self.tell_guests(news, origin);
+            } else if view.up(home).is_some() {
+                self.tell_node(home, Stage::Homes { tries, origin }, news);
+            } else {
+                // Nobody here knows where they are.
+                if view.me != origin {
+                    self.tell_here(&news);
+                }
+                for node in view.peers.keys().filter(|node| **node != origin) {
+                    self.tell_node(*node, Stage::Connections, news.clone());
+                }
+            }
+        }
+    }
+
+    /// From another node.
+    pub fn on_arrived(self: &Rc<Self>, Delivery { stage, news }: Delivery) {
+        let Stage::Homes { tries, origin } = stage else { return self.tell_here(&news) };
+        self.tell_here(&news);
+        self.tell_guests(news.clone(), origin);
+        if tries >= TRIES_MAX {
+            return;
+        }
+        // Whoever sent it may not have heard that these have another home now, and those there may have it from nobody else.
+        let view = self.view.borrow().clone();
+        let mut others = news.users();
+        others.retain(|user| view.map.home(*user) != view.me);
+        if !others.is_empty() {
+            self.tell_homes(&view, &news.only(&others), tries.saturating_add(1), origin);
+        }
+    }
+
+    /// Tells the nodes on which users are connected whose homes are on this node, but for `origin`.
+    pub fn tell_guests(self: &Rc<Self>, news: News, origin: NodeId) {
+        let slots = &self.node.slots;
+        for (shard, users) in grouped(news.users(), |user| slots.home(user)) {
+            if shard == self.id {
+                self.tell_guests_here(&news.only(&users), origin);
+            } else if self.node.guests(shard).load(Ordering::SeqCst) {
+                self.tell_guests_of(shard, news.only(&users), origin);
+            }
+        }
+    }
+
+    /// Hands news to the shard that is the home of these users.
+    pub fn tell_guests_of(self: &Rc<Self>, shard: ShardId, news: News, origin: NodeId) {
+        if shard == self.id {
+            return self.tell_guests_here(&news, origin);
+        }
+        let forward = Event::Forward(news, origin);
+        if let Err(TrySendError::Full(Event::Forward(news, origin))) =
+            self.node.mailbox(shard).events.try_send(forward)
+        {
+            self.fall_behind(To::Guests(shard, origin), news);
+        }
+    }
+
+    fn tell_guests_here(self: &Rc<Self>, news: &News, origin: NodeId) {
+        let me = self.view.borrow().me;
+        let mut told: BTreeMap<NodeId, Vec<UserId>> = BTreeMap::new();
+        {
+            let home = self.home.borrow();
+            for user in news.users() {
+                let nodes = home.sessions(user).map(|at| at.node);
+                for node in nodes.filter(|node| *node != me && *node != origin) {
+                    let users = told.entry(node).or_default();
+                    if users.last() != Some(&user) {
+                        users.push(user);
+                    }
+                }
+            }
+        }
+        for (node, users) in told {
+            self.tell_node(node, Stage::Connections, news.only(&users));
+        }
+    }
+
+    fn tell_node(&self, node: NodeId, stage: Stage, news: News) {
+        let delivery = Delivery { stage, news };
+        let unsent = match self.view.borrow().peers.get(&node) {
+            Some(peer) if peer.is_up => match peer.lanes.news.try_send(delivery) {
+                Ok(()) => return,
+                Err(TrySendError::Full(delivery) | TrySendError::Closed(delivery)) => delivery,
+            },
+            Some(_) => delivery,
+            None => return,
+        };
+        self.fall_behind(To::Node(node, stage), unsent.news);
+        let is_it = |to: &To| matches!(to, To::Node(other, _) if *other == node);
+        let mut behind = self.behind.borrow_mut();
+        if behind.len() > BEHIND_MAX && behind.keys().filter(|(to, _)| is_it(to)).count() > BEHIND_MAX {
+            behind.retain(|(to, _), _| !is_it(to));
+            let now = self.now().wall;
+            self.lost.borrow_mut().entry(node).or_insert(now);
+        }
+    }
+
+    /// Tells nodes that too much was to be told to them: they ask the store.
+    pub fn tell_lost(&self) {
+        let lost = self.lost.take();
+        for (node, since) in lost {
+            if self.view.borrow().up(node).is_some() {
+                self.to_home_elsewhere(node, HomeMessage::Lost(since));
+            } else {
+                self.lost.borrow_mut().insert(node, since);
+            }
+        }
+    }
+
+    /// A node has not been told of this.
+    pub fn tell_again(self: &Rc<Self>, node: NodeId, stage: Stage, news: News) {
+        match stage {
+            // When it is gone, its connections are.
+            Stage::Connections => self.tell_node(node, stage, news),
+            Stage::Homes { .. } if self.view.borrow().up(node).is_some() => self.tell_node(node, stage, news),
+            Stage::Homes { tries, origin } => {
+                debug!(%node, "homes cannot be reached: others are told");
+                let view = self.view.borrow().clone();
+                self.tell_homes(&view, &news, tries, origin);
+            }
+        }
+    }
+}
