@@ -27,6 +27,8 @@ use crate::shard::Node;
 
 /// Between looks at what has run out.
 const LOOK: Duration = Duration::from_millis(250);
+/// From the begin of a beat to its end: there is time for another one before the lease runs out.
+const BEAT: Duration = Duration::from_millis(2 * BEAT_MS);
 /// From a call to a link.
 const CALL: Duration = Duration::from_secs(5);
 /// Streams from other nodes that have not said yet who they are; further ones wait.
@@ -161,7 +163,7 @@ impl Keeper {
         async move {
             let begun = node.clock.now().mono;
             let beat = lease::beat(&*node.kv, me, &lease);
-            let result = match timeout(Duration::from_millis(LEASE_MS), beat).await {
+            let result = match timeout(BEAT, beat).await {
                 Ok(result) => result,
                 Err(_) => Err(CommitError::Unavailable),
             };
