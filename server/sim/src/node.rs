@@ -13,6 +13,7 @@ use tern_server::auth::{TokenKey, Verifier};
 use tern_server::clock::Clock;
 use tern_server::cluster::View;
 use tern_server::cluster::keeper::Keeper;
+use tern_server::cluster::member::HANDOVER;
 use tern_server::limits::{AddressLimit, Limits};
 use tern_server::mailbox::mailbox;
 use tern_server::metrics::shard::Transport;
@@ -31,9 +32,6 @@ use tern_check::random::Random;
 
 /// Whether a server that stops has ended is looked at this often.
 const GLANCE: Duration = Duration::from_millis(10);
-
-/// From the word that a node of a cluster is about to leave to the end of its service: the others have seen it by then.
-const HANDOVER: Duration = Duration::from_millis(2_500);
 
 /// What signs the tokens of the simulation.
 pub const TOKEN_SECRET: &[u8] = b"the simulation's tokens are signed with these bytes";

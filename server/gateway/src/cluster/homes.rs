@@ -102,8 +102,8 @@ impl Shard {
     /// Takes connections out of homes that have not been those of their users for a while.
     pub fn say_farewells(self: &Rc<Self>) {
         let now = self.now().mono;
-        while let Some(farewell) = self.farewells.borrow_mut().pop_front_if(|first| first.due <= now) {
-            let Farewell { session, user, home, .. } = farewell;
+        let next = || self.farewells.borrow_mut().pop_front_if(|first| first.due <= now);
+        while let Some(Farewell { session, user, home, .. }) = next() {
             let conn = self.conns.borrow().get(&session.number).cloned();
             let is_home_again = conn
                 .is_some_and(|conn| conn.registration.borrow().as_ref().is_some_and(|r| r.at.node == home));

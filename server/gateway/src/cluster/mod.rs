@@ -157,7 +157,7 @@ impl View {
 
     /// The way to the owner of a conversation; `None`: it is this node, or none that can be reached.
     pub fn owner(&self, id: ConversationId) -> Option<&Peer> {
-        self.up(self.map.owner(id))
+        if self.peers.is_empty() { None } else { self.up(self.map.owner(id)) }
     }
 
     /// Who is asked for a conversation: its owner, or this node when that cannot be reached.
