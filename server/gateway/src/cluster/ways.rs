@@ -33,3 +33,24 @@ impl Shard {
         view.peers.is_empty() || conn.ways.borrow_mut().take(id, conversation, view.asked(conversation))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conversation_has_one_way_until_all_is_answered() {
+        let [one, other] = [1, 2].map(|n| ConversationId::from_bytes([n; 16]));
+        let [near, far] = [1, 2].map(NodeId);
+        let mut ways = Ways::default();
+        let mut take = |id, conversation, node| ways.take(RequestId(id), conversation, node);
+        assert!(take(1, one, far) && take(2, one, far), "any number to the same node");
+        assert!(!take(3, one, near), "the owner is another one now");
+        assert!(take(4, other, near), "another conversation");
+        ways.answered(RequestId(1));
+        assert!(!ways.take(RequestId(5), one, near), "one is still under way");
+        ways.answered(RequestId(2));
+        // What was refused is not under way.
+        assert!(ways.take(RequestId(6), one, near) && !ways.take(RequestId(7), one, far));
+    }
+}
