@@ -243,7 +243,7 @@ impl Talker {
             ServerBody::ReceiptsMoved(moved) => self.chat.on_receipts(&moved, meter),
             ServerBody::Error(error) => self.on_error(message.id, &error),
             // What it means shows when the connection ends.
-            ServerBody::GoingAway { reconnect_after_ms } => {
+            ServerBody::GoingAway { reconnect_after_ms, .. } => {
                 self.advise(reconnect_after_ms);
                 meter.count(|interval| interval.refuse("going away".into()));
             }

@@ -57,6 +57,9 @@ pub enum ServerBody {
     GoingAway {
         /// Wait this long before connecting again.
         reconnect_after_ms: u32,
+        /// Where to connect to, in this order, before the addresses that the client knows: `host:port`. At most
+        /// [`TARGETS_MAX`](crate::limits::TARGETS_MAX) of [`TARGET_BYTES_MAX`](crate::limits::TARGET_BYTES_MAX).
+        targets: Vec<String>,
     },
     /// An answer of a kind that this version does not know, from a newer server: its request has failed, with an
     /// unknown effect. No server makes it.

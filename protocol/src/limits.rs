@@ -57,6 +57,11 @@ pub const STATE_BYTES_MAX: usize = 512;
 /// Unread messages are counted up to this number, which then means "more than 99".
 pub const UNREAD_COUNT_MAX: u32 = 100;
 
+/// Targets in one `GoingAway`.
+pub const TARGETS_MAX: usize = 4;
+/// Bytes of a target: the longest name, and a port.
+pub const TARGET_BYTES_MAX: usize = 260;
+
 /// The oldest protocol version that this code speaks.
 pub const VERSION_MIN: u32 = 1;
 /// The newest protocol version that this code speaks.

@@ -475,10 +475,13 @@ pub struct ReceiptsMoved {
     pub counts: ::prost::alloc::vec::Vec<ReceiptCount>,
 }
 /// The server closes this connection soon; connect again.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GoingAway {
     #[prost(uint32, tag = "1")]
     pub reconnect_after_ms: u32,
+    /// Where to connect to, in this order, before the addresses that the client knows: `host:port`. At most 4; none: no advice.
+    #[prost(string, repeated, tag = "2")]
+    pub targets: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 // ---------------------------------------------------------------------------------- the log
 

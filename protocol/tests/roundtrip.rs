@@ -17,7 +17,7 @@ use tern_protocol::event::{
 };
 use tern_protocol::frame::{self, Frame};
 use tern_protocol::ids::{ClientSeq, ConversationId, DeviceId, RequestId, Seq, StoreEpoch, UserId};
-use tern_protocol::limits::{FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, PAGE_ROWS_MAX};
+use tern_protocol::limits::{FRAME_BYTES_MAX, HISTORY_ENTRIES_MAX, PAGE_ROWS_MAX, TARGETS_MAX};
 use tern_protocol::model::{Change, Entry, Kind, Message, Role, Sender, Target, WallMillis};
 use tern_protocol::request::{
     History, HistoryFrom, Known, ListConversations, ListUsers, Login, Mark, Request, RequestBody, Send, Sync,
@@ -259,7 +259,8 @@ fn server() -> impl Strategy<Value = ServerMessage> {
         (conversation(), entry()).prop_map(|(conversation, entry)| ServerBody::Push { conversation, entry }),
         (conversation(), seq()).prop_map(|(conversation, head)| ServerBody::HeadMoved { conversation, head }),
         moved,
-        any::<u32>().prop_map(|reconnect_after_ms| ServerBody::GoingAway { reconnect_after_ms }),
+        (any::<u32>(), prop::collection::vec(".{0,40}", 0..=TARGETS_MAX))
+            .prop_map(|(reconnect_after_ms, targets)| ServerBody::GoingAway { reconnect_after_ms, targets }),
     ];
     let unknown =
         (1..=u64::MAX).prop_map(|id| ServerMessage { id: RequestId(id), body: ServerBody::Unknown });

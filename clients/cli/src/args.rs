@@ -40,13 +40,13 @@ const COMMON: &str = "Common options";
 #[derive(Debug, Parser)]
 #[command(name = "tern", version, after_help = EXAMPLES, max_term_width = 110)]
 pub(crate) struct Args {
-    /// The server: host:port.
+    /// The server: host:port; several nodes of one cluster with commas between, of which a random one is used.
     #[arg(long, env = "TERN_SERVER", global = true, help_heading = COMMON, value_name = "ADDR")]
     pub(crate) server: Option<String>,
     /// The certificate authority that vouches for the server, PEM; without it, those of this system.
     #[arg(long, env = "TERN_CA", global = true, help_heading = COMMON, value_name = "FILE")]
     pub(crate) ca: Option<PathBuf>,
-    /// The name in the server's certificate, when it is not the host in --server.
+    /// The name in the server's certificate, when it is not the (first) host in --server.
     #[arg(long, env = "TERN_SERVER_NAME", global = true, help_heading = COMMON, value_name = "NAME")]
     pub(crate) server_name: Option<String>,
     /// The token that says who you are, from the app's backend; @FILE reads it from a file.

@@ -65,9 +65,10 @@ impl fmt::Debug for Token {
 /// How a client is set up. [`Config::new`] fills in what is usual; the fields are free to be changed.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `host:port`; an IPv6 address in brackets.
+    /// `host:port`; an IPv6 address in brackets. Several nodes of one cluster with commas between: each connection begins at
+    /// a random one, and goes on to others when that fails.
     pub server: String,
-    /// The name that the certificate must bear, when it is not the host.
+    /// The name that the certificate must bear, whichever node it is, when it is not the (first) host.
     pub server_name: Option<String>,
     /// The certificate authorities to trust, PEM.
     pub ca_pem: Vec<u8>,

@@ -46,7 +46,7 @@ pub enum StartError {
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The server's address is not `host:port`.
-    #[error("\"{0}\" is not an address: host:port is expected")]
+    #[error("\"{0}\" is not an address: host:port is expected, or up to 16 of them with commas between")]
     Address(String),
     /// The name has no address.
     #[error("the name {host} cannot be resolved: {error}")]

@@ -185,10 +185,13 @@ impl Race {
         self.next_at = now;
     }
 
-    /// When one has shaken hands: whether QUIC had been tried for as long as TCP is held back for its sake, and nothing
-    /// was heard. A try over QUIC that failed was answered, or never left this device.
+    /// When one has shaken hands: whether QUIC had been tried at its address for as long as TCP is held back for its sake,
+    /// and nothing was heard. A try over QUIC that failed was answered, or never left this device. Of another address
+    /// nothing is learnt: that may be a node that is down.
     pub(crate) fn quic_was_silent(&self, now: Duration, winner: Attempt) -> bool {
-        let silent = |(attempt, began): &(Attempt, Duration)| attempt.over_quic && now - *began >= PATIENCE;
+        let silent = |(attempt, began): &(Attempt, Duration)| {
+            attempt.over_quic && attempt.address == winner.address && now - *began >= PATIENCE
+        };
         !winner.over_quic && self.running.iter().any(silent)
     }
 }
@@ -345,6 +348,12 @@ mod tests {
         // UDP is swallowed.
         let both = [(q, 4, 0), (t, 4, 300)];
         check(&one, &[(t, 4, Stands(40))], &both, Some((t, 4, 340, true)), 340);
+        // A node is down, and another one is not: the network may be good.
+        let nodes = auto(Udp::Unknown, &[4, 5]);
+        let began = [(q, 4, 0), (t, 4, 300), (t, 5, 301)];
+        check(&nodes, &[(t, 4, Refused(1)), (t, 5, Stands(9))], &began, Some((t, 5, 310, false)), 310);
+        let began = [(q, 4, 0), (t, 4, 300), (t, 5, 550)];
+        check(&nodes, &[(t, 5, Stands(9))], &began, Some((t, 5, 559, false)), 559);
         // The first address leads nowhere.
         let next = [(q, 64, 0), (t, 64, 300), (q, 4, 550)];
         check(&two, &[(q, 4, Stands(30))], &next, Some((q, 4, 580, false)), 580);

@@ -2,6 +2,7 @@
 //!
 //! No task, no queue: a call writes or reads the socket.
 
+mod hosts;
 mod race;
 mod source;
 
@@ -25,22 +26,20 @@ use tokio_rustls::TlsConnector;
 use crate::config::Transport;
 use crate::error::ConnectError;
 use crate::race::{Route, Udp, plan};
+use hosts::Host;
 
 /// The least free room in a read buffer, so that small frames share a read.
 const READ_BYTES_MIN: usize = 4 * 1024;
 /// Room in the kernel for datagrams of a UDP socket, which many connections may share: without it, bursts of a busy
 /// moment are dropped and come again late. The system may allow less.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
-/// Addresses of one name that are looked at.
-const RESOLVED_MAX: usize = 16;
 /// A server that has not ended its side by then has been given its chance.
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Makes connections to one server. One serves any number of connections: they share the TLS settings, session
 /// tickets and, over QUIC, the UDP socket.
 pub struct Connector {
-    host: String,
-    port: u16,
+    hosts: Vec<Host>,
     name: ServerName<'static>,
     tls: TlsConnector,
     quic: quinn::ClientConfig,
@@ -50,26 +49,20 @@ pub struct Connector {
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Connector({}:{})", self.host, self.port)
+        write!(f, "Connector({:?})", self.hosts)
     }
 }
 
 impl Connector {
-    /// For the server at `server` (`host:port`), whose certificate bears `server_name` (else the host) and comes from
-    /// one of the authorities in `ca_pem`.
+    /// For the server at `server`: `host:port`, or those of several nodes of one cluster with commas between. Its certificate
+    /// bears `server_name` (else the first host), whichever node it is, and comes from one of the authorities in `ca_pem`.
     ///
     /// # Errors
     /// [`ConnectError::Address`], [`ConnectError::Ca`], [`ConnectError::Tls`].
     pub fn new(server: &str, server_name: Option<&str>, ca_pem: &[u8]) -> Result<Self, ConnectError> {
-        let address = || ConnectError::Address(server.into());
-        let (host, port) = server.rsplit_once(':').ok_or_else(address)?;
-        let port = port.parse().map_err(|_| address())?;
-        let host = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-        if host.is_empty() {
-            return Err(address());
-        }
-        let name = server_name.unwrap_or(host).to_owned();
-        let name = ServerName::try_from(name).map_err(|_| address())?;
+        let hosts = hosts::parse(server)?;
+        let name = server_name.unwrap_or(&hosts[0].name).to_owned();
+        let name = ServerName::try_from(name).map_err(|_| ConnectError::Address(server.into()))?;
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(ca_pem) {
             let certificate = certificate.map_err(|e| ConnectError::Ca(e.to_string()))?;
@@ -89,15 +82,7 @@ impl Connector {
         tls.alpn_protocols = vec![ALPN.to_vec()];
         let quic = quic_config(&tls).map_err(ConnectError::Tls)?;
         let tls = TlsConnector::from(Arc::new(tls));
-        Ok(Self {
-            host: host.into(),
-            port,
-            name,
-            tls,
-            quic,
-            endpoints: Mutex::new([None, None]),
-            source: None,
-        })
+        Ok(Self { hosts, name, tls, quic, endpoints: Mutex::new([None, None]), source: None })
     }
 
     /// Every connection shakes hands in full, as that of a client that was never here, rather than with the ticket of
@@ -125,7 +110,7 @@ impl Connector {
     /// # Errors
     /// [`ConnectError`]; with several addresses, one of theirs.
     pub async fn connect(&self, transport: Transport) -> Result<Connection, ConnectError> {
-        let addresses = self.resolve().await?;
+        let addresses = self.resolve(&[]).await?;
         match (transport, &addresses[..]) {
             (Transport::Tcp, [address]) => self.connect_tcp(*address).await,
             (Transport::Quic, [address]) => self.connect_quic(*address).await,
@@ -136,16 +121,21 @@ impl Connector {
         }
     }
 
-    /// The server's addresses, the best first; at least one.
-    pub(crate) async fn resolve(&self) -> Result<Vec<SocketAddr>, ConnectError> {
-        let dns = |error| ConnectError::Dns { host: self.host.clone(), error };
-        let addresses = tokio::net::lookup_host((self.host.as_str(), self.port)).await.map_err(dns)?;
-        let addresses: Vec<_> = addresses.take(RESOLVED_MAX).collect();
-        if addresses.is_empty() { Err(self.no_address()) } else { Ok(addresses) }
-    }
-
-    fn no_address(&self) -> ConnectError {
-        ConnectError::Dns { host: self.host.clone(), error: io::Error::other("it has no address") }
+    /// The server's addresses, in the order in which they are to be tried; at least one. Those of `hints` come first.
+    pub(crate) async fn resolve(&self, hints: &[String]) -> Result<Vec<SocketAddr>, ConnectError> {
+        let mut addresses = hosts::resolve_hints(hints).await;
+        let known = addresses.len();
+        match hosts::resolve(&self.hosts).await {
+            Ok(mut own) => {
+                // Without random numbers they keep their order.
+                hosts::shuffle(&mut own, || getrandom::u64().unwrap_or(u64::MAX));
+                own.retain(|address| !addresses[..known].contains(address));
+                addresses.append(&mut own);
+                Ok(addresses)
+            }
+            Err(_) if known > 0 => Ok(addresses),
+            Err(why) => Err(why),
+        }
     }
 
     /// How this device reaches these addresses. Sends nothing.

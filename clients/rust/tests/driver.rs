@@ -363,23 +363,41 @@ async fn a_full_outbox_does_not_hide_that_all_handles_are_gone() {
     tokio::time::timeout(PATIENCE, stopped).await.unwrap();
 }
 
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("localhost:{}", listener.local_addr().unwrap().port())
+}
+
+#[tokio::test]
+async fn of_several_nodes_one_is_enough() {
+    for transport in [Transport::Tcp, Transport::Quic] {
+        let server = listen(transport, ALPN).await;
+        let mut config = config(&server, transport);
+        config.server = format!("{},{},nowhere.invalid:1", nobody(), server.address);
+        // Which is tried first is random.
+        for times in 1..=8 {
+            let connect = Client::connect(config.clone(), MemoryStorage::new());
+            let (client, _events) =
+                tokio::time::timeout(PATIENCE, connect).await.unwrap().expect("one is there");
+            assert_eq!(server.shared.lock().unwrap().logins, times);
+            client.close().await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn failures_are_told_apart() {
     let server = listen(Transport::Tcp, ALPN).await;
     let foreign = listen(Transport::Tcp, b"h2").await;
     let quic = listen(Transport::Quic, b"h3").await;
     let good_quic = listen(Transport::Quic, ALPN).await;
-    let nobody = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("localhost:{}", listener.local_addr().unwrap().port())
-    };
     let good = config(&server, Transport::Tcp);
     let cases = [
         (Config { ca_pem: foreign.ca.clone().into(), ..good.clone() }, "certificate"),
         (config(&foreign, Transport::Tcp), "not a Tern server"),
         (config(&quic, Transport::Quic), "not a Tern server"),
         (Config { ca_pem: server.ca.clone().into(), ..config(&good_quic, Transport::Quic) }, "certificate"),
-        (Config { server: nobody, ..good.clone() }, "refused"),
+        (Config { server: nobody(), ..good.clone() }, "refused"),
         (Config { server: "nowhere.invalid:1".into(), ..good.clone() }, "cannot be resolved"),
         (Config { server: "nowhere".into(), ..good.clone() }, "host:port"),
         (Config { ca_pem: b"nonsense".to_vec(), ..good.clone() }, "CA certificates"),

@@ -14,6 +14,7 @@ use crate::event::{
 };
 use crate::frame;
 use crate::ids::{ClientSeq, ConversationId, RequestId, Seq, UserId};
+use crate::limits::{TARGET_BYTES_MAX, TARGETS_MAX};
 use crate::model::{Entry, Kind, WallMillis};
 use crate::pb::{self, server_frame::Body};
 
@@ -118,9 +119,10 @@ fn body_to_pb(body: &ServerBody) -> Option<Body> {
                 })
                 .collect(),
         }),
-        ServerBody::GoingAway { reconnect_after_ms } => {
-            Body::GoingAway(pb::GoingAway { reconnect_after_ms: *reconnect_after_ms })
-        }
+        ServerBody::GoingAway { reconnect_after_ms, targets } => Body::GoingAway(pb::GoingAway {
+            reconnect_after_ms: *reconnect_after_ms,
+            targets: targets.clone(),
+        }),
         ServerBody::Unknown => return None,
     })
 }
@@ -201,7 +203,16 @@ fn body_from_pb(body: Body) -> Result<ServerBody, Malformed> {
                 })
                 .collect(),
         }),
-        Body::GoingAway(away) => ServerBody::GoingAway { reconnect_after_ms: away.reconnect_after_ms },
+        Body::GoingAway(away) => ServerBody::GoingAway {
+            reconnect_after_ms: away.reconnect_after_ms,
+            // Advice: one that is too long is left out, and the rest stands.
+            targets: away
+                .targets
+                .into_iter()
+                .filter(|target| target.len() <= TARGET_BYTES_MAX)
+                .take(TARGETS_MAX)
+                .collect(),
+        },
     })
 }
 

@@ -276,8 +276,8 @@ pub(crate) fn server(message: &ServerMessage) -> Value {
             }),
         ),
         ServerBody::Unknown => ("unknown", json!({})),
-        ServerBody::GoingAway { reconnect_after_ms } => {
-            ("going_away", json!({"reconnect_after_ms": reconnect_after_ms}))
+        ServerBody::GoingAway { reconnect_after_ms, targets } => {
+            ("going_away", json!({"reconnect_after_ms": reconnect_after_ms, "targets": targets}))
         }
     };
     json!({"request_id": number(message.id), kind: body})

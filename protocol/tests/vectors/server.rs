@@ -247,8 +247,16 @@ fn canonical() -> Vec<(String, u64, ServerBody)> {
                 ],
             }),
         ),
-        ("going-away", 0, ServerBody::GoingAway { reconnect_after_ms: 1_500 }),
-        ("going-away-at-once", 0, ServerBody::GoingAway { reconnect_after_ms: 0 }),
+        ("going-away", 0, ServerBody::GoingAway { reconnect_after_ms: 1_500, targets: Vec::new() }),
+        ("going-away-at-once", 0, ServerBody::GoingAway { reconnect_after_ms: 0, targets: Vec::new() }),
+        (
+            "going-away-to",
+            0,
+            ServerBody::GoingAway {
+                reconnect_after_ms: 250,
+                targets: vec!["b.chat.example.com:7443".into(), "[2001:db8::3]:7443".into()],
+            },
+        ),
     ];
     let error = |number, code, text: &str, retry_after_ms| {
         (

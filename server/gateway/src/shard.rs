@@ -552,7 +552,7 @@ impl Shard {
     }
 
     fn announce_end(self: &Rc<Self>) {
-        let body = ServerBody::GoingAway { reconnect_after_ms: RECONNECT_AFTER_MS };
+        let body = ServerBody::GoingAway { reconnect_after_ms: RECONNECT_AFTER_MS, targets: Vec::new() };
         let frame = reply::frame(RequestId(0), body);
         self.conns.borrow().values().for_each(|conn| conn.answer(frame.clone()));
     }

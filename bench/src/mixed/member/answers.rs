@@ -45,7 +45,7 @@ impl Member {
                 });
             }
             // What it means shows when the connection ends.
-            (None, ServerBody::GoingAway { reconnect_after_ms }) => {
+            (None, ServerBody::GoingAway { reconnect_after_ms, .. }) => {
                 self.returning.advise(Duration::from_millis(reconnect_after_ms.into()));
                 meter.count(|interval| interval.refuse("going away".into()));
             }

@@ -526,7 +526,7 @@ impl Task {
     fn act(&mut self, output: Output) {
         match output {
             Output::Persist(_) => unreachable!("taken out before"),
-            Output::Connect { fresh_token } => {
+            Output::Connect { fresh_token, hints } => {
                 self.connector.leave_port();
                 let (connector, token) = (self.connector.clone(), self.config.token.clone());
                 let (transport, limit) = (self.config.transport, self.config.connect_timeout);
@@ -534,7 +534,7 @@ impl Task {
                 let networks = self.networks.clone();
                 let connect = async move {
                     let token = token.get(fresh_token).await.map_err(ConnectError::Token)?;
-                    let addresses = connector.resolve().await?;
+                    let addresses = connector.resolve(&hints).await?;
                     let routes = connector.routes(&addresses);
                     let place = Place::new(name.as_deref(), &routes);
                     let plan = race::plan(transport, networks.udp(now, &place), &routes);

@@ -95,6 +95,8 @@ pub(super) struct Link {
     fresh_token: bool,
     /// What the connection that is being made asked for.
     asked_fresh_token: bool,
+    /// Where a server that was going away said to go, until that has been tried.
+    hints: Vec<String>,
     expired_in_a_row: u32,
     random: u64,
     /// When a connection was given up whose login was not answered.
@@ -126,6 +128,7 @@ impl Link {
             tries: 0,
             fresh_token: false,
             asked_fresh_token: false,
+            hints: Vec::new(),
             expired_in_a_row: 0,
             random: seed,
             gave_up_login: None,
@@ -279,7 +282,8 @@ impl Machine {
             // Anew, from the new network.
             Phase::Connecting => {
                 let fresh_token = self.link.asked_fresh_token;
-                self.outputs.push_back(Output::Connect { fresh_token });
+                let hints = mem::take(&mut self.link.hints);
+                self.outputs.push_back(Output::Connect { fresh_token, hints });
             }
             Phase::LoggingIn { deadline } => *deadline = (*deadline).min(now + CHANGED_DEAD_AFTER),
             Phase::Online { .. } => {
@@ -358,7 +362,8 @@ impl Machine {
                 self.link.phase = Phase::Connecting;
                 self.link.asked_fresh_token = mem::take(&mut self.link.fresh_token);
                 let fresh_token = self.link.asked_fresh_token;
-                self.outputs.push_back(Output::Connect { fresh_token });
+                let hints = mem::take(&mut self.link.hints);
+                self.outputs.push_back(Output::Connect { fresh_token, hints });
                 self.told(ConnectionState::Connecting);
             }
             Phase::LoggingIn { deadline } if deadline <= now => self.down(now, Lost::Silent),
@@ -407,8 +412,9 @@ impl Machine {
         self.unsure.append(&mut self.dirty);
     }
 
-    pub(super) fn on_going_away(&mut self, now: Duration, reconnect_after_ms: u32) {
+    pub(super) fn on_going_away(&mut self, now: Duration, reconnect_after_ms: u32, targets: Vec<String>) {
         if self.link.is_open() {
+            self.link.hints = targets;
             self.link.phase = Phase::Draining { until: now + DRAIN, reconnect_after_ms };
             self.link_due(now);
         }

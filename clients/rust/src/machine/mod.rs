@@ -133,6 +133,8 @@ pub enum Output {
     Connect {
         /// The last token was refused: get another.
         fresh_token: bool,
+        /// Where the server is said to be, `host:port`: to be tried first, in this order.
+        hints: Vec<String>,
     },
     /// Store this before the outputs that follow are carried out.
     Persist(Record),
@@ -534,7 +536,9 @@ impl Machine {
             ServerBody::Push { conversation, entry } => self.on_push(conversation, entry),
             ServerBody::HeadMoved { conversation, head } => self.on_head_moved(conversation, head),
             ServerBody::ReceiptsMoved(moved) => self.on_receipts(moved),
-            ServerBody::GoingAway { reconnect_after_ms } => self.on_going_away(now, reconnect_after_ms),
+            ServerBody::GoingAway { reconnect_after_ms, targets } => {
+                self.on_going_away(now, reconnect_after_ms, targets);
+            }
             ServerBody::Error(error) if error.code == ErrorCode::RateLimited => {
                 self.on_marks_limited(now, error.retry_after_ms);
             }

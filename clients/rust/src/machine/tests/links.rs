@@ -150,7 +150,7 @@ fn a_refused_token_is_replaced_but_not_for_ever() {
         if rig.machine.stopped().is_some() {
             return;
         }
-        assert!(rig.other.contains(&Output::Connect { fresh_token: true }));
+        assert!(rig.other.contains(&Output::Connect { fresh_token: true, hints: Vec::new() }));
     }
     panic!("asks for tokens for ever");
 }
@@ -312,15 +312,25 @@ fn waits_grow_are_jittered_and_heed_advice() {
 
     let mut rig = Rig::online(Rig::usual(), State::default());
     rig.states();
-    rig.event(ServerBody::GoingAway { reconnect_after_ms: 8000 });
+    let targets = vec!["b:1".to_owned(), "c:1".to_owned()];
+    rig.event(ServerBody::GoingAway { reconnect_after_ms: 8000, targets: targets.clone() });
     let [ConnectionState::Offline { reason: Lost::GoingAway, retry_in }] = rig.states()[..] else { panic!() };
     assert!(retry_in >= seconds(8) && retry_in <= seconds(10));
+
+    // It goes where it was told to go, and when that has failed, where it would go by itself.
+    for hints in [targets, Vec::new()] {
+        rig.other.clear();
+        rig.advance(seconds(60));
+        assert_eq!(rig.other[0], Output::Connect { fresh_token: false, hints });
+        rig.machine.disconnected(rig.now, Lost::Unreachable("no".into()));
+        rig.drain();
+    }
 
     // Requests under way may end first.
     let mut rig = Rig::online(Rig::usual(), State::default());
     rig.send(1);
     rig.states();
-    rig.event(ServerBody::GoingAway { reconnect_after_ms: 0 });
+    rig.event(ServerBody::GoingAway { reconnect_after_ms: 0, targets: Vec::new() });
     rig.send(2);
     let sends = rig.sends();
     assert_eq!(sends.len(), 1);

@@ -196,7 +196,7 @@ fn a_changed_network_is_found_out_about_at_once() {
     rig.other.clear();
     rig.machine.network_changed(rig.now);
     rig.drain();
-    assert_eq!(rig.other, [Output::Connect { fresh_token: false }]);
+    assert_eq!(rig.other, [Output::Connect { fresh_token: false, hints: Vec::new() }]);
     rig.other.clear();
 
     // A login that does not come through.
