@@ -168,6 +168,7 @@ fn prepare(loaded: &Loaded) -> Result<(Setup, Upkeep), ConfigError> {
         reloads,
         cluster: config.cluster.as_ref().zip(link_identity).map(|(cluster, identity)| ClusterSetup {
             listen: cluster.listen,
+            clients: cluster.advertise_clients.iter().cloned().collect(),
             advertise: cluster.advertise,
             name: cluster.name_or_host(),
             identity,

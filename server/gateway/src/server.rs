@@ -19,7 +19,8 @@ use crate::accept;
 use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
 use crate::clock::Clock;
-use crate::cluster::member::{self, ClusterSetup, JoinError, Member, THREAD};
+use crate::cluster::handover;
+use crate::cluster::member::{self, ClusterSetup, HANDOVER, JoinError, Member, THREAD};
 use crate::control::{self, Control};
 use crate::epoch::{self, EpochError};
 use crate::limits::{AddressLimit, Limits};
@@ -173,9 +174,8 @@ impl Server {
         let (view, seen) = member::view()?;
         let node = Node::new(kv, epoch, setup.verifier, &setup.limits, Clock::new(), mailboxes);
         let node = Arc::new(node.within(seen));
-        let clients = bound.tcp.iter().map(SocketAddr::to_string).collect();
         // Before anybody is served, so that the others know of this node.
-        let member = setup.cluster.map(|cluster| Member::join(cluster, node.clone(), view, clients));
+        let member = setup.cluster.map(|cluster| Member::join(cluster, node.clone(), view));
         let member = member.transpose()?;
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
@@ -234,11 +234,17 @@ impl Server {
 
     /// Ends it well: clients are told, what is under way is finished, in bounded time.
     pub async fn stop(self) {
-        info!(connections = self.node.connections.load(Ordering::SeqCst), "stopping");
+        let connections = || self.node.connections.load(Ordering::SeqCst);
+        info!(connections = connections(), "stopping");
         if let Some(member) = &self.member {
-            member.hand_over().await;
+            member.drain();
+            let nodes = self.node.view.borrow().others().count();
+            if nodes > 0 {
+                let window = handover::window(connections(), nodes);
+                shutdown::hand_over(&self.phase, window, HANDOVER, connections).await;
+            }
         }
-        shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
+        shutdown::walk(&self.phase, connections).await;
         let Self { threads, node, member, control, admin_task, .. } = self;
         // It holds the store too, which is to be closed below.
         admin_task.stop().await;

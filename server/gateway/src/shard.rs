@@ -18,7 +18,6 @@ use tern_core::limits::RECEIPT_COUNTS_INTERVAL_MS;
 use tern_core::routing::{self, ShardId, SlotMap};
 use tern_core::time::{MonoMillis, Now};
 use tern_protocol::error::ErrorCode;
-use tern_protocol::event::ServerBody;
 use tern_protocol::ids::{ConversationId, NodeId, RequestId, Seq, StoreEpoch, UserId};
 use tern_protocol::model::WallMillis;
 use tern_store::Kv;
@@ -36,7 +35,6 @@ use crate::limits::{Limits, Place, UserLimits};
 use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::{Cut, Transport};
-use crate::reply;
 use crate::shutdown::Phase;
 
 /// Between looks at what is due: receipts held back, mailboxes that were full.
@@ -50,8 +48,6 @@ const TICKS_PER_SWEEP: u32 = 20;
 const SWEEPS_PER_RECHECK: usize = 5;
 /// Messages taken from a mailbox lane before the others get their turn.
 const LANE_BATCH: usize = 256;
-/// How long clients are asked to stay away when the server stops.
-pub const RECONNECT_AFTER_MS: u32 = 1_000;
 
 /// What the shards of a process share.
 pub struct Node {
@@ -340,7 +336,10 @@ impl Shard {
                     let now = *phase.borrow_and_update();
                     match now {
                         Phase::Running => {}
-                        Phase::Draining => self.announce_end(),
+                        Phase::Leaving(window) => {
+                            tokio::task::spawn_local(self.clone().hand_over(window));
+                        }
+                        Phase::Draining => self.say_farewell(),
                         Phase::Closing => self.close_all(),
                         Phase::Stopped => {
                             self.end_all();
@@ -549,12 +548,6 @@ impl Shard {
         let mut phase = self.phase.clone();
         // The sender lives as long as the shards.
         let _ = phase.wait_for(|phase| *phase != Phase::Running).await;
-    }
-
-    fn announce_end(self: &Rc<Self>) {
-        let body = ServerBody::GoingAway { reconnect_after_ms: RECONNECT_AFTER_MS, targets: Vec::new() };
-        let frame = reply::frame(RequestId(0), body);
-        self.conns.borrow().values().for_each(|conn| conn.answer(frame.clone()));
     }
 
     /// Closes what is left, with answers still owed: the store that owes them may never give them.

@@ -204,7 +204,7 @@ impl Keeper {
             info!(%node, name = lease.name, address = lease.link, "a node is there");
             let (task, lanes, streams) = PeerTask::new(self.node.clone(), node, self.moved.clone());
             tokio::task::spawn_local(task.run());
-            let peer = Peer { lanes, links: 0, is_up: false };
+            let peer = Peer { lanes, links: 0, is_up: false, clients: lease.clients.into() };
             self.held.insert(node, Held { peer, streams, address: lease.link, calling: Rc::default() });
         }
     }

@@ -39,6 +39,8 @@ pub struct ClusterSetup {
     pub listen: SocketAddr,
     /// Where the others reach it, if that is another address.
     pub advertise: Option<SocketAddr>,
+    /// Where clients reach it, `host:port`, if others are to send theirs there; at most [`NodeLease::CLIENTS_MAX`].
+    pub clients: Vec<String>,
     /// For people.
     pub name: String,
     /// Who it is, and whom it trusts.
@@ -96,7 +98,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// Joins: when this returns, the lease is written. `clients` are the addresses for clients that it says.
+    /// Joins: when this returns, the lease is written.
     ///
     /// # Errors
     /// [`JoinError`].
@@ -104,7 +106,6 @@ impl Member {
         setup: ClusterSetup,
         node: Arc<Node>,
         view: watch::Sender<Arc<View>>,
-        clients: Vec<String>,
     ) -> Result<Self, JoinError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let endpoint = {
@@ -113,7 +114,7 @@ impl Member {
                 .map_err(|error| JoinError::Bind(setup.listen, error))?
         };
         let link = setup.advertise.unwrap_or(endpoint.address());
-        let mut clients = clients;
+        let mut clients = setup.clients;
         clients.truncate(NodeLease::CLIENTS_MAX);
         let lease = NodeLease {
             started: clock::wall(),
@@ -159,10 +160,9 @@ impl Member {
         }
     }
 
-    /// Others take over what this node owns; its connections are still served. Takes [`HANDOVER`].
-    pub async fn hand_over(&self) {
+    /// Others take over what this node owns, within [`HANDOVER`]; its connections are still served.
+    pub fn drain(&self) {
         self.draining.send_replace(true);
-        tokio::time::sleep(HANDOVER).await;
     }
 
     /// Takes the lease out of the store and closes the links. Blocks until that is done.

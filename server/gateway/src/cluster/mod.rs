@@ -24,6 +24,7 @@
 //! what it had stored.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use tern_core::home::{Login, SessionId};
 use tern_core::routing::SlotMap;
@@ -33,6 +34,7 @@ use tokio::sync::mpsc;
 
 use crate::mailbox::{News, OwnerRequest};
 
+pub mod handover;
 mod homes;
 pub mod keeper;
 pub mod member;
@@ -112,6 +114,8 @@ pub struct Peer {
     pub links: u64,
     /// Whether there is one now.
     pub is_up: bool,
+    /// Where clients reach it, if it says so.
+    pub clients: Arc<[String]>,
 }
 
 /// What the shards know of the cluster.
@@ -164,6 +168,17 @@ impl View {
     pub fn asked(&self, id: ConversationId) -> NodeId {
         let owner = self.map.owner(id);
         if self.up(owner).is_some() { owner } else { self.me }
+    }
+
+    /// The other nodes that own something: those that do not leave.
+    pub fn others(&self) -> impl Iterator<Item = &Peer> {
+        let owns = |node: &NodeId| self.map.count(|owner| owner == node) > 0;
+        self.peers.iter().filter(move |(node, _)| owns(node)).map(|(_, peer)| peer)
+    }
+
+    /// An address of each of them that has one for clients.
+    pub fn targets(&self) -> Vec<&str> {
+        self.others().filter_map(|peer| peer.clients.first()).map(String::as_str).collect()
     }
 
     /// Where a user's home is.

@@ -1,9 +1,11 @@
 //! The cluster that a server is a node of: `[cluster]`.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
+use tern_protocol::limits::TARGET_BYTES_MAX;
 
 use super::{ConfigError, Loaded, overlap};
 use crate::cluster::quic::LinkIdentity;
@@ -22,6 +24,8 @@ pub struct ClusterSettings {
     pub listen: SocketAddr,
     /// The address at which other nodes reach it, when that is not `listen`; see [`Self::advertised`].
     pub advertise: Option<SocketAddr>,
+    /// Where clients reach this node and no other, `host:port`: those of a node that leaves are sent there.
+    pub advertise_clients: Option<String>,
     /// What people call it; see [`Self::name_or_host`].
     pub name: Option<String>,
     /// PEM: the authorities whose certificates nodes have.
@@ -56,6 +60,16 @@ fn is_good_name(name: &str) -> bool {
     (1..=NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
 }
 
+fn is_host_and_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let can_be_dialled = match host.parse::<IpAddr>() {
+        Ok(ip) => !ip.is_unspecified(),
+        Err(_) => ServerName::try_from(host).is_ok(),
+    };
+    can_be_dialled && port.parse::<u16>().is_ok_and(|port| port > 0) && address.len() <= TARGET_BYTES_MAX
+}
+
 impl Loaded {
     /// How values of `[cluster]` have to fit together, and to others.
     pub(super) fn check_cluster(&self) -> Result<(), ConfigError> {
@@ -83,6 +97,12 @@ impl Loaded {
                 None => format!("is missing, and {advertised} in `cluster.listen` does not do: {expected}"),
             };
             refuse("cluster.advertise", problem);
+        }
+        if let Some(address) = cluster.advertise_clients.as_ref().filter(|address| !is_host_and_port(address))
+        {
+            let expected =
+                "expected a name or an address and a port, such as \"node-1.chat.example.com:7443\"";
+            refuse("cluster.advertise_clients", format!("{address:?}: {expected}"));
         }
         if let Some(name) = cluster.name.as_ref().filter(|name| !is_good_name(name)) {
             refuse(

@@ -140,6 +140,11 @@ pub(super) const SETTINGS: &[Setting] = &[
         "TERN_CLUSTER_ADVERTISE",
         "Address at which other nodes reach this one",
     ),
+    Setting::new("cluster.advertise_clients", Kind::Text).over(
+        "cluster-advertise-clients",
+        "TERN_CLUSTER_ADVERTISE_CLIENTS",
+        "Address (host:port) of this node for clients that others send here",
+    ),
     Setting::new("cluster.name", Kind::Text).over(
         "cluster-name",
         "TERN_CLUSTER_NAME",

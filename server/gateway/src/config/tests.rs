@@ -183,6 +183,7 @@ fn the_table_is_complete() {
         cluster: Some(ClusterSettings {
             listen: SocketAddr::from(([127, 0, 0, 1], 1)),
             advertise: Some(SocketAddr::from(([127, 0, 0, 1], 1))),
+            advertise_clients: Some("n:1".into()),
             name: Some("n".into()),
             ca: "/x".into(),
             certificate: "/x".into(),
@@ -223,7 +224,8 @@ fn cluster(settings: &[&str]) -> String {
 #[test]
 fn a_cluster_is_whole_or_not_there() {
     const REQUIRED: [&str; 4] = ["listen", "ca", "certificate", "key"];
-    const EVERYTHING: [&str; 6] = ["listen", "advertise", "name", "ca", "certificate", "key"];
+    const EVERYTHING: [&str; 7] =
+        ["listen", "advertise", "advertise_clients", "name", "ca", "certificate", "key"];
     let read = |text: &str, set: &Overrides| {
         let (_dir, path) = written(text);
         Loaded::read(&path, set)
@@ -234,6 +236,7 @@ fn a_cluster_is_whole_or_not_there() {
     let expected = ClusterSettings {
         listen: "192.0.2.11:7444".parse().expect("an address"),
         advertise: Some("192.0.2.11:7444".parse().expect("an address")),
+        advertise_clients: Some("node-1.chat.example.com:7443".into()),
         name: Some("node-1".into()),
         ca: files.join("cluster-ca.pem"),
         certificate: files.join("node.pem"),
@@ -244,7 +247,7 @@ fn a_cluster_is_whole_or_not_there() {
 
     let required = read(&cluster(&REQUIRED), &none).expect("it is read");
     let node = required.config.cluster.clone().expect("a cluster");
-    assert_eq!(node, ClusterSettings { advertise: None, name: None, ..expected });
+    assert_eq!(node, ClusterSettings { advertise: None, advertise_clients: None, name: None, ..expected });
     assert_eq!(node.advertised(), node.listen);
     let name = node.name_or_host();
     assert!(!name.is_empty() && !name.contains('\n'), "{name:?}");
@@ -293,7 +296,7 @@ fn a_node_has_its_own_certificate() {
 #[test]
 fn addresses_of_a_node_can_be_dialled_and_are_its_own() {
     let refused = |change: (&str, &str), expected: &[&str]| {
-        let text = cluster(&["listen", "advertise", "name", "ca", "certificate", "key"]);
+        let text = cluster(&["listen", "advertise", "advertise_clients", "name", "ca", "certificate", "key"]);
         assert!(text.contains(change.0));
         let (_dir, path) = written(&text.replacen(change.0, change.1, 1));
         let error = Loaded::read(&path, &Overrides::default()).expect_err("refused").to_string();
@@ -318,6 +321,11 @@ fn addresses_of_a_node_can_be_dialled_and_are_its_own() {
     refused((listen, "listen = \"192.0.2.11:7443\""), &["cluster.listen: ", "taken by [::]:7443"]);
     let told = refused((listen, "listen = 7444"), &["cluster.listen: 7444: expected an IP address"]);
     assert!(!told.contains("cluster.listen: is missing") && !told.contains("cluster.advertise"), "{told}");
+    for wrong in ["", "node-1", ":7443", "node-1:0", "node-1:70000", "a b:1", "0.0.0.0:7443", "[::]:7443"] {
+        let wrong = format!("{wrong:?}");
+        let told = format!("cluster.advertise_clients: {wrong}: expected a name or an address and a port");
+        refused(("\"node-1.chat.example.com:7443\"", &wrong), &[&told]);
+    }
     refused(("\"node-1\"", "\"\""), &["cluster.name: \"\": expected 1 to 64 bytes"]);
     refused(("\"node-1\"", "\"a\\nb\""), &["cluster.name", "control"]);
 }

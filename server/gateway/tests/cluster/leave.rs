@@ -1,8 +1,10 @@
 //! Nodes that leave, and nodes that come.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use tern_client::{Client, Config, ConnectionState, Event, MemoryStorage, Message, Target, Token, Transport};
 use tern_core::limits::SLOTS;
 use tern_protocol::ids::{ConversationId, Seq};
 use tern_server::metrics::catalog;
@@ -10,7 +12,7 @@ use tern_store::ops::lease;
 
 use crate::nodes::{Cluster, Node, SETTLED, group_of, groups_of, linked};
 use crate::person::{Person, same_logs};
-use crate::support::PATIENCE;
+use crate::support::{self, PATIENCE};
 
 /// Talks until it is over; returns how much was said.
 async fn talks(person: &mut Person<'_>, name: &str, groups: &[ConversationId], over: &Cell<bool>) -> usize {
@@ -40,6 +42,62 @@ async fn own_all(nodes: &[Node]) {
     };
     tokio::time::timeout(PATIENCE, owning).await.expect("the others take over");
     assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "before it has left");
+}
+
+#[tokio::test]
+async fn clients_are_handed_over_one_after_another() {
+    const CLIENTS: usize = 12;
+    let (cluster, mut nodes) = Cluster::of(3).await;
+    let leaves = nodes.remove(0);
+    let mut clients = Vec::new();
+    for n in 0..CLIENTS {
+        let name = format!("client {n}");
+        // No other node is known to it.
+        let mut config =
+            Config::new(leaves.address.to_string(), cluster.ca(), Token::Fixed(cluster.token(&name)));
+        config.transport = if n % 2 == 0 { Transport::Tcp } else { Transport::Quic };
+        let connected = Client::connect(config, MemoryStorage::new()).await;
+        clients.push(connected.unwrap_or_else(|error| panic!("{name}: {error}")));
+    }
+    // What happens to whom, in this order.
+    let happened = RefCell::new(Vec::new());
+    let moves = |n: usize, (client, mut events): (Client, tern_client::Events)| {
+        let happened = &happened;
+        async move {
+            let mut left = false;
+            while let Some(event) = events.next().await {
+                let Event::Connection(state) = event else { continue };
+                match state {
+                    ConnectionState::Offline { .. } => left = true,
+                    ConnectionState::Online { .. } if left => break,
+                    _ => continue,
+                }
+                happened.borrow_mut().push((n, left));
+            }
+            happened.borrow_mut().push((n, false));
+            let payload = format!("from {n}").into();
+            let message = Message { content_type: "text/plain".into(), payload, reply_to: None };
+            let peer = Target::User(support::user("somebody"));
+            let stored = client.send(peer, message).await.expect("stored");
+            assert_eq!(stored.seq, Seq(1), "once");
+            (client, events)
+        }
+    };
+    let all = join_all(clients.into_iter().enumerate().map(|(n, client)| moves(n, client)));
+    let moved = async { tokio::time::timeout(PATIENCE, all).await.expect("all are online again") };
+    let (_stopped, clients) = tokio::join!(leaves.stop(), moved);
+    let happened = happened.into_inner();
+    let first_back = happened.iter().position(|(_, is_away)| !is_away).expect("somebody");
+    let last_away = happened.iter().rposition(|(_, is_away)| *is_away).expect("somebody");
+    assert!(first_back < last_away, "not all at once: {happened:?}");
+    for (n, _) in clients.iter().enumerate() {
+        let theirs: Vec<_> = happened.iter().filter(|(who, _)| *who == n).map(|(_, away)| *away).collect();
+        assert_eq!(theirs, [true, false], "client {n} was offline once");
+    }
+    // Each shard sends its own to both in turn.
+    let there = [nodes[0].number(&catalog::CONNECTIONS).await, nodes[1].number(&catalog::CONNECTIONS).await];
+    assert_eq!(there.iter().sum::<u64>(), CLIENTS as u64);
+    assert!(there.iter().all(|count| *count >= CLIENTS as u64 / 2 - 1), "{there:?}");
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ impl Cluster {
         let identity =
             DevIdentity::load_or_create(self.files.path(), &[], clock::wall()).expect("made before");
         let any_port = ([127, 0, 0, 1], 0).into();
-        let listen = port::lasting();
+        let (clients, listen) = (port::lasting(), port::lasting());
         let plan = FaultPlan {
             blackout: Some(Blackout {
                 every_ms: FOR_EVER_MS,
@@ -123,8 +123,8 @@ impl Cluster {
         let setup = Setup {
             data: data.path().to_owned(),
             store: Place::Embedded,
-            tcp: vec![any_port],
-            quic: vec![any_port],
+            tcp: vec![clients],
+            quic: vec![clients],
             shards: SHARDS,
             inherited: Inherited::default(),
             proxies: Vec::new(),
@@ -135,6 +135,7 @@ impl Cluster {
             cluster: Some(ClusterSetup {
                 listen,
                 advertise: Some(link.address),
+                clients: vec![clients.to_string()],
                 name: name.to_owned(),
                 identity: load.expect("good"),
             }),
@@ -166,12 +167,13 @@ impl Cluster {
 }
 
 impl Node {
-    /// A number that it tells of itself.
+    /// A number that it tells of itself; the sum, where it tells several.
     pub(crate) async fn number(&self, family: &Family) -> u64 {
         let (_, page) = get(self.admin, "/metrics").await.expect("the admin listener is there");
         let samples = text::parse(&page).expect("the text format");
-        let sample = samples.iter().find(|sample| sample.name == family.name).expect("it is there");
-        sample.value as u64
+        let values: Vec<_> = samples.iter().filter(|sample| sample.name == family.name).collect();
+        assert!(!values.is_empty(), "{} is there", family.name);
+        values.iter().map(|sample| sample.value as u64).sum()
     }
 
     /// Waits until it tells this number.
