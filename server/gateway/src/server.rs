@@ -20,7 +20,7 @@ use crate::admin::{self, Admin, AdminError};
 use crate::auth::Verifier;
 use crate::clock::Clock;
 use crate::cluster::handover;
-use crate::cluster::member::{self, ClusterSetup, HANDOVER, JoinError, Member, THREAD};
+use crate::cluster::member::{self, ClusterSetup, JoinError, Member, THREAD};
 use crate::control::{self, Control};
 use crate::epoch::{self, EpochError};
 use crate::limits::{AddressLimit, Limits};
@@ -238,11 +238,7 @@ impl Server {
         info!(connections = connections(), "stopping");
         if let Some(member) = &self.member {
             member.drain();
-            let nodes = self.node.view.borrow().others().count();
-            if nodes > 0 {
-                let window = handover::window(connections(), nodes);
-                shutdown::hand_over(&self.phase, window, HANDOVER, connections).await;
-            }
+            handover::run(&self.phase, &self.node.view, connections).await;
         }
         shutdown::walk(&self.phase, connections).await;
         let Self { threads, node, member, control, admin_task, .. } = self;

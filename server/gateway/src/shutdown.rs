@@ -29,22 +29,6 @@ pub const CLOSE: Duration = Duration::from_millis(2_000);
 /// From the end of the connections to the end of the shards and the store.
 pub const FLUSH: Duration = Duration::from_secs(10);
 
-/// Has clients told to go to other nodes within `window`. Ready when that has passed, or when nobody is left after at least
-/// `least`.
-pub async fn hand_over(
-    phase: &watch::Sender<Phase>,
-    window: Duration,
-    least: Duration,
-    connections: impl Fn() -> usize,
-) {
-    let begun = tokio::time::Instant::now();
-    phase.send_replace(Phase::Leaving(window));
-    tokio::time::sleep(least).await;
-    while connections() > 0 && begun.elapsed() < window {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// Walks through the phases. `connections` says how many are left, so that nothing is waited for in vain.
 pub async fn walk(phase: &watch::Sender<Phase>, connections: impl Fn() -> usize) {
     for (next, bound) in [(Phase::Draining, DRAIN), (Phase::Closing, CLOSE)] {

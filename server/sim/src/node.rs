@@ -12,8 +12,8 @@ use tern_protocol::model::WallMillis;
 use tern_server::auth::{TokenKey, Verifier};
 use tern_server::clock::Clock;
 use tern_server::cluster::View;
+use tern_server::cluster::handover;
 use tern_server::cluster::keeper::Keeper;
-use tern_server::cluster::member::HANDOVER;
 use tern_server::limits::{AddressLimit, Limits};
 use tern_server::mailbox::mailbox;
 use tern_server::metrics::shard::Transport;
@@ -154,11 +154,12 @@ impl SimNode {
     /// Ends it well. What it has not finished by then ends with it, as with a process.
     pub async fn stop(self: Rc<Self>) {
         self.stopping.set(true);
+        let connections = || self.node.connections.load(Ordering::SeqCst);
         if let Some((_, draining)) = &self.member {
             draining.send_replace(true);
-            sleep(HANDOVER).await;
+            handover::run(&self.phase, &self.node.view, connections).await;
         }
-        shutdown::walk(&self.phase, || self.node.connections.load(Ordering::SeqCst)).await;
+        shutdown::walk(&self.phase, connections).await;
         while !self.has_ended() {
             sleep(GLANCE).await;
         }

@@ -2,18 +2,21 @@
 //! so that they do not all shake hands at once there, and each with a node to go to.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tern_protocol::event::ServerBody;
 use tern_protocol::ids::RequestId;
 use tern_protocol::limits::TARGETS_MAX;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::View;
 use super::member::HANDOVER;
 use crate::reply;
 use crate::shard::Shard;
+use crate::shutdown::Phase;
 
 /// Logins that each other node is expected to bear beside what it does already, a second.
 const LOGINS_PER_NODE: usize = 1_000;
@@ -23,9 +26,30 @@ const WINDOW_MAX: Duration = Duration::from_secs(20);
 const RECONNECT_AFTER_MS: u32 = 1_000;
 /// Between two groups of clients who are told.
 const STEP: Duration = Duration::from_millis(50);
+/// Between two looks at who is left.
+const GLANCE: Duration = Duration::from_millis(10);
+
+/// Has clients told to go, while the others take over what this node owns. Ready when nobody is left or their time has
+/// passed, and the others have taken over. Where there are no others, at once.
+pub async fn run(
+    phase: &watch::Sender<Phase>,
+    view: &watch::Receiver<Arc<View>>,
+    connections: impl Fn() -> usize,
+) {
+    let nodes = view.borrow().others().count();
+    if nodes == 0 {
+        return;
+    }
+    let (begun, window) = (Instant::now(), window(connections(), nodes));
+    phase.send_replace(Phase::Leaving(window));
+    sleep(HANDOVER).await;
+    while connections() > 0 && begun.elapsed() < window {
+        sleep(GLANCE).await;
+    }
+}
 
 /// In which time so many connections are told to go to so many other nodes.
-pub fn window(connections: usize, nodes: usize) -> Duration {
+fn window(connections: usize, nodes: usize) -> Duration {
     let seconds = connections as f64 / (LOGINS_PER_NODE * nodes.max(1)) as f64;
     Duration::from_secs_f64(seconds).clamp(HANDOVER, WINDOW_MAX)
 }
