@@ -139,6 +139,10 @@ impl Kv for SimStore {
         self.keep_time();
         Box::new(SimTransaction { inner: self.memory.begin(), store: self.clone() })
     }
+
+    fn cleared_keys_max(&self) -> u64 {
+        self.memory.cleared_keys_max()
+    }
 }
 
 struct SimTransaction {

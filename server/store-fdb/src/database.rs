@@ -138,6 +138,10 @@ impl Kv for Fdb {
     fn begin(&self) -> Box<dyn Transaction> {
         Box::new(self.transaction())
     }
+
+    fn cleared_keys_max(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 /// A database of which every transaction has a timeout, and a version that it has said it is at.

@@ -55,6 +55,12 @@ pub struct Version(pub u64);
 pub trait Kv: Send + Sync + 'static {
     /// Starts a transaction. Costs nothing until it reads or commits.
     fn begin(&self) -> Box<dyn Transaction>;
+
+    /// How many keys there may be, at most, in the ranges that one transaction clears. `u64::MAX` of a store to which a
+    /// range costs the same whatever is in it; others write something for each key.
+    fn cleared_keys_max(&self) -> u64 {
+        limits::CLEARED_KEYS_MAX
+    }
 }
 
 /// A transaction: reads from one snapshot, sees its own writes, and commits if nothing that it read has changed.
@@ -85,9 +91,8 @@ pub trait Transaction: Send + Sync {
     /// Removes a key, if it exists.
     fn clear(&mut self, key: &[u8]);
 
-    /// Removes every key from `begin` to before `end`.
-    ///
-    /// The embedded store writes a tombstone for each key, so callers keep their ranges to some thousand keys.
+    /// Removes every key from `begin` to before `end`, of which there are at most as many as
+    /// [`cleared_keys_max`](Kv::cleared_keys_max) says.
     fn clear_range(&mut self, begin: &[u8], end: &[u8]);
 
     /// Raises the key's value, a little-endian u64, to at least `value`; sets it when there is none. Does not count

@@ -14,6 +14,9 @@ pub const TRANSACTION_BYTES_MAX: usize = 10_000_000;
 /// From the read version of a transaction to its commit.
 pub const TRANSACTION_LIFE_MS: u64 = 5_000;
 
+/// Keys that one transaction removes by range, in a store that has to write something for each of them.
+pub const CLEARED_KEYS_MAX: u64 = 1_000;
+
 /// Rows of one page of a range read: large enough that a round trip is amortised, small enough to hold.
 pub const RANGE_ROWS_MAX: usize = 1_000;
 /// Attempts of a read-only operation that met a transient error, the first included.

@@ -219,6 +219,10 @@ impl Kv for Memory {
             writes: WriteSet::default(),
         })
     }
+
+    fn cleared_keys_max(&self) -> u64 {
+        u64::MAX
+    }
 }
 
 impl State {

@@ -305,6 +305,18 @@ fn what_moves(mut rows: Vec<Row>) -> Vec<Row> {
     rows
 }
 
+/// Removes what [`what_moves`] keeps, from `begin` to before `end`.
+fn clear_what_moves(tx: &mut dyn Transaction, begin: &[u8], end: &[u8]) {
+    let record = MigrationKey.encode();
+    let after_record = after_key(&record);
+    let mut begin = begin;
+    for (stays, after) in [(&record[..], &after_record[..]), (&[NodeKey::PREFIX], &[NodeKey::PREFIX + 1])] {
+        tx.clear_range(begin, end.min(stays));
+        begin = begin.max(after);
+    }
+    tx.clear_range(begin, end);
+}
+
 /// Who is told and asked, from several places.
 struct Attended<'a> {
     attendant: Mutex<&'a mut dyn Attendant>,
@@ -451,23 +463,28 @@ impl<'a> Side<'a> {
             .await
     }
 
-    /// Removes everything, this record last.
+    /// Removes everything, by ranges as large as the store takes, this record with the last.
     async fn clear(&self, arriving: &Migration) -> Result<(), MigrateError> {
-        let mut removed = 0;
+        let (mut begin, mut removed) = (vec![0], 0);
         loop {
             self.attended.at(&Progress { step: Step::Clear, rows: removed, bytes: 0, expected: 0 })?;
-            let rows = self.range(all(CHUNK_ROWS).bytes_max(CHUNK_BYTES)).await;
-            let rows = what_moves(rows.map_err(|error| self.error(error))?);
-            if rows.is_empty() {
-                return self.replace(Some(arriving), None, &[]).await;
-            }
-            let keys = rows.len() as u64;
-            // The record is replaced by itself, so that what lands late conflicts.
-            self.persist(Some(arriving), Some(arriving), &|tx| {
-                rows.iter().for_each(|(key, _)| tx.clear(key))
-            })
-            .await?;
-            removed += keys;
+            let (end, keys) = match self.kv.cleared_keys_max() {
+                u64::MAX => (None, 0),
+                keys_max => {
+                    let mut query = all(keys_max as usize).bytes_max(CHUNK_BYTES);
+                    query.begin = begin.clone().into();
+                    let rows = self.range(query).await.map_err(|error| self.error(error))?;
+                    (rows.last().map(|(key, _)| after_key(key)), rows.len() as u64)
+                }
+            };
+            // Until then the record is replaced by itself, so that what lands late conflicts.
+            let after = end.as_ref().map(|_| arriving);
+            let clear = |tx: &mut dyn Transaction| {
+                clear_what_moves(tx, &begin, end.as_deref().unwrap_or(SYSTEM_SPACE));
+            };
+            self.persist(Some(arriving), after, &clear).await?;
+            let Some(end) = end else { return Ok(()) };
+            (begin, removed) = (end, removed + keys);
         }
     }
 

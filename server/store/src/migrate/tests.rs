@@ -412,6 +412,35 @@ fn what_was_given_up_is_not_gone_on_with() {
     }
 }
 
+/// (the target; how many steps it takes): by ranges, each as large as the store can clear in one transaction.
+#[test]
+fn what_had_arrived_is_removed_in_large_steps() {
+    let check = |target: &dyn Kv, is_at_once: bool| {
+        let source = filled();
+        let mut at = |progress: &Progress| progress.step == Step::Compare;
+        let mut watch = Watch { at: Some(&mut at), ..Watch::default() };
+        assert_eq!(run(&source, target, FIRST, &mut watch), Err(MigrateError::Stopped));
+        assert!(rows(target) == sample_rows());
+        block_on(lease::beat(target, NodeId(7), &NodeLease::default())).expect("committed");
+        let mut steps = Vec::new();
+        let mut at = |progress: &Progress| {
+            assert_eq!(progress.step, Step::Clear);
+            steps.push(progress.rows);
+            false
+        };
+        let mut watch = Watch { at: Some(&mut at), ..Watch::default() };
+        let [here, there] = [(&source as &dyn Kv, "here"), (target, "there")];
+        let [here, there] = [here, there].map(|(kv, name)| Place { kv, name });
+        block_on(abandon(here, Some(there), &mut watch)).expect("given up");
+        let left = block_on(target.begin().range(all(usize::MAX))).expect("readable");
+        assert!(matches!(&left[..], [(key, _)] if key[0] == NodeKey::PREFIX), "{left:?}");
+        assert!(steps.windows(2).all(|pair| pair[1] - pair[0] <= target.cleared_keys_max()), "{steps:?}");
+        assert_eq!(steps.len() == 1, is_at_once, "{steps:?}");
+    };
+    check(&Memory::new(), true);
+    check(&Temporary::new(), false);
+}
+
 /// What a server could go on from is restored as one; a part of it never is.
 #[test]
 fn a_backup_of_either_side() {

@@ -7,12 +7,10 @@ use crate::keys::entry::EntryKey;
 use crate::keys::head::HeadKey;
 use crate::{CommitError, Kv, records};
 
-/// Entries that one transaction removes, so that it stays small on stores that write a tombstone for each.
-const STEP: u64 = 1_000;
-
 /// Removes the entries below `floor`, but never the newest one, which says where the log stands. `None`: there is no
 /// such conversation. Otherwise the head as it is now: when its floor is below what was asked for (and below the
-/// newest entry), call again; one call removes at most 1,000 entries.
+/// newest entry), call again; one call removes as many as the store can in one transaction
+/// ([`cleared_keys_max`](Kv::cleared_keys_max)).
 ///
 /// It moves the fence: the owner's next append conflicts, and the owner loads again. `Conflict` here means that the
 /// owner was faster; try again.
@@ -20,7 +18,7 @@ pub async fn raise_floor(kv: &dyn Kv, id: ConversationId, floor: Seq) -> Result<
     let key = HeadKey { conversation: id };
     let mut tx = kv.begin();
     let Some(head) = super::head(&*tx, id).await? else { return Ok(None) };
-    let target = floor.min(head.last).min(Seq(head.floor.get().saturating_add(STEP)));
+    let target = floor.min(head.last).min(Seq(head.floor.get().saturating_add(kv.cleared_keys_max())));
     if target <= head.floor {
         return Ok(Some(head));
     }
