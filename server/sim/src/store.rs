@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tern_store::keys::window::WindowKey;
 use tern_store::memory::{FaultPlan, Memory};
+use tern_store::recent::Recent;
 use tern_store::{BoxFuture, CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +23,8 @@ pub struct SimStore {
     wrong: Option<Wrong>,
     /// Until when this node does not reach it.
     cut_until: Arc<Mutex<Instant>>,
+    /// What this node has heard of its versions.
+    recent: Arc<Recent>,
 }
 
 struct State {
@@ -41,12 +44,12 @@ impl SimStore {
         let start = Instant::now();
         let state = State { random, commit_ms: COMMIT_MS, fails_until: start, slow_until: start };
         let (state, cut_until) = (Arc::new(Mutex::new(state)), Arc::new(Mutex::new(start)));
-        Self { memory: Memory::new(), start, state, wrong, cut_until }
+        Self { memory: Memory::new(), start, state, wrong, cut_until, recent: Arc::default() }
     }
 
     /// The same store, as another node reaches it.
     pub fn for_node(&self) -> Self {
-        Self { cut_until: Arc::new(Mutex::new(self.start)), ..self.clone() }
+        Self { cut_until: Arc::new(Mutex::new(self.start)), recent: Arc::default(), ..self.clone() }
     }
 
     /// This node does not reach it for so long.
@@ -140,6 +143,15 @@ impl Kv for SimStore {
         Box::new(SimTransaction { inner: self.memory.begin(), store: self.clone() })
     }
 
+    /// Reads the past, as FoundationDB's adapter does.
+    fn begin_recent(&self) -> Box<dyn Transaction> {
+        let mut transaction = self.begin();
+        if let Some(version) = self.recent.get(self.start.elapsed()) {
+            transaction.set_read_version(version);
+        }
+        transaction
+    }
+
     fn cleared_keys_max(&self) -> u64 {
         self.memory.cleared_keys_max()
     }
@@ -162,7 +174,11 @@ impl SimTransaction {
 
 impl Transaction for SimTransaction {
     fn read_version(&self) -> BoxFuture<'_, Result<Version, StoreError>> {
-        self.inner.read_version()
+        Box::pin(async {
+            let version = self.inner.read_version().await?;
+            self.store.recent.hear(version, self.store.start.elapsed());
+            Ok(version)
+        })
     }
 
     fn get<'a>(&'a self, key: &'a [u8]) -> BoxFuture<'a, Result<Option<Bytes>, StoreError>> {
@@ -248,7 +264,10 @@ impl Transaction for SimTransaction {
                 Err(CommitError::Unknown { .. }) if store.wrong == Some(Wrong::CallsUnknownFailed) => {
                     Err(CommitError::Unavailable)
                 }
-                result => result,
+                result => {
+                    result.iter().for_each(|version| store.recent.hear(*version, store.start.elapsed()));
+                    result
+                }
             }
         })
     }

@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use foundationdb::options::{DatabaseOption, TransactionOption};
 use foundationdb::{Database, FdbError, FdbResult};
 use tern_store::limits::{PREFIX_BYTES_MAX, TRANSACTION_LIFE_MS};
+use tern_store::recent::Recent;
 use tern_store::{Kv, SYSTEM_SPACE, Transaction, Version};
 use thiserror::Error;
 
@@ -73,8 +74,9 @@ pub struct Fdb(Arc<Inner>);
 struct Inner {
     database: Database,
     prefix: Vec<u8>,
-    /// The newest version that this process has got from the cluster.
-    newest: AtomicU64,
+    recent: Recent,
+    /// When it was opened, on whose clock versions get older.
+    opened: Instant,
 }
 
 impl Fdb {
@@ -103,7 +105,9 @@ impl Fdb {
         network::start().map_err(explain)?;
         let (database, version) = connect(path).await.map_err(explain)?;
         network::stop_first().map_err(explain)?;
-        Ok(Self(Arc::new(Inner { database, prefix: prefix.to_vec(), newest: AtomicU64::new(version) })))
+        let (prefix, recent, opened) = (prefix.to_vec(), Recent::default(), Instant::now());
+        recent.hear(version, opened.elapsed());
+        Ok(Self(Arc::new(Inner { database, prefix, recent, opened })))
     }
 
     /// A key as the cluster has it.
@@ -118,15 +122,20 @@ impl Fdb {
 
     /// The newest version that this process knows.
     pub(crate) fn newest(&self) -> Version {
-        Version(self.0.newest.load(Ordering::Relaxed))
+        self.0.recent.newest()
+    }
+
+    /// A transaction at this version has failed.
+    pub(crate) fn doubt(&self, version: Version) {
+        self.0.recent.doubt(version);
     }
 
     /// A version as the cluster gives it.
     pub(crate) fn learn(&self, version: i64) -> Version {
         // The cluster's versions are positive.
-        let version = version.unsigned_abs();
-        self.0.newest.fetch_max(version, Ordering::Relaxed);
-        Version(version)
+        let version = Version(version.unsigned_abs());
+        self.0.recent.hear(version, self.0.opened.elapsed());
+        version
     }
 
     pub(crate) fn transaction(&self) -> FdbTransaction {
@@ -139,17 +148,25 @@ impl Kv for Fdb {
         Box::new(self.transaction())
     }
 
+    fn begin_recent(&self) -> Box<dyn Transaction> {
+        let mut transaction = self.transaction();
+        if let Some(version) = self.0.recent.get(self.0.opened.elapsed()) {
+            transaction.set_read_version(version);
+        }
+        Box::new(transaction)
+    }
+
     fn cleared_keys_max(&self) -> u64 {
         u64::MAX
     }
 }
 
 /// A database of which every transaction has a timeout, and a version that it has said it is at.
-async fn connect(path: &str) -> FdbResult<(Database, u64)> {
+async fn connect(path: &str) -> FdbResult<(Database, Version)> {
     let database = Database::from_path(path)?;
     database.set_option(DatabaseOption::TransactionTimeout(TRANSACTION_TIMEOUT_MS))?;
     let transaction = database.create_trx()?;
     transaction.set_option(TransactionOption::Timeout(OPEN_TIMEOUT_MS))?;
     let version = transaction.get_read_version().await?;
-    Ok((database, version.unsigned_abs()))
+    Ok((database, Version(version.unsigned_abs())))
 }

@@ -44,11 +44,17 @@ impl FdbTransaction {
         }
     }
 
+    /// A read has failed: not all may be well with the version.
+    fn failed(&self, error: FdbError) -> StoreError {
+        self.given.into_iter().for_each(|version| self.store.doubt(version));
+        read_error(error)
+    }
+
     fn read(&self, key: &[u8], snapshot: bool) -> BoxFuture<'_, Result<Option<Bytes>, StoreError>> {
         // Asked for now, so that reads that are waited for one after the other are under way at once.
         let value = self.inner().map(|inner| inner.get(&self.store.key(key), snapshot));
         Box::pin(async move {
-            let value = value?.await.map_err(read_error)?;
+            let value = value?.await.map_err(|error| self.failed(error))?;
             Ok(value.map(|value| Bytes::copy_from_slice(&value)))
         })
     }
@@ -72,7 +78,8 @@ impl FdbTransaction {
         let mut is_full = false;
         for iteration in 1.. {
             // The conflict is declared below, for the part that is returned.
-            let page = inner.get_range(&rest, iteration, true).await.map_err(read_error)?;
+            let page = inner.get_range(&rest, iteration, true).await;
+            let page = page.map_err(|error| self.failed(error))?;
             for row in &page {
                 let key = Bytes::copy_from_slice(&row.key()[self.store.prefix_bytes()..]);
                 bytes += key.len() + row.value().len();
@@ -134,9 +141,12 @@ impl FdbTransaction {
             return Ok(read_version);
         }
         self.check_given().await?;
-        let committed = self.inner.map_err(commit_error)?.commit().await;
-        let committed = committed.map_err(|error| commit_error(error.into()))?;
-        Ok(self.store.learn(committed.committed_version().map_err(commit_error)?))
+        let Self { inner, store, given, .. } = self;
+        let committed = inner.map_err(commit_error)?.commit().await.map_err(|error| {
+            given.into_iter().for_each(|version| store.doubt(version));
+            commit_error(error.into())
+        })?;
+        Ok(store.learn(committed.committed_version().map_err(commit_error)?))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use tern_store::conformance::{CASES, Case};
 use tern_store::limits::PREFIX_BYTES_MAX;
-use tern_store::{Kv, RangeQuery, ops};
+use tern_store::{CommitError, Kv, RangeQuery, ops};
 use tern_store_fdb::{Fdb, OpenError};
 
 const VARIABLE: &str = "TERN_FDB_CLUSTER_FILE";
@@ -19,7 +19,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let of_store = CASES.iter().map(|case| ("store", case));
     let of_operations = ops::conformance::cases().map(|case| ("operations", case));
-    let own: [Case; 1] = [("prefixes_keep_systems_apart", |_| Box::pin(prefixes_keep_systems_apart()))];
+    let own: [Case; 2] = [
+        ("prefixes_keep_systems_apart", |_| Box::pin(prefixes_keep_systems_apart())),
+        ("a_recent_version_hides_no_conflict", |_| Box::pin(a_recent_version_hides_no_conflict())),
+    ];
     let on_cluster = of_store.chain(of_operations).map(|(kind, case)| (kind, *case));
     let on_cluster = on_cluster.chain(own.map(|case| ("adapter", case)));
     let trials = on_cluster.map(|(kind, (name, case))| {
@@ -64,10 +67,10 @@ fn open(file: &Path, prefix: &[u8]) -> Arc<dyn Kv> {
     Arc::new(block_on(Fdb::open(file, prefix)).expect("the cluster can be opened"))
 }
 
-fn clear(kv: &dyn Kv) {
+async fn clear(kv: &dyn Kv) {
     let mut tidy = kv.begin();
     tidy.clear_range(&[], &[0xFF]);
-    block_on(tidy.commit()).expect("what a test has written is removed");
+    tidy.commit().await.expect("what a test has written is removed");
 }
 
 fn on_a_store_of_its_own(
@@ -76,7 +79,7 @@ fn on_a_store_of_its_own(
 ) {
     let kv = open(file, &prefix());
     let ended = catch_unwind(AssertUnwindSafe(|| block_on(case(kv.clone()))));
-    clear(&*kv);
+    block_on(clear(&*kv));
     ended.unwrap_or_else(|panic| resume_unwind(panic));
 }
 
@@ -101,6 +104,39 @@ async fn prefixes_keep_systems_apart() {
     let mut tx = other.begin();
     tx.clear(b"\xFE");
     tx.commit().await.expect("commits");
+}
+
+/// Two processes that count together: whoever has read what the other has changed since, does not count.
+async fn a_recent_version_hides_no_conflict() {
+    let file = cluster_file().expect("it is asked for above");
+    let prefix = prefix();
+    let open = async || Fdb::open(&file, &prefix).await.expect("it is there");
+    let (one, other) = (open().await, open().await);
+    let add = async |kv: &Fdb| {
+        let mut tx = kv.begin_recent();
+        let before = tx.get(b"count").await.expect("it can be read").map_or(0, |count| count[0]);
+        tx.set(b"count", vec![before.wrapping_add(1)].into());
+        tx.commit().await.map(|_| ())
+    };
+    let (mut count, mut stale) = (0u8, 0);
+    for _ in 0..1_000 {
+        if stale >= 3 {
+            break;
+        }
+        for kv in [&one, &other] {
+            let mut attempts = 1..100;
+            while let Err(error) = add(kv).await {
+                assert_eq!(error, CommitError::Conflict);
+                assert!(attempts.next().is_some(), "what it has missed, it asks for");
+                stale += 1;
+            }
+            count = count.wrapping_add(1);
+            let stored = kv.begin().get(b"count").await.expect("it can be read");
+            assert_eq!(stored.as_deref(), Some(&[count][..]), "none is lost");
+        }
+    }
+    assert!(stale >= 3, "recent versions are not what is read at");
+    clear(&one).await;
 }
 
 /// What is said when a cluster file with this text is opened.

@@ -69,6 +69,7 @@ cases! {
     a_read_version_can_be_given
     an_older_version_shows_its_own_state_or_nothing
     an_unknown_version_is_refused
+    a_recent_transaction_sees_what_was_committed_here
     too_large_is_refused_and_has_no_effect
     concurrent_counters_are_exact
 }
@@ -465,6 +466,21 @@ async fn an_unknown_version_is_refused(kv: &dyn Kv) {
     let result = tx.commit().await;
     assert!(matches!(result, Err(CommitError::Unavailable | CommitError::TooOld)), "{result:?}");
     assert_eq!(stored(kv, "head").await, None);
+}
+
+async fn a_recent_transaction_sees_what_was_committed_here(kv: &dyn Kv) {
+    for value in ["1", "2", "3"] {
+        put(kv, &[("a", value)]).await;
+        let mut recent = kv.begin_recent();
+        assert_eq!(get(&recent, "a").await, text(value));
+        set(&mut recent, "b", value);
+        assert!(recent.commit().await.is_ok());
+        let mut late = kv.begin_recent();
+        assert_eq!(get(&late, "b").await, text(value));
+        set(&mut late, "c", value);
+        put(kv, &[("b", "changed")]).await;
+        assert_eq!(late.commit().await, Err(CommitError::Conflict));
+    }
 }
 
 async fn too_large_is_refused_and_has_no_effect(kv: &dyn Kv) {

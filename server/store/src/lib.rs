@@ -36,6 +36,7 @@ pub mod limits;
 pub mod memory;
 pub mod migrate;
 pub mod ops;
+pub mod recent;
 pub mod records;
 pub mod resolver;
 mod salvage;
@@ -55,6 +56,14 @@ pub struct Version(pub u64);
 pub trait Kv: Send + Sync + 'static {
     /// Starts a transaction. Costs nothing until it reads or commits.
     fn begin(&self) -> Box<dyn Transaction>;
+
+    /// Like [`begin`](Self::begin), but what is read may be some milliseconds old, where that saves asking for a version:
+    /// everything that was committed through this store (not through another one on the same data) is seen, and what was
+    /// committed elsewhere meanwhile may be missing. The commit conflicts with that, as with anything that was read and
+    /// has changed since. So it is for a transaction that is nothing without its commit; nobody is told of its reads.
+    fn begin_recent(&self) -> Box<dyn Transaction> {
+        self.begin()
+    }
 
     /// How many keys there may be, at most, in the ranges that one transaction clears. `u64::MAX` of a store to which a
     /// range costs the same whatever is in it; others write something for each key.

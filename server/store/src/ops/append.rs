@@ -158,13 +158,15 @@ pub async fn commit(kv: &dyn Kv, batch: &Batch) -> Result<Version, CommitError> 
 
     let id = batch.conversation;
     let head_key = HeadKey { conversation: id };
-    let mut tx = kv.begin();
+    let mut tx;
     match batch.base.version {
         Some(version) => {
+            tx = kv.begin();
             tx.set_read_version(version);
             tx.add_read_conflict(&head_key.encode());
         }
         None => {
+            tx = kv.begin_recent();
             let stored = super::head(&*tx, id).await?.unwrap_or_default();
             if stored != batch.base.head {
                 return Err(CommitError::Conflict);

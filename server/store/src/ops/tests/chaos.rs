@@ -1,8 +1,33 @@
 //! Two owners, many faults: every send is in the log exactly once, and the log is dense.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::FutureExt;
 use tern_protocol::ids::StoreEpoch;
 
 use super::*;
+use crate::{Transaction, Version};
+
+/// A process's way to a store on which others commit, too: what it takes for recent is up to three of their commits old.
+#[derive(Default)]
+struct Lagging {
+    memory: Memory,
+    begun: AtomicU64,
+}
+
+impl Kv for Lagging {
+    fn begin(&self) -> Box<dyn Transaction> {
+        self.memory.begin()
+    }
+
+    fn begin_recent(&self) -> Box<dyn Transaction> {
+        let mut transaction = self.begin();
+        let newest = transaction.read_version().now_or_never().expect("at once").expect("there is one");
+        let commits = self.begun.fetch_add(1, Ordering::Relaxed) % 4;
+        transaction.set_read_version(Version(newest.0.saturating_sub(commits)));
+        transaction
+    }
+}
 
 /// Sends one message as a gateway does: look for it, append it, and after a doubtful outcome fence and look again.
 async fn send(kv: &dyn Kv, id: ConversationId, sender: Sender, client_seq: u64) -> Seq {
@@ -15,6 +40,9 @@ async fn send(kv: &dyn Kv, id: ConversationId, sender: Sender, client_seq: u64) 
             return *seq;
         }
         let Ok(mut batch) = owner.batch(sender, client_seq, vec![message("chaos")]).await else { continue };
+        if client_seq % 2 == 0 {
+            batch.base.version = None;
+        }
         if batch.base.head.last == Seq(0) {
             let member = Membership { role: Role::Member, joined: Seq(1), left: None };
             batch.members = vec![(sender.user, member)];
@@ -32,20 +60,20 @@ async fn send(kv: &dyn Kv, id: ConversationId, sender: Sender, client_seq: u64) 
 }
 
 async fn run(seed: u64, commits_per_mille: u16) {
-    let store = Memory::new();
-    let id = ConversationId::direct(user("anna"), user("anna"));
+    let (kv, id) = (Lagging::default(), ConversationId::direct(user("anna"), user("anna")));
+    let store = &kv.memory;
     store.set_faults(FaultPlan::Seeded { seed, commits_per_mille, reads_per_mille: 100 });
     let mut acknowledged = BTreeMap::new();
     for client_seq in 1..=40 {
         for device_number in 1..=2 {
-            let seq = send(&store, id, device("anna", device_number), client_seq).await;
+            let seq = send(&kv, id, device("anna", device_number), client_seq).await;
             acknowledged.insert((device_number, client_seq), seq);
         }
         store.clock().advance_ms(seed % 700);
     }
     store.set_faults(FaultPlan::None);
     store.land();
-    let page = Owner { kv: &store, id }.history("anna", HistoryFrom::Forward(Seq(1)), 1_000).await.unwrap();
+    let page = Owner { kv: store, id }.history("anna", HistoryFrom::Forward(Seq(1)), 1_000).await.unwrap();
     assert_eq!(seqs(&page.entries), range(1, 80), "seed {seed}");
     for entry in &page.entries {
         let key = (entry.sender.device.get(), entry.client_seq.get());
@@ -58,6 +86,25 @@ fn every_send_is_stored_once() {
     for seed in 0..60 {
         block_on(run(seed, 400));
     }
+}
+
+/// The head of then is the one that the owner knows, and is no longer the head.
+#[test]
+fn an_append_that_reads_the_past_conflicts_with_the_present() {
+    let kv = Lagging { begun: AtomicU64::new(1), ..Lagging::default() };
+    let owner = block_on(direct(&kv.memory, "anna", "ben"));
+    let mut stale = block_on(owner.batch(device("ben", 1), 1, vec![message("stale")])).unwrap();
+    stale.base.version = None;
+    block_on(owner.messages(device("anna", 1), 2, 1));
+    let before = block_on(owner.head());
+    let gets = kv.memory.counts().gets;
+    assert_eq!(block_on(append::commit(&kv, &stale)), Err(CommitError::Conflict));
+    assert_eq!((kv.memory.counts().gets, block_on(owner.head())), (gets + 1, before));
+    // A head that has not moved since is as good then as now.
+    let mut next = block_on(owner.batch(device("ben", 1), 1, vec![message("next")])).unwrap();
+    next.base.version = None;
+    kv.begun.store(0, Ordering::Relaxed);
+    block_on(append::commit(&kv, &next)).expect("nobody else has it");
 }
 
 /// (faults of the commits to come; whether the append that was in doubt exists in the end)
