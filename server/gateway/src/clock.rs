@@ -1,5 +1,7 @@
 //! The one place where clocks are read.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use tern_core::time::{MonoMillis, Now};
@@ -7,12 +9,12 @@ use tern_protocol::model::WallMillis;
 // The system's, unless a simulation has stopped the runtime's time and moves it on.
 use tokio::time::Instant;
 
-/// Both clocks; copies agree.
-#[derive(Debug, Clone, Copy)]
+/// Both clocks; clones agree.
+#[derive(Debug, Clone)]
 pub struct Clock {
     start: Instant,
-    /// What the wall clock said at `start`, if it is not the system's.
-    wall: Option<WallMillis>,
+    /// What the wall clock said at `start`, in milliseconds since 1970, if it is not the system's.
+    wall: Option<Arc<AtomicU64>>,
 }
 
 impl Clock {
@@ -25,15 +27,17 @@ impl Clock {
         Self { start: Instant::now(), wall: None }
     }
 
-    /// A clock that begins now and whose wall clock says this now, and goes on with the runtime's time: for a simulation.
-    pub fn at(wall: WallMillis) -> Self {
+    /// A clock that begins now and whose wall clock says this now, in milliseconds since 1970, and goes on with the runtime's
+    /// time: for a simulation. To change the number is to set the clock.
+    pub fn at(wall: Arc<AtomicU64>) -> Self {
         Self { start: Instant::now(), wall: Some(wall) }
     }
 
     /// The time.
     pub fn now(&self) -> Now {
         let mono = self.start.elapsed().as_millis() as u64;
-        let wall = self.wall.map_or_else(wall, |start| WallMillis(start.0 + mono));
+        let start = self.wall.as_ref().map(|start| start.load(Ordering::Relaxed));
+        let wall = start.map_or_else(wall, |start| WallMillis(start + mono));
         Now { mono: MonoMillis(mono), wall }
     }
 }

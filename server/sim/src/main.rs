@@ -10,6 +10,9 @@ use tern_sim::trace::Keep;
 use tern_sim::world::{self, Outcome};
 use tern_sim::{shrink, wrong};
 
+/// How often a long run says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
 /// Simulates Tern: real clients and servers over a simulated network, clock and store. One seed, one run.
 ///
 /// Without options it runs 100 seeds that nobody has run before. The last line is `COUNT seeds, F failed`; the exit status is
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         tracing_subscriber::fmt().without_time().with_env_filter(filter).with_ansi(false).init();
     }
     let begin = Instant::now();
+    let mut progress = Progress { begin, told: begin };
     let mut time = Duration::ZERO;
     let (mut failed, mut sends, mut entries) = (0u64, 0, 0);
     for seed in (0..count).map(|n| from.wrapping_add(n)) {
@@ -68,6 +72,7 @@ fn main() -> ExitCode {
             println!("seed {seed}: {text}");
             report(&plan, &args, rule);
         }
+        progress.tell(seed.wrapping_sub(from) + 1, count, failed);
     }
     let took = begin.elapsed().as_secs_f64();
     let hours = time.as_secs_f64() / 3_600.0;
@@ -78,6 +83,22 @@ fn main() -> ExitCode {
     );
     println!("{count} seeds, {failed} failed");
     ExitCode::from(u8::from(failed > 0))
+}
+
+/// Says on stderr how far a long run is.
+struct Progress {
+    begin: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn tell(&mut self, done: u64, count: u64, failed: u64) {
+        if self.told.elapsed() >= PROGRESS_EVERY && done < count {
+            self.told = Instant::now();
+            let rate = done as f64 / self.begin.elapsed().as_secs_f64();
+            eprintln!("{done} of {count} seeds, {failed} failed, {rate:.1} a second");
+        }
+    }
 }
 
 fn print_outcome(plan: &Plan, outcome: &Outcome) {

@@ -78,6 +78,12 @@ impl Trouble {
         state.stalled_until = state.stalled_until.max(Instant::now() + time);
     }
 
+    /// Whether what is sent arrives.
+    pub fn is_well(&self) -> bool {
+        let state = self.0.borrow();
+        !state.dead && !state.reset && state.stalled_until <= Instant::now()
+    }
+
     /// Nothing arrives any more, and nobody is told.
     pub fn die(&self) {
         self.0.borrow_mut().dead = true;

@@ -1,9 +1,11 @@
 //! A server: the real shards, on one thread and in the simulation's time.
 
 use std::cell::Cell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tern_core::routing::ShardId;
@@ -23,7 +25,7 @@ use tern_store::Kv;
 use tern_store::records::NodeLease;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{JoinHandle, LocalSet, spawn_local};
-use tokio::time::sleep;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::net::End;
 use crate::store::SimStore;
@@ -48,22 +50,53 @@ pub struct SimNode {
     /// What it reads and writes.
     pub store: SimStore,
     stopping: Cell<bool>,
+    /// It stands still until then.
+    still_until: Rc<Cell<Instant>>,
+    /// What its wall clock said when it began, in milliseconds since 1970, had it been as it is now.
+    wall: Arc<AtomicU64>,
+    /// Of that, what it is ahead of the simulation's.
+    ahead_ms: Cell<i64>,
+}
+
+/// A process that stands still at times, and knows nothing of that: its clock goes on.
+struct Stands<F> {
+    process: Pin<Box<F>>,
+    until: Rc<Cell<Instant>>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future> Future for Stands<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.get_mut();
+        let until = this.until.get();
+        if until > Instant::now() {
+            let sleep = this.sleep.insert(Box::pin(sleep_until(until)));
+            if sleep.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        this.process.as_mut().poll(cx)
+    }
 }
 
 impl SimNode {
-    /// With so many shards, on this store, by a wall clock that says this now, and in a cluster if there is one.
+    /// With so many shards, on this store, by a wall clock that says this now and is so many milliseconds ahead of the
+    /// simulation's, and in a cluster if there is one.
     pub fn start(
         store: SimStore,
         epoch: StoreEpoch,
         shards: u16,
-        wall: WallMillis,
+        (wall, ahead_ms): (WallMillis, i64),
         switch: Option<&Rc<Switch>>,
     ) -> Self {
         let kv: Arc<dyn Kv> = Arc::new(store.clone());
         let key = TokenKey::hs256(TOKEN_SECRET).expect("the secret is long enough");
         let verifier = Verifier::new(vec![key], Duration::from_secs(60));
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = (0..shards).map(|_| mailbox()).unzip();
-        let node = Node::new(kv, epoch, verifier, &Limits::OFF, Clock::at(wall), mailboxes);
+        let wall = Arc::new(AtomicU64::new(wall.0));
+        let node = Node::new(kv, epoch, verifier, &Limits::OFF, Clock::at(wall.clone()), mailboxes);
         let plugged = switch.map(|switch| (switch.clone(), switch.plug()));
         let view = plugged.as_ref().map(|(_, (me, _))| watch::channel(Arc::new(View::alone(*me))));
         let node = Arc::new(match &view {
@@ -92,7 +125,8 @@ impl SimNode {
             member = Some((me, draining));
         }
         let all = set.clone();
-        let running = spawn_local(async move {
+        let still_until = Rc::new(Cell::new(Instant::now()));
+        let process = async move {
             all.run_until(async move {
                 for shard in running {
                     if let Err(error) = shard.await {
@@ -107,8 +141,11 @@ impl SimNode {
                 }
             })
             .await;
-        });
-        Self { set, shards, node, phase, running, member, store, stopping: Cell::new(false) }
+        };
+        let process = Box::pin(process);
+        let running = spawn_local(Stands { process, until: still_until.clone(), sleep: None });
+        let (stopping, ahead_ms) = (Cell::new(false), Cell::new(ahead_ms));
+        Self { set, shards, node, phase, running, member, store, stopping, still_until, wall, ahead_ms }
     }
 
     /// Whether it takes connections.
@@ -144,6 +181,18 @@ impl SimNode {
             |shard: &Rc<Shard>| shard.conns.borrow().values().map(|conn| conn.outbound_bytes()).max();
         let most = self.shards.iter().filter_map(outbound).max().unwrap_or(0);
         (most as u64, self.node.waiting_bytes() as u64)
+    }
+
+    /// It stands still for so long, in the middle of whatever it does.
+    pub fn pause(&self, time: Duration) {
+        self.still_until.set(self.still_until.get().max(Instant::now() + time));
+    }
+
+    /// Sets its wall clock to so many milliseconds ahead of the simulation's.
+    pub fn set_clock(&self, ahead_ms: i64) {
+        let by = ahead_ms - self.ahead_ms.replace(ahead_ms);
+        // Two's complement: to add it wraps around to what it takes away.
+        self.wall.fetch_add(by as u64, Ordering::Relaxed);
     }
 
     /// Ends it in the middle of whatever it does.

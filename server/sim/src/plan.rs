@@ -56,8 +56,14 @@ pub enum Action {
     Slow { commit_ms: u64, ms: u64 },
     /// Two nodes of a cluster do not reach each other.
     CutLink { one: u64, other: u64, ms: u64 },
-    /// A node of a cluster does not reach the store.
-    CutStore { node: u64, ms: u64 },
+    /// A node of a cluster does not reach the store, and is told so, or waits.
+    CutStore { node: u64, ms: u64, hangs: bool },
+    /// No node of a cluster reaches the store.
+    CutStores { ms: u64, hangs: bool },
+    /// A node of a cluster stands still, and goes on with what it believed.
+    Pause { node: u64, ms: u64 },
+    /// The wall clock of a node of a cluster is so far ahead from now on.
+    SetClock { node: u64, ahead_ms: i64 },
     /// Nothing happens for minutes, or for hours.
     Rest { minutes: u64 },
     /// Everything works until everybody has everything.
@@ -65,6 +71,14 @@ pub enum Action {
     /// The devices whose bit is set have no network for so long, and the server is off for the most of it.
     Days { away: u64, hours: u64 },
 }
+
+/// A node stands still for so long at most.
+const PAUSE_MS_MAX: u64 = 20_000;
+/// Clocks of nodes are so far from each other at most, unless the plan says otherwise: with what passes until a break is
+/// noticed, that is less than the minute for which nodes look back.
+pub const SKEW_MS_MAX: u64 = 40_000;
+/// Or so far from the simulation's.
+const CLOCK_OFF_MS: u64 = 600_000;
 
 /// A run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,25 +134,46 @@ impl Plan {
         self.nodes > 0 || self.steps.iter().any(|step| matches!(step.action, Action::Second { .. }))
     }
 
+    /// Whether the clocks of all nodes agree as far as they have to.
+    pub fn clocks_agree(&self) -> bool {
+        let agrees = |ahead: i64| (0..SKEW_MS_MAX as i64).contains(&ahead);
+        self.steps.iter().all(
+            |step| !matches!(step.action, Action::SetClock { ahead_ms, .. } if !agrees(ahead_ms)),
+        )
+    }
+
     /// The plan of a seed, on a cluster.
     pub fn cluster(seed: u64) -> Self {
         let mut plan = Self::new(seed);
         let mut random = Random::new(!seed);
         plan.nodes = random.within(2..4);
+        // Some clusters' clocks are far off; then nodes may not find what they have missed.
+        let clocks_are_off = random.one_in(8);
+        let ahead = |random: &mut Random| match clocks_are_off && random.chance(500) {
+            true => random.below(2 * CLOCK_OFF_MS) as i64 - CLOCK_OFF_MS as i64,
+            false => random.below(SKEW_MS_MAX) as i64,
+        };
         for at in (0..plan.steps.len()).rev() {
             let ms = |random: &mut Random| match random.below(10) {
                 0 => random.within(60_000..1_200_000),
                 1..4 => random.within(1..60_000),
                 _ => random.within(1..8_000),
             };
-            let action = match random.below(24) {
-                0 => {
-                    Action::CutLink { one: random.below(100), other: random.below(100), ms: ms(&mut random) }
+            let (node, other) = (random.below(100), random.below(100));
+            let action = match random.below(36) {
+                0..2 => Action::CutLink { one: node, other, ms: ms(&mut random) },
+                2 => Action::CutStore { node, ms: ms(&mut random), hangs: random.chance(500) },
+                3 => Action::Kill { down_ms: random.within(1..10_000) },
+                4 => Action::Stop { down_ms: random.within(1..3_000) },
+                5 => Action::Calm,
+                6..8 => {
+                    let most = if random.chance(500) { 5_000 } else { PAUSE_MS_MAX };
+                    Action::Pause { node, ms: random.within(1_000..most) }
                 }
-                1 => Action::CutStore { node: random.below(100), ms: ms(&mut random) },
-                2 => Action::Kill { down_ms: random.within(1..10_000) },
-                3 => Action::Stop { down_ms: random.within(1..3_000) },
-                4 => Action::Calm,
+                8 => Action::SetClock { node, ahead_ms: ahead(&mut random) },
+                9 if random.chance(300) => {
+                    Action::CutStores { ms: random.within(1..20_000), hangs: random.chance(500) }
+                }
                 _ => continue,
             };
             plan.steps.insert(at, Step { after_ms: random.below(300), action });

@@ -1,15 +1,18 @@
 //! The memory model of the store, with time: reads and commits take some, and a process that ends meanwhile never learns
-//! what became of its commit.
+//! what became of its commit. In a cluster what is on its way to the store lands there, whatever becomes of the node.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tern_store::keys::window::WindowKey;
+use tern_store::limits::TRANSACTION_LIFE_MS;
 use tern_store::memory::{FaultPlan, Memory};
 use tern_store::recent::Recent;
 use tern_store::{BoxFuture, CommitError, Kv, RangeQuery, StoreError, Transaction, Version};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::wrong::Wrong;
 use tern_check::random::Random;
@@ -21,10 +24,28 @@ pub struct SimStore {
     start: Instant,
     state: Arc<Mutex<State>>,
     wrong: Option<Wrong>,
-    /// Until when this node does not reach it.
-    cut_until: Arc<Mutex<Instant>>,
+    /// This node's way to it.
+    way: Arc<Mutex<Way>>,
     /// What this node has heard of its versions.
     recent: Arc<Recent>,
+    /// Of a cluster: where commits are that nobody can take back.
+    landing: Option<mpsc::Sender<Landing>>,
+}
+
+/// A node's way to the store.
+#[derive(Clone, Copy)]
+struct Way {
+    /// It leads nowhere until then.
+    cut_until: Instant,
+    /// Nobody says so meanwhile: all takes as long as a transaction may.
+    hangs: bool,
+}
+
+/// A commit that has been sent.
+struct Landing {
+    at: Instant,
+    commit: Box<dyn Transaction>,
+    answer: oneshot::Sender<Result<Version, CommitError>>,
 }
 
 struct State {
@@ -35,6 +56,8 @@ struct State {
     slow_until: Instant,
 }
 
+/// Commits on their way; further ones wait.
+const LANDING_MAX: usize = 4_096;
 /// On a good day.
 const COMMIT_MS: u64 = 8;
 
@@ -43,22 +66,58 @@ impl SimStore {
     pub fn new(random: Random, wrong: Option<Wrong>) -> Self {
         let start = Instant::now();
         let state = State { random, commit_ms: COMMIT_MS, fails_until: start, slow_until: start };
-        let (state, cut_until) = (Arc::new(Mutex::new(state)), Arc::new(Mutex::new(start)));
-        Self { memory: Memory::new(), start, state, wrong, cut_until, recent: Arc::default() }
+        let way = Way { cut_until: start, hangs: false };
+        let (state, way) = (Arc::new(Mutex::new(state)), Arc::new(Mutex::new(way)));
+        Self { memory: Memory::new(), start, state, wrong, way, recent: Arc::default(), landing: None }
+    }
+
+    /// The same store, for the nodes of a cluster: what one has sent lands, also when the node stands still or is no more.
+    pub fn for_cluster(&self) -> Self {
+        let (landing, mut sent) = mpsc::channel::<Landing>(LANDING_MAX);
+        let store = self.clone();
+        spawn_local(async move {
+            while let Some(Landing { at, commit, answer }) = sent.recv().await {
+                let store = store.clone();
+                spawn_local(async move {
+                    sleep_until(at).await;
+                    store.keep_time();
+                    // Whoever asked may be gone.
+                    let _ = answer.send(commit.commit().await);
+                });
+            }
+        });
+        Self { landing: Some(landing), ..self.clone() }
     }
 
     /// The same store, as another node reaches it.
     pub fn for_node(&self) -> Self {
-        Self { cut_until: Arc::new(Mutex::new(self.start)), recent: Arc::default(), ..self.clone() }
+        let way = Way { cut_until: self.start, hangs: false };
+        Self { way: Arc::new(Mutex::new(way)), recent: Arc::default(), ..self.clone() }
     }
 
-    /// This node does not reach it for so long.
-    pub fn cut(&self, time: Duration) {
-        *self.cut_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + time;
+    /// This node does not reach it for so long, and is told so at once or, when it `hangs`, at the end of a transaction's life.
+    pub fn cut(&self, time: Duration, hangs: bool) {
+        let cut_until = Instant::now() + time;
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner) = Way { cut_until, hangs };
+    }
+
+    fn way(&self) -> Way {
+        *self.way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_cut(&self) -> bool {
-        *self.cut_until.lock().unwrap_or_else(PoisonError::into_inner) > Instant::now()
+        self.way().cut_until > Instant::now()
+    }
+
+    /// Goes the way there or back; `false`: it leads nowhere.
+    async fn go(&self) -> bool {
+        let Way { cut_until, hangs } = self.way();
+        if hangs {
+            let patience = Instant::now() + Duration::from_millis(TRANSACTION_LIFE_MS);
+            sleep_until(cut_until.min(patience)).await;
+            self.keep_time();
+        }
+        !self.is_cut()
     }
 
     /// Commits that may still land try it.
@@ -168,7 +227,7 @@ impl SimTransaction {
             sleep(delay).await;
             self.store.keep_time();
         }
-        if self.store.is_cut() { Err(StoreError::Unavailable) } else { Ok(()) }
+        if self.store.go().await { Ok(()) } else { Err(StoreError::Unavailable) }
     }
 }
 
@@ -249,27 +308,44 @@ impl Transaction for SimTransaction {
                 });
                 return Ok(version);
             }
-            sleep(before).await;
-            if store.is_cut() {
+            let Some(landing) = &store.landing else {
+                sleep(before).await;
+                store.keep_time();
+                let result = inner.commit().await;
+                sleep(after).await;
+                return store.told(result);
+            };
+            sleep(before / 2).await;
+            if !store.go().await {
                 return Err(CommitError::Unavailable);
             }
-            store.keep_time();
-            let result = inner.commit().await;
+            let (answer, result) = oneshot::channel();
+            let at = Instant::now() + before / 2;
+            // The store outlives the nodes; it has always room.
+            let unknown = Err(CommitError::Unknown { may_still_land: true });
+            if landing.send(Landing { at, commit: inner, answer }).await.is_err() {
+                return unknown;
+            }
+            let result = result.await.unwrap_or(unknown.clone());
             sleep(after).await;
-            if store.is_cut() {
-                // The answer does not get here.
-                return Err(CommitError::Unknown { may_still_land: false });
-            }
-            match result {
-                Err(CommitError::Unknown { .. }) if store.wrong == Some(Wrong::CallsUnknownFailed) => {
-                    Err(CommitError::Unavailable)
-                }
-                result => {
-                    result.iter().for_each(|version| store.recent.hear(*version, store.start.elapsed()));
-                    result
-                }
-            }
+            // Without an answer nobody knows.
+            if store.go().await { store.told(result) } else { unknown }
         })
+    }
+}
+
+impl SimStore {
+    /// What a server is told of a commit.
+    fn told(&self, result: Result<Version, CommitError>) -> Result<Version, CommitError> {
+        match result {
+            Err(CommitError::Unknown { .. }) if self.wrong == Some(Wrong::CallsUnknownFailed) => {
+                Err(CommitError::Unavailable)
+            }
+            result => {
+                result.iter().for_each(|version| self.recent.hear(*version, self.start.elapsed()));
+                result
+            }
+        }
     }
 }
 

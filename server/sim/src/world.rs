@@ -16,6 +16,7 @@ use tern_protocol::model::{Change, Entry, Message, Role, Target, WallMillis};
 use tern_server::mailbox::WAITING_BYTES_MAX;
 use tern_store::keys::after_prefix;
 use tern_store::keys::entry::EntryKey;
+use tern_store::limits::TRANSACTION_LIFE_MS;
 use tern_store::ops::append;
 use tern_store::{Kv, RangeQuery, records, verify};
 use tokio::task::{LocalSet, spawn_local};
@@ -25,7 +26,7 @@ use crate::device::{Command, Device};
 use crate::net::{self, Trouble};
 use crate::node::{SimNode, TOKEN_SECRET};
 use crate::panics;
-use crate::plan::{Action, Plan};
+use crate::plan::{Action, Plan, SKEW_MS_MAX};
 use crate::rude;
 use crate::store::SimStore;
 use crate::switch::Switch;
@@ -43,8 +44,8 @@ const SETTLE: Duration = Duration::from_secs(30 * 60);
 const CALM: Duration = Duration::from_secs(20 * 60);
 /// Everybody has it for this long: what is delivered is written within a second, and a farewell that was stalled comes late.
 const QUIET: Duration = Duration::from_secs(3);
-/// In a cluster, a commit of unknown outcome lands within this time, as FoundationDB's do within 5 s.
-const LATE: Duration = Duration::from_secs(2);
+/// In a cluster, a commit of unknown outcome lands within this time, as FoundationDB's do.
+const LATE_MS: u64 = TRANSACTION_LIFE_MS;
 /// Between looks at whether everybody has.
 const LOOK: Duration = Duration::from_millis(500);
 /// What one client may keep waiting in a server: pushes, and answers, of which nothing is begun above the high water.
@@ -85,6 +86,8 @@ pub struct World {
     rude_running: Cell<u64>,
     /// The only server has always been alone: whatever was stored since it began, it knows of.
     alone: Cell<bool>,
+    /// Nodes find what they have missed.
+    clocks_agree: bool,
 }
 
 /// What a wrong server makes of a frame.
@@ -167,11 +170,12 @@ impl World {
             || self.nodes.borrow().is_empty() && self.stopping.get() == 0 && !self.store.is_unsettled();
         self.alone.set(alone);
         // Their clocks differ, and one is put back now and then.
-        let skew = self.random.borrow_mut().below(4_000);
+        let most = if self.nodes_wanted > 1 { SKEW_MS_MAX } else { 4_000 };
+        let skew = self.random.borrow_mut().below(most);
         let wall = WallMillis(EPOCH.0 + self.start.elapsed().as_millis() as u64 + skew);
         self.note("server", "begins");
         let store = self.store.for_node();
-        let node = SimNode::start(store, STORE_EPOCH, self.shards, wall, self.switch.as_ref());
+        let node = SimNode::start(store, STORE_EPOCH, self.shards, (wall, skew as i64), self.switch.as_ref());
         self.nodes.borrow_mut().push(Rc::new(node));
     }
 
@@ -354,9 +358,23 @@ impl World {
                     switch.cut(one, other, Duration::from_millis(ms));
                 }
             }
-            Action::CutStore { node, ms } => {
+            Action::CutStore { node, ms, hangs } => {
                 if let Some(node) = self.node(node) {
-                    node.store.cut(Duration::from_millis(ms));
+                    node.store.cut(Duration::from_millis(ms), hangs);
+                }
+            }
+            Action::CutStores { ms, hangs } => {
+                let nodes = self.nodes.borrow();
+                nodes.iter().for_each(|node| node.store.cut(Duration::from_millis(ms), hangs));
+            }
+            Action::Pause { node, ms } => {
+                if let Some(node) = self.node(node) {
+                    node.pause(Duration::from_millis(ms));
+                }
+            }
+            Action::SetClock { node, ahead_ms } => {
+                if let Some(node) = self.node(node) {
+                    node.set_clock(ahead_ms);
                 }
             }
             Action::Slow { commit_ms, ms } => {
@@ -431,7 +449,7 @@ impl World {
             self.start_nodes();
             let Some(what) = self.lacking(devices).await else { return };
             if Instant::now() >= end {
-                if self.alone.get() {
+                if self.alone.get() && self.clocks_agree {
                     self.history.borrow_mut().violate(Promise::GapFreeSync, "not told", what);
                 }
                 return;
@@ -445,7 +463,7 @@ impl World {
         if let Some(switch) = &self.switch {
             switch.heal();
         }
-        self.nodes.borrow().iter().for_each(|node| node.store.cut(Duration::ZERO));
+        self.nodes.borrow().iter().for_each(|node| node.store.cut(Duration::ZERO, false));
     }
 
     /// What some device does not have, or has not done.
@@ -643,6 +661,7 @@ pub fn run(plan: &Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
 async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
     let mut random = Random::new(plan.seed);
     let store = SimStore::new(random.split(), wrong);
+    let store = if plan.is_linked() { store.for_cluster() } else { store };
     let world = Rc::new(World {
         history: RefCell::default(),
         trace: RefCell::new(Trace::new(keep)),
@@ -662,6 +681,7 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         stopping: Cell::new(0),
         rude_running: Cell::new(0),
         alone: Cell::new(true),
+        clocks_agree: plan.clocks_agree(),
         random: RefCell::new(random),
     });
     if plan.steps.iter().any(|step| matches!(step.action, Action::Fail { .. })) {
@@ -671,12 +691,11 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
     if world.switch.is_some() {
         world.history.borrow_mut().server_tries_again();
         world.history.borrow_mut().owners_change();
-        // What may still be stored is, or never will be, before a node's lease runs out.
-        let store = world.store.clone();
+        let late = world.clone();
         spawn_local(async move {
             loop {
-                sleep(LATE).await;
-                store.land();
+                sleep(late.delay(LATE_MS)).await;
+                late.store.land();
             }
         });
     }

@@ -30,6 +30,8 @@ pub enum Fault {
     TooOld,
     /// The commit reports that the store is unavailable, and has no effect.
     Unavailable,
+    /// The commit reports that the store has too much to do, and has no effect.
+    Throttled,
     /// The commit reports an unknown outcome that is decided, and it was committed.
     UnknownLanded,
     /// The commit reports an unknown outcome that is decided, and it was not committed.
@@ -48,7 +50,7 @@ pub enum FaultPlan {
     /// The next commits with writes meet these, one each; afterwards never.
     Script(VecDeque<Option<Fault>>),
     /// At random, by a generator of this state: each commit meets a fault with this many chances in a thousand, all
-    /// faults being equally likely, and each read is too old or unavailable with `reads_per_mille` chances.
+    /// faults being equally likely (unavailable and throttled count as one), and each read is too old or unavailable with `reads_per_mille` chances.
     Seeded {
         /// State of the generator.
         seed: u64,
@@ -79,8 +81,10 @@ impl FaultPlan {
             Self::Script(faults) => faults.pop_front().flatten(),
             Self::Seeded { seed, commits_per_mille, .. } => {
                 let meets = draw(seed, 1_000) < u64::from(*commits_per_mille);
-                let which = draw(seed, ALL.len() as u64) as usize;
-                meets.then_some(ALL[which])
+                let which = ALL[draw(seed, ALL.len() as u64) as usize];
+                // Refused without effect, for one reason or the other.
+                let is_throttled = which == Fault::Unavailable && *seed % 2 == 0;
+                meets.then_some(if is_throttled { Fault::Throttled } else { which })
             }
         }
     }
@@ -361,6 +365,7 @@ impl State {
             Some(Fault::Conflict) => Err(CommitError::Conflict),
             Some(Fault::TooOld) => Err(CommitError::TooOld),
             Some(Fault::Unavailable) => Err(CommitError::Unavailable),
+            Some(Fault::Throttled) => Err(CommitError::Overloaded),
             Some(Fault::UnknownLanded) => {
                 self.try_commit(now_ms, read_version, &reads, &writes)?;
                 Err(CommitError::Unknown { may_still_land: false })
