@@ -44,7 +44,7 @@ const TICKS_PER_RECEIPTS: u32 = RECEIPT_COUNTS_INTERVAL_MS as u32 / TICK.as_mill
 const _: () = assert!(TICKS_PER_RECEIPTS > 0);
 /// Between looks at deadlines of connections, and between two writes of delivered watermarks.
 const TICKS_PER_SWEEP: u32 = 20;
-/// Between looks at what is new for connections whose users' homes cannot be reached.
+/// Between looks at what is new while another node cannot be reached.
 const SWEEPS_PER_RECHECK: usize = 5;
 /// Messages taken from a mailbox lane before the others get their turn.
 const LANE_BATCH: usize = 256;
@@ -228,6 +228,8 @@ pub struct Shard {
     pub lost: RefCell<BTreeMap<NodeId, WallMillis>>,
     /// Users who may have missed something.
     pub rechecks: RefCell<Rechecks>,
+    /// When the store was last asked about all of them, while another node cannot be reached.
+    pub unlinked: Cell<Option<WallMillis>>,
     /// How many of them the store is being asked about.
     pub rechecking: Cell<usize>,
     /// Home requests that did not fit into a shard's mailbox: at most a few for each connection.
@@ -275,6 +277,7 @@ impl Shard {
             homes_elsewhere: RefCell::default(),
             lost: RefCell::default(),
             rechecks: RefCell::default(),
+            unlinked: Cell::default(),
             rechecking: Cell::new(0),
             homes_pending: RefCell::default(),
             persisting: Cell::new(false),
@@ -411,7 +414,7 @@ impl Shard {
             self.node.limits.forget_rested(turn, self.now().mono);
             self.sweep();
             if sweeps.is_multiple_of(SWEEPS_PER_RECHECK) {
-                self.recheck_homeless();
+                self.recheck_unlinked();
             }
             self.settle_owners();
             self.forget_idle_owners();

@@ -72,6 +72,7 @@ struct Status {
     /// How far the app is in each conversation.
     handed: BTreeMap<ConversationId, Seq>,
     runs: u64,
+    connections: u64,
 }
 
 struct App {
@@ -173,6 +174,13 @@ impl Device {
     pub fn is_well(&self) -> bool {
         let status = self.status.borrow();
         status.online && status.settled
+    }
+
+    /// How many connections it has had, if what is sent over the last one arrives.
+    pub fn connection(&self) -> Option<u64> {
+        let status = self.status.borrow();
+        let is_well = status.trouble.as_ref().is_some_and(Trouble::is_well);
+        (status.online && is_well).then_some(status.connections)
     }
 
     /// What its app has, in the order of their ids.
@@ -332,7 +340,9 @@ impl Run {
         let Some((stream, trouble)) = connected else {
             return self.machine.disconnected(now, Lost::Unreachable("nobody listens".into()));
         };
-        self.device.status.borrow_mut().trouble = Some(trouble);
+        let mut status = self.device.status.borrow_mut();
+        (status.trouble, status.connections) = (Some(trouble), status.connections + 1);
+        drop(status);
         self.link = Some(Link {
             stream,
             input: BytesMut::new(),

@@ -30,6 +30,7 @@ pub mod shrink;
 pub mod storage;
 pub mod store;
 pub mod switch;
+pub mod tampered;
 pub mod trace;
 pub mod world;
 pub mod wrong;

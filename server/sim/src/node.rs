@@ -30,6 +30,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use crate::net::End;
 use crate::store::SimStore;
 use crate::switch::{Plug, Switch};
+use crate::wrong::Wrong;
 use tern_check::random::Random;
 
 /// Whether a server that stops has ended is looked at this often.
@@ -81,6 +82,17 @@ impl<F: Future> Future for Stands<F> {
     }
 }
 
+/// What the shards of a node that is wrong on purpose are told of the cluster.
+fn misjudged(set: &LocalSet, wrong: Wrong, mut view: watch::Receiver<Arc<View>>) -> watch::Receiver<Arc<View>> {
+    let (told, theirs) = watch::channel(view.borrow().clone());
+    set.spawn_local(async move {
+        while view.changed().await.is_ok() {
+            told.send_replace(Arc::new(wrong.misjudge(&view.borrow_and_update())));
+        }
+    });
+    theirs
+}
+
 impl SimNode {
     /// With so many shards, on this store, by a wall clock that says this now and is so many milliseconds ahead of the
     /// simulation's, and in a cluster if there is one.
@@ -98,7 +110,12 @@ impl SimNode {
         let wall = Arc::new(AtomicU64::new(wall.0));
         let node = Node::new(kv, epoch, verifier, &Limits::OFF, Clock::at(wall.clone()), mailboxes);
         let plugged = switch.map(|switch| (switch.clone(), switch.plug()));
-        let view = plugged.as_ref().map(|(_, (me, _))| watch::channel(Arc::new(View::alone(*me))));
+        let set = Rc::new(LocalSet::new());
+        let view = plugged.as_ref().map(|(switch, (me, _))| {
+            let (told, view) = watch::channel(Arc::new(View::alone(*me)));
+            let wrong = switch.wrong.filter(|wrong| wrong.is_of_views());
+            (told, wrong.map_or(view.clone(), |wrong| misjudged(&set, wrong, view)))
+        });
         let node = Arc::new(match &view {
             Some((_, view)) => node.within(view.clone()),
             None => node,
@@ -106,7 +123,6 @@ impl SimNode {
         let (phase, _) = watch::channel(Phase::Running);
         let new = |n| Shard::new(ShardId(n), node.clone(), phase.subscribe());
         let shards: Vec<_> = (0..shards).map(new).collect();
-        let set = Rc::new(LocalSet::new());
         let running: Vec<_> = shards
             .iter()
             .zip(inboxes)
@@ -186,6 +202,11 @@ impl SimNode {
     /// It stands still for so long, in the middle of whatever it does.
     pub fn pause(&self, time: Duration) {
         self.still_until.set(self.still_until.get().max(Instant::now() + time));
+    }
+
+    /// Whether it does.
+    pub fn stands_still(&self) -> bool {
+        self.still_until.get() > Instant::now()
     }
 
     /// Sets its wall clock to so many milliseconds ahead of the simulation's.

@@ -73,7 +73,7 @@ pub enum Action {
 }
 
 /// A node stands still for so long at most.
-const PAUSE_MS_MAX: u64 = 20_000;
+pub const PAUSE_MS_MAX: u64 = 20_000;
 /// Clocks of nodes are so far from each other at most, unless the plan says otherwise: with what passes until a break is
 /// noticed, that is less than the minute for which nodes look back.
 pub const SKEW_MS_MAX: u64 = 40_000;

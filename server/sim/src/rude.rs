@@ -17,6 +17,7 @@ use tern_protocol::request::{
 };
 
 use crate::line::Line;
+use crate::plan::PAUSE_MS_MAX;
 use crate::world::{World, identity, text, user};
 
 /// Devices of such clients have numbers from here on.
@@ -29,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const TOLD: Duration = Duration::from_secs(60);
 /// A server looks at its deadlines once a second, and gives the other end time to hear of it.
 const GRACE: Duration = Duration::from_secs(10);
+/// Nodes of a cluster stand still, which may happen several times.
+const STANDS_STILL: Duration = Duration::from_millis(3 * PAUSE_MS_MAX);
 
 /// What such clients know from one connection to the next.
 #[derive(Default)]
@@ -188,7 +191,8 @@ impl<'a> Rude<'a> {
     /// The server closes the connection of a client that says nothing.
     async fn expect_the_end(&mut self, time: Duration, what: &str) {
         let world = self.world;
-        self.line.until(time + GRACE, |_| world.is_over()).await;
+        let stands_still = if world.is_cluster() { STANDS_STILL } else { Duration::ZERO };
+        self.line.until(time + GRACE + stands_still, |_| world.is_over()).await;
         if self.goes_on() {
             let what = format!("the connection of {}, {what}, stays", self.who.user);
             world.history.borrow_mut().violate(Promise::BoundedCost, "silence", what);

@@ -317,6 +317,9 @@ impl Transaction for SimTransaction {
             };
             sleep(before / 2).await;
             if !store.go().await {
+                if store.wrong == Some(Wrong::AcksWhileCutOff) {
+                    return inner.read_version().await.map_err(CommitError::from);
+                }
                 return Err(CommitError::Unavailable);
             }
             let (answer, result) = oneshot::channel();
@@ -340,6 +343,9 @@ impl SimStore {
         match result {
             Err(CommitError::Unknown { .. }) if self.wrong == Some(Wrong::CallsUnknownFailed) => {
                 Err(CommitError::Unavailable)
+            }
+            Err(CommitError::Conflict) if self.wrong == Some(Wrong::AcksConflicts) => {
+                Ok(Version(self.start.elapsed().as_millis() as u64))
             }
             result => {
                 result.iter().for_each(|version| self.recent.hear(*version, self.start.elapsed()));

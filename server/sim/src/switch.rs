@@ -13,9 +13,12 @@ use tern_protocol::ids::NodeId;
 use tern_server::cluster::keeper::Call;
 use tern_server::cluster::peer::BoxStream;
 use tokio::sync::mpsc;
+use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
 use crate::net::{self, Trouble};
+use crate::tampered::{self, AllAsked};
+use crate::wrong::Wrong;
 
 /// Streams that wait for a node to take them up.
 const INCOMING_MAX: usize = 64;
@@ -31,6 +34,9 @@ pub struct Switch {
     /// Until when nothing gets from one to the other, or back.
     cuts: RefCell<BTreeMap<(NodeId, NodeId), Instant>>,
     links: RefCell<Vec<((NodeId, NodeId), Trouble)>>,
+    /// What is wrong on purpose.
+    pub wrong: Option<Wrong>,
+    asked: AllAsked,
 }
 
 fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
@@ -39,12 +45,14 @@ fn pair(a: NodeId, b: NodeId) -> (NodeId, NodeId) {
 
 impl Switch {
     /// Without nodes.
-    pub fn new(random: Random) -> Rc<Self> {
+    pub fn new(random: Random, wrong: Option<Wrong>) -> Rc<Self> {
         Rc::new(Self {
             random: RefCell::new(random),
             nodes: RefCell::default(),
             cuts: RefCell::default(),
             links: RefCell::default(),
+            wrong,
+            asked: AllAsked::default(),
         })
     }
 
@@ -93,9 +101,19 @@ impl Switch {
             return None;
         }
         let (here, there, trouble) = net::connection(LATENCY_MS, self.random.borrow_mut().split());
+        let mut troubles = vec![trouble];
+        let there = match self.wrong.filter(|wrong| wrong.is_of_links()) {
+            None => there,
+            Some(wrong) => {
+                let (near, far, trouble) = net::connection((0, 0), self.random.borrow_mut().split());
+                troubles.push(trouble);
+                spawn_local(tampered::carry(wrong, self.asked.clone(), (from, there), (to, near)));
+                far
+            }
+        };
         self.nodes.borrow().get(&to)?.try_send(Box::new(there)).ok()?;
         self.kill(|other| other == link);
-        self.links.borrow_mut().push((link, trouble));
+        self.links.borrow_mut().extend(troubles.into_iter().map(|trouble| (link, trouble)));
         Some(Box::new(here))
     }
 }

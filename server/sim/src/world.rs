@@ -1,5 +1,7 @@
 //! One run: the plan's steps against servers, devices and a store, and at the end everything is compared.
 
+mod prompt;
+
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::rc::Rc;
@@ -124,6 +126,11 @@ impl World {
         self.trace.borrow_mut().add(self.start.elapsed(), who, what);
     }
 
+    /// Whether there are several servers when all is well.
+    pub fn is_cluster(&self) -> bool {
+        self.nodes_wanted > 1
+    }
+
     /// Whether nothing new is to be begun.
     pub fn is_over(&self) -> bool {
         self.over.get()
@@ -170,7 +177,7 @@ impl World {
             || self.nodes.borrow().is_empty() && self.stopping.get() == 0 && !self.store.is_unsettled();
         self.alone.set(alone);
         // Their clocks differ, and one is put back now and then.
-        let most = if self.nodes_wanted > 1 { SKEW_MS_MAX } else { 4_000 };
+        let most = if self.is_cluster() { SKEW_MS_MAX } else { 4_000 };
         let skew = self.random.borrow_mut().below(most);
         let wall = WallMillis(EPOCH.0 + self.start.elapsed().as_millis() as u64 + skew);
         self.note("server", "begins");
@@ -435,7 +442,7 @@ impl World {
 
     /// Everything works for a while, and everybody gets what is there without connecting anew: a server that has been alone
     /// has told its connections of all that was stored.
-    async fn calm(self: &Rc<Self>, devices: &[Rc<Device>]) {
+    async fn calm(self: &Rc<Self>, plan: &Plan, devices: &[Rc<Device>]) {
         self.heal();
         devices.iter().for_each(|device| device.heal());
         devices.iter().for_each(|device| device.start(self));
@@ -447,13 +454,16 @@ impl World {
             self.heal();
             self.measure();
             self.start_nodes();
-            let Some(what) = self.lacking(devices).await else { return };
+            let Some(what) = self.lacking(devices).await else { break };
             if Instant::now() >= end {
                 if self.alone.get() && self.clocks_agree {
                     self.history.borrow_mut().violate(Promise::GapFreeSync, "not told", what);
                 }
                 return;
             }
+        }
+        if self.is_cluster() && self.clocks_agree && self.random.borrow_mut().one_in(3) {
+            self.tell_promptly(plan, devices).await;
         }
     }
 
@@ -668,7 +678,7 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         start: Instant::now(),
         latency_ms: plan.latency_ms,
         shards: plan.shards,
-        switch: plan.is_linked().then(|| Switch::new(random.split())),
+        switch: plan.is_linked().then(|| Switch::new(random.split(), wrong)),
         nodes_wanted: plan.nodes.max(1) as usize,
         store,
         nodes: RefCell::default(),
@@ -712,7 +722,7 @@ async fn simulate(plan: Plan, wrong: Option<Wrong>, keep: Keep) -> Outcome {
         world.act(&plan, &devices, &step.action);
         match step.action {
             Action::Rest { minutes } => sleep(Duration::from_secs(minutes * 60)).await,
-            Action::Calm => world.calm(&devices).await,
+            Action::Calm => world.calm(&plan, &devices).await,
             Action::Days { away, hours } => world.days(&plan, &devices, away, hours).await,
             _ => {}
         }

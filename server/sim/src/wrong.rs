@@ -7,6 +7,7 @@ use tern_protocol::error::ErrorCode;
 use tern_protocol::event::{ServerBody, ServerMessage, WireError};
 use tern_protocol::ids::{ClientSeq, ConversationId, Seq};
 use tern_protocol::model::{Change, Entry};
+use tern_server::cluster::View;
 
 use tern_check::random::Random;
 
@@ -37,11 +38,34 @@ pub enum Wrong {
     Panics,
     /// Not the server: a device whose app ends loses what was to be sent.
     LosesQueuedSends,
+    /// A node tells nobody what another node has told it.
+    DropsArrivals,
+    /// A node does not tell homes who is connected to it.
+    NeverRegisters,
+    /// A node says that it has taken over what is still on its way: when the link breaks, nobody tells it again.
+    ForgetsUntaken,
+    /// A node takes no link for a new one but the first: it does not register its connections again, and does not look for
+    /// what they have missed.
+    NeverLooksAfterALink,
+    /// A node does not look for what a dead one has not told.
+    NeverLooksAfterADeath,
+    /// A node believes that links which break go on.
+    NeverSeesBrokenLinks,
+    /// A node answers a forwarded send before the owner has committed it.
+    AcksForOwners,
+    /// A node asks again, as something new, what a broken link has left without an answer.
+    SendsTwice,
+    /// An owner whose commit conflicts with that of another one answers as if it had not.
+    AcksConflicts,
+    /// A node that does not reach the store goes on acknowledging.
+    AcksWhileCutOff,
+    /// A node says of sends whose answer was lost that they had no effect.
+    CallsLostAnswersFailed,
 }
 
 impl Wrong {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
+    /// Those that one server alone can be.
+    pub const ALONE: [Self; 12] = [
         Self::AcksBeforeItIsDurable,
         Self::AltersPushes,
         Self::ForgetsWindows,
@@ -55,18 +79,42 @@ impl Wrong {
         Self::Panics,
         Self::LosesQueuedSends,
     ];
+    /// Those of clusters.
+    pub const CLUSTER: [Self; 11] = [
+        Self::DropsArrivals,
+        Self::NeverRegisters,
+        Self::ForgetsUntaken,
+        Self::NeverLooksAfterALink,
+        Self::NeverLooksAfterADeath,
+        Self::NeverSeesBrokenLinks,
+        Self::AcksForOwners,
+        Self::SendsTwice,
+        Self::AcksConflicts,
+        Self::AcksWhileCutOff,
+        Self::CallsLostAnswersFailed,
+    ];
 
     /// The promise that it breaks, perhaps among others. `None`: it panics.
     pub fn breaks(self) -> Option<Promise> {
         Some(match self {
-            Self::AcksBeforeItIsDurable | Self::LosesQueuedSends => Promise::SentMeansSafe,
+            Self::AcksBeforeItIsDurable
+            | Self::LosesQueuedSends
+            | Self::AcksForOwners
+            | Self::AcksConflicts
+            | Self::AcksWhileCutOff => Promise::SentMeansSafe,
             Self::AltersPushes => Promise::DenseOrder,
-            Self::ForgetsWindows | Self::DisownsSends => Promise::ExactlyOnce,
+            Self::ForgetsWindows | Self::DisownsSends | Self::SendsTwice => Promise::ExactlyOnce,
             Self::ExchangesEntries => Promise::RealTimeOrder,
-            Self::HidesHeads => Promise::GapFreeSync,
+            Self::HidesHeads
+            | Self::DropsArrivals
+            | Self::NeverRegisters
+            | Self::ForgetsUntaken
+            | Self::NeverLooksAfterALink
+            | Self::NeverLooksAfterADeath
+            | Self::NeverSeesBrokenLinks => Promise::GapFreeSync,
             Self::RaisesReceipts | Self::TakesFalseMarks => Promise::ReceiptsOnlyRise,
             Self::TellsOutsiders => Promise::MembershipCuts,
-            Self::CallsUnknownFailed => Promise::UnknownIsNotFailed,
+            Self::CallsUnknownFailed | Self::CallsLostAnswersFailed => Promise::UnknownIsNotFailed,
             Self::Panics => return None,
         })
     }
@@ -88,6 +136,11 @@ impl Wrong {
             (Self::TakesFalseMarks, ServerBody::Error(error)) if error.code == ErrorCode::InvalidArgument => {
                 message.body = ServerBody::MarkOk;
             }
+            (Self::CallsLostAnswersFailed, ServerBody::Error(error))
+                if error.code == ErrorCode::OutcomeUnknown =>
+            {
+                error.code = ErrorCode::Unavailable;
+            }
             (Self::DisownsSends, ServerBody::SendOk(ok)) if ok.duplicate => {
                 let code = ErrorCode::ClientSeqUsed;
                 let (text, client_seq) = (code.label().to_owned(), ClientSeq(0));
@@ -95,6 +148,39 @@ impl Wrong {
             }
             _ => {}
         }
+    }
+
+    /// Whether it is found in what nodes say to each other.
+    pub fn is_of_links(self) -> bool {
+        matches!(
+            self,
+            Self::DropsArrivals
+                | Self::NeverRegisters
+                | Self::ForgetsUntaken
+                | Self::AcksForOwners
+                | Self::SendsTwice
+        )
+    }
+
+    /// Whether it is found in what a node's shards are told of the cluster.
+    pub fn is_of_views(self) -> bool {
+        matches!(self, Self::NeverLooksAfterALink | Self::NeverLooksAfterADeath | Self::NeverSeesBrokenLinks)
+    }
+
+    /// What it makes of that.
+    pub fn misjudge(self, view: &View) -> View {
+        let mut view = view.clone();
+        match self {
+            Self::NeverLooksAfterADeath => view.departures = 0,
+            Self::NeverLooksAfterALink => {
+                view.peers.values_mut().for_each(|peer| peer.links = peer.links.min(1));
+            }
+            Self::NeverSeesBrokenLinks => {
+                view.peers.values_mut().for_each(|peer| peer.is_up = peer.links > 0);
+            }
+            _ => {}
+        }
+        view
     }
 
     /// Whether it keeps a frame from a client: always the same logs.

@@ -98,7 +98,7 @@ fn is_found(plan: &Plan, wrong: Wrong) -> bool {
 
 #[test]
 fn each_wrong_server_is_found() {
-    for wrong in Wrong::ALL {
+    for wrong in Wrong::ALONE {
         let found = (1..SEEDS_PER_WRONG).any(|seed| is_found(&Plan::new(seed), wrong));
         assert!(found, "{wrong:?} was not found to break {:?}", wrong.breaks());
     }

@@ -9,7 +9,6 @@ use tern_protocol::model::WallMillis;
 use tern_store::ops::sync;
 use tracing::{info, warn};
 
-use super::homes::Registration;
 use crate::fanout::Handle;
 use crate::shard::Shard;
 
@@ -55,21 +54,17 @@ impl Shard {
         }
     }
 
-    /// Asks the store for those whose homes cannot be reached: nobody tells this node of what is new for them.
-    pub fn recheck_homeless(self: &Rc<Self>) {
-        let view = self.view.borrow().clone();
-        let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
-        for conn in conns.iter().filter(|conn| conn.is_open()) {
-            let homeless = match &*conn.registration.borrow() {
-                Some(Registration { at, missed_since: Some(since), .. }) if at.node != view.me => {
-                    Some(*since).filter(|_| view.up(at.node).is_none())
-                }
-                _ => None,
-            };
-            if let (Some(since), Some(user)) = (homeless, conn.user.get()) {
-                self.recheck(user, since);
-            }
+    /// Asks the store while another node cannot be reached: that may own what somebody here waits for, or be their home, and
+    /// nobody else tells this node.
+    pub fn recheck_unlinked(self: &Rc<Self>) {
+        if self.view.borrow().peers.values().all(|peer| peer.is_up) {
+            return self.unlinked.set(None);
         }
+        let now = self.now().wall;
+        // All since the last time.
+        let since = self.unlinked.replace(Some(now)).unwrap_or(now);
+        let users: Vec<_> = self.conns.borrow().values().filter_map(|conn| conn.user.get()).collect();
+        users.into_iter().for_each(|user| self.recheck(user, since.min(now)));
     }
 
     /// News for everybody may have been lost since then.
