@@ -12,11 +12,13 @@ use crate::floor::scenario::FloorArgs;
 use crate::floor::store::StoreArgs;
 use crate::page;
 
+mod cluster;
 mod hostile;
 mod mixed;
 
+pub use self::cluster::ClusterArgs;
 pub use self::hostile::HostileArgs;
-pub use self::mixed::MixedArgs;
+pub use self::mixed::{DayArgs, MixedArgs};
 
 /// Load generator for Tern servers: drives one with many clients, checks what it promises while it does, and says what
 /// it costs.
@@ -116,6 +118,32 @@ pub enum Command {
         measured time, to the seventh, before which all kills are over, and to the last."
     )]
     Mixed(MixedArgs),
+    /// The same with several nodes on one FoundationDB, which are killed, paused, cut off and restarted one after the other
+    #[command(
+        mut_arg("connections", |arg| arg.default_value("600")),
+        mut_arg("rate", |arg| arg.default_value("300")),
+        mut_arg("share_history", |arg| arg.default_value("0.1")),
+        mut_arg("share_vanish", |arg| arg.default_value("0")),
+        mut_arg("shards", |arg| arg.default_value("2").help("Threads of each node")),
+        mut_arg("data", |arg| arg.help("Where nodes and store keep everything, an empty directory [default: a temporary \
+            one, removed afterwards]")),
+        mut_arg("server", |arg| arg.hide(true)),
+        mut_arg("ca", |arg| arg.hide(true)),
+        mut_arg("pid", |arg| arg.hide(true)),
+        mut_arg("spawn", |arg| arg.hide(true)),
+        after_help = "Needs root on Linux, a ternd with FoundationDB, and FoundationDB's programs. Nodes, store and clients get \
+        network namespaces of their own, which end with the run. A way is cut by silence: packets go out and nobody takes \
+        them.\n\n\
+        Figures, for each kind of fault and for a quiet time before the first: ..._without_service_..., the longest that \
+        each client waited for an acknowledgement, from when the message was due, over all clients, from the beginning of \
+        the fault until the next one; ..._served_again_..., from the beginning of the fault until a client no longer \
+        waited for more than a second; ..._send_..., all messages of that time; ..._whole_again_max_ms, from when the fault \
+        was healed until all nodes had links to each other.\n\n\
+        Examples:\n  cargo build --release -p tern-server --features tern-server/fdb -p tern-bench\n  \
+        tern-bench cluster --fdbserver /usr/sbin/fdbserver --fdbcli /usr/bin/fdbcli --duration 1800\n  \
+        tern-bench cluster --fdbserver /usr/sbin/fdbserver --fdbcli /usr/bin/fdbcli --faults restart --duration 300"
+    )]
+    Cluster(ClusterArgs),
     /// Pairs of clients talk and newcomers come, while others mean harm: what ordinary users notice, what it takes
     #[command(
         mut_arg("connections", |arg| arg.default_value("100").help("Ordinary users who talk all the time")),

@@ -20,6 +20,7 @@ fn main() -> ExitCode {
         Command::Sync(scenario) => execute(&scenario),
         Command::History(scenario) => execute(&scenario),
         Command::Mixed(scenario) => execute(&scenario),
+        Command::Cluster(scenario) => execute(&scenario),
         Command::Hostile(scenario) => execute(&scenario),
         Command::Floor(args) => said(floor::scenario::run(&args)),
         Command::Report(args) => said(page::run(&args)),

@@ -134,6 +134,11 @@ impl Returning {
         &self.patience
     }
 
+    /// Its number among the clients of the run.
+    pub fn number(&self) -> usize {
+        self.account.number
+    }
+
     /// The server has said not to come back before that long.
     pub fn advise(&mut self, wait: Duration) {
         self.advice = wait;

@@ -83,17 +83,7 @@ impl Server {
                         data.display()
                     )));
                 }
-                let server = Self {
-                    address: address.clone(),
-                    ca,
-                    minter: minter(data)?,
-                    data: data.clone(),
-                    pid: args.pid,
-                    started: None,
-                    last_usage: Cell::default(),
-                    accounts: Cell::default(),
-                    _data: None,
-                };
+                let server = Self::elsewhere(address.clone(), ca, data, args.pid)?;
                 if let Some(pid) = args.pid {
                     let usage = process::usage(pid);
                     usage.map_err(|error| Error::Server(format!("--pid {pid}: {error}")))?;
@@ -102,6 +92,25 @@ impl Server {
             }
             _ => Self::spawn(args, limits),
         }
+    }
+
+    /// One that runs already, or several that are one, whose addresses have commas between them; with the authority of
+    /// their certificates, the directory of their token key, and the process, if it is known.
+    ///
+    /// # Errors
+    /// [`Error::Server`] when there is no such key.
+    pub fn elsewhere(address: String, ca: Vec<u8>, data: &Path, pid: Option<u32>) -> Result<Self, Error> {
+        Ok(Self {
+            address,
+            ca,
+            minter: minter(data)?,
+            data: data.to_owned(),
+            pid,
+            started: None,
+            last_usage: Cell::default(),
+            accounts: Cell::default(),
+            _data: None,
+        })
     }
 
     fn spawn(args: &Common, limits: bool) -> Result<Self, Error> {
@@ -322,7 +331,11 @@ fn minter(data: &Path) -> Result<Minter, Error> {
     Minter::load_or_create(data).map_err(|error| Error::Server(error.to_string()))
 }
 
-fn beside_this_program() -> Result<PathBuf, Error> {
+/// The `ternd` that was built with this program.
+///
+/// # Errors
+/// [`Error::Server`] when there is none.
+pub fn beside_this_program() -> Result<PathBuf, Error> {
     let program = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
     let ternd = program.with_file_name("ternd");
     if ternd.is_file() {

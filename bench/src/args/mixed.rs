@@ -1,4 +1,4 @@
-//! The command line of `mixed`.
+//! The command line of `mixed`, and of what clients do in `cluster`.
 
 use clap::Args;
 
@@ -10,6 +10,18 @@ pub struct MixedArgs {
     /// What all scenarios share.
     #[command(flatten)]
     pub common: Common,
+    /// What clients do.
+    #[command(flatten)]
+    pub day: DayArgs,
+    /// Kill the server so many times, and start it again, in the first half of the measured time; what that takes comes
+    /// on top of it. Clients need some seconds to be back: a minute of --duration for each kill is a good measure
+    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "server", value_parser = clap::value_parser!(u32).range(..=1_000))]
+    pub kills: u32,
+}
+
+/// What clients do all day.
+#[derive(Debug, Args)]
+pub struct DayArgs {
     /// Messages per second of all clients together, at fixed times whatever happens; latency counts from when a message
     /// was due
     #[arg(long, value_name = "R", default_value_t = 200.0)]
@@ -55,8 +67,4 @@ pub struct MixedArgs {
     /// that have come by then; 0: at once
     #[arg(long, value_name = "SECONDS", default_value_t = 0.2, value_parser = seconds)]
     pub mark_interval: f64,
-    /// Kill the server so many times, and start it again, in the first half of the measured time; what that takes comes
-    /// on top of it. Clients need some seconds to be back: a minute of --duration for each kill is a good measure
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "server", value_parser = clap::value_parser!(u32).range(..=1_000))]
-    pub kills: u32,
 }

@@ -85,7 +85,7 @@ struct Sending {
     client_seq: ClientSeq,
     /// When it was due.
     made: u64,
-    /// Whether an earlier connection has taken it with it.
+    /// Whether it was sent before: an earlier connection has taken that with it, or it was refused for now.
     again: bool,
 }
 
@@ -190,6 +190,7 @@ impl Member {
                 return Left::Away(away);
             }
             self.mark(client);
+            self.tell_waiting();
             if self.is_done() {
                 return Left::Done;
             }
@@ -222,7 +223,7 @@ impl Member {
 
     /// Does what is due. `Some`: it goes away for so long.
     fn obey(&mut self, client: &mut Client) -> Option<Duration> {
-        while self.unanswered.len() < ORDERED_MAX {
+        while self.unanswered.len() + self.again.len() < ORDERED_MAX {
             let Order { due, act } = self.orders.take()?;
             match act {
                 Act::Send(room) => self.send(client, room, due),
@@ -275,6 +276,12 @@ impl Member {
     fn sync(&mut self, client: &mut Client, after: Option<ConversationId>) {
         let id = client.request(RequestBody::Sync(self.ask_for_missed(after)));
         self.unanswered.insert(id, Asked::Sync(after));
+    }
+
+    fn tell_waiting(&self) {
+        if let Some(service) = &self.scene.service {
+            service.waits(self.returning.number(), self.sends().map(|sending| sending.made).min());
+        }
     }
 
     /// Says what is "delivered" and due to be said, of all conversations at once, and of some "read".
@@ -363,9 +370,12 @@ impl Member {
         (has_all && self.back_since.is_none()) || clock::nanos() > drained(&self.scene)
     }
 
-    fn sends(&self) -> impl Iterator<Item = &Asked> {
+    fn sends(&self) -> impl Iterator<Item = &Sending> {
         let refused = self.again.iter().map(|(_, asked)| asked);
-        self.unanswered.values().chain(refused).filter(|asked| matches!(asked, Asked::Send(_)))
+        self.unanswered.values().chain(refused).filter_map(|asked| match asked {
+            Asked::Send(sending) => Some(sending),
+            _ => None,
+        })
     }
 
     fn finish(&mut self) {

@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use tokio::sync::Notify;
 
 use super::plan::{Act, Plan, Step};
+use super::service::Service;
 use crate::clock;
 use crate::stage::Stage;
 
@@ -26,13 +28,21 @@ pub struct Scene {
     pub page: u32,
     /// This share of "delivered" says "read" as well.
     pub reads: f64,
+    /// Who waits for the server, if that is of interest.
+    pub service: Option<Arc<Service>>,
     unfinished: Cell<usize>,
 }
 
 impl Scene {
     /// With so many clients, none of whom has finished.
-    pub fn new(stage: Rc<Stage>, page: u32, reads: f64, clients: usize) -> Rc<Self> {
-        Rc::new(Self { stage, wake: Notify::new(), page, reads, unfinished: Cell::new(clients) })
+    pub fn new(
+        stage: Rc<Stage>,
+        page: u32,
+        reads: f64,
+        clients: usize,
+        service: Option<Arc<Service>>,
+    ) -> Rc<Self> {
+        Rc::new(Self { stage, wake: Notify::new(), page, reads, service, unfinished: Cell::new(clients) })
     }
 
     /// One has: all its sends are answered, or will never be.

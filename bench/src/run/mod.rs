@@ -53,6 +53,9 @@ pub trait Scenario {
     /// Whether a server that is started for it limits what clients may take, as servers do by default.
     const WITH_LIMITS: bool = false;
 
+    /// It starts what it drives by itself, and says so with [`Run::use_server`].
+    const STARTS_ITS_OWN: bool = false;
+
     /// How much is sent, in words.
     fn load(&self) -> String;
 
@@ -147,7 +150,8 @@ fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
         figures: BTreeMap::new(),
         floor: None,
     };
-    let result = run.start_server(S::WITH_LIMITS).and_then(|()| scenario.run(&mut run));
+    let started = if S::STARTS_ITS_OWN { Ok(()) } else { run.start_server(S::WITH_LIMITS) };
+    let result = started.and_then(|()| scenario.run(&mut run));
     let problem = run.ended.take().or(result.err());
     if let Some(problem) = &problem {
         eprintln!("tern-bench: {problem}");
@@ -206,10 +210,19 @@ impl Memory {
 
 impl Run<'_> {
     fn start_server(&mut self, limits: bool) -> Result<(), Error> {
-        let server = Server::from_args(self.common, limits)?;
+        self.use_server(Server::from_args(self.common, limits)?);
+        Ok(())
+    }
+
+    /// This is under load.
+    pub fn use_server(&mut self, server: Server) {
         self.before = Memory::now(&server);
         self.server = Some(server);
-        Ok(())
+    }
+
+    /// Whether a course has ended before its time.
+    pub fn has_ended_early(&self) -> bool {
+        self.ended.is_some()
     }
 
     /// The server under load.

@@ -1,6 +1,7 @@
 //! What tern-bench can do, one file each.
 
 pub mod background;
+pub mod cluster;
 pub mod flaky;
 pub mod group;
 pub mod history;

@@ -58,8 +58,15 @@ impl Member {
                 let room = &mut self.rooms[room];
                 room.chat.on_ack(client_seq, &ok, made, again);
                 let (took, labels) = (clock::nanos().saturating_sub(made), room.labels());
+                let service = self.scene.service.as_deref();
+                if let Some(service) = service {
+                    service.acked(self.returning.number(), made);
+                }
                 meter.count(|interval| {
                     interval.acked += 1;
+                    if service.is_some() {
+                        interval.time("send", took);
+                    }
                     if again {
                         interval.time(labels.ack_after_return, took);
                     } else {
@@ -87,7 +94,7 @@ impl Member {
             (Some(Asked::Mark(since)), ServerBody::MarkOk) => {
                 meter.count(|interval| interval.time("read_mark", clock::nanos() - since));
             }
-            (asked, ServerBody::Error(error)) => self.on_error(id, asked, &error),
+            (asked, ServerBody::Error(error)) => self.on_error(client, id, asked, &error),
             // An answer to nothing that was asked, or answered already.
             (None, _) => self.faults.duplicated += 1,
             (Some(_), other) => self.refused(format!("{other:?}")),
@@ -120,7 +127,7 @@ impl Member {
         }
     }
 
-    fn on_error(&mut self, id: RequestId, asked: Option<Asked>, error: &WireError) {
+    fn on_error(&mut self, client: &mut Client, id: RequestId, asked: Option<Asked>, error: &WireError) {
         let what = refusal::text(error);
         let Some(asked) = asked.filter(|_| id != RequestId(0)) else {
             // About the connection, which ends now.
@@ -132,16 +139,25 @@ impl Member {
             Asked::Create(_) if !passing => {
                 return self.scene.stage.fail(format!("a group cannot be created: {what}"));
             }
-            // It is sent what is due, whatever the server says.
-            Asked::Send(_) => {}
             asked if passing => {
                 self.again.push((clock::nanos() + refusal::wait(error).as_nanos() as u64, asked));
             }
             _ => {}
         }
-        // The first time it was refused, and the answer was lost with the connection, unlike those that came after it.
-        let overtaken = error.code == ErrorCode::ClientSeqStale
-            && matches!(asked, Asked::Send(Sending { again: true, .. }));
+        let overtaken = match asked {
+            // It was refused for now, and then what was sent after it was stored. It takes a new number.
+            Asked::Send(Sending { room, made, again: true, .. })
+                if error.code == ErrorCode::ClientSeqStale =>
+            {
+                let client_seq = self.rooms[room].number_next();
+                self.put(client, Sending { room, client_seq, made, again: true });
+                true
+            }
+            _ => false,
+        };
+        if overtaken {
+            self.meter().count(|interval| interval.count("numbered_again", 1));
+        }
         if passing || overtaken {
             self.meter().refused(what);
         } else {

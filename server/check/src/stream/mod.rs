@@ -108,6 +108,8 @@ pub struct Log {
     highest_acked: Seq,
     unconfirmed: HashMap<ClientSeq, (Seq, Source)>,
     is_complete: bool,
+    /// Pushes that had come before, on the same connection; `None`: that is a fault.
+    repeated: Option<u64>,
     faults: Faults,
 }
 
@@ -166,8 +168,19 @@ impl Log {
             highest_acked: Seq(0),
             unconfirmed: HashMap::new(),
             is_complete: true,
+            repeated: None,
             faults: Faults::default(),
         }
+    }
+
+    /// The same, of a member who may be told again what it has been told, as in a cluster when owners change.
+    pub fn with_repeats(self) -> Self {
+        Self { repeated: Some(0), ..self }
+    }
+
+    /// How often it was.
+    pub fn repeated(&self) -> u64 {
+        self.repeated.unwrap_or(0)
     }
 
     /// Everything up to here is known.
@@ -200,7 +213,8 @@ impl Log {
     /// An entry was pushed.
     pub fn on_push(&mut self, entry: &Entry) -> Placed {
         // What was pulled may be pushed, too: it was queued before.
-        self.faults.duplicated += u64::from(entry.seq <= self.cursor && entry.seq > self.pulled);
+        let again = u64::from(entry.seq <= self.cursor && entry.seq > self.pulled);
+        *self.repeated.as_mut().unwrap_or(&mut self.faults.duplicated) += again;
         self.take(entry)
     }
 
