@@ -140,13 +140,12 @@ pub struct Dialer {
     connectors: Vec<Connector>,
     transport: Transport,
     meter: Arc<Meter>,
-    turn: std::cell::Cell<usize>,
 }
 
 impl Dialer {
     fn connector(&self, account: &Account) -> &Connector {
         // Not in a row, so that sockets are used evenly from the start.
-        &self.connectors[(account.number + self.turn.get()) % self.connectors.len()]
+        &self.connectors[account.number % self.connectors.len()]
     }
 
     /// The next connection leaves from another port, over QUIC as over TCP. Only for clients who share no socket.
@@ -182,8 +181,6 @@ impl Dialer {
         if let Ok(client) = &login {
             self.meter.connected();
             self.meter.count(|interval| interval.login.record(client.login_nanos));
-        } else {
-            self.turn.set(self.turn.get() + 1);
         }
         login
     }
@@ -269,7 +266,6 @@ impl<R: Send + 'static> Fleet<R> {
                 connectors: connectors(server, accounts, crew)?,
                 transport: rig.transport,
                 meter: meter.clone(),
-                turn: Default::default(),
             };
             let (accounts, work) = (accounts.to_vec(), work.clone());
             let (phases, own_meter, own_ready) = (phase.subscribe(), meter.clone(), ready.clone());
@@ -354,8 +350,7 @@ fn connectors(server: &Server, accounts: &[Account], crew: &Crew) -> Result<Vec<
     let shared = || {
         let count = accounts.len().div_ceil(CLIENTS_PER_CONNECTOR).clamp(1, CONNECTORS_MAX);
         let connector = |place: usize| {
-            let addresses: Vec<&str> = server.address.split(',').collect();
-            let connector = Connector::new(addresses[place % addresses.len()], None, &server.ca)?;
+            let connector = Connector::new(&server.address, None, &server.ca)?;
             let source = source(&server.address, first + place * accounts.len() / count);
             tickets(match source {
                 Some(source) => connector.source(source),
