@@ -35,6 +35,9 @@ struct Args {
     /// Run a cluster of two or three nodes with links between them
     #[arg(long)]
     cluster: bool,
+    /// Run short plans on a cluster of three nodes: everybody writes, and something breaks
+    #[arg(long, conflicts_with = "cluster")]
+    storm: bool,
     /// Make the server wrong on purpose, to see that it is found
     #[arg(long)]
     wrong: Option<wrong::Wrong>,
@@ -59,7 +62,11 @@ fn main() -> ExitCode {
     let mut time = Duration::ZERO;
     let (mut failed, mut sends, mut entries) = (0u64, 0, 0);
     for seed in (0..count).map(|n| from.wrapping_add(n)) {
-        let plan = if args.cluster { Plan::cluster(seed) } else { Plan::new(seed) };
+        let plan = match (args.cluster, args.storm) {
+            (_, true) => Plan::storm(seed),
+            (true, false) => Plan::cluster(seed),
+            (false, false) => Plan::new(seed),
+        };
         let outcome = world::run(&plan, args.wrong, keep);
         time += outcome.time;
         sends += outcome.totals.sends;
@@ -130,9 +137,10 @@ fn report(plan: &Plan, args: &Args, rule: &str) {
         )
     });
     println!(
-        "again: cargo run --release -p tern-sim -- --seed {} --trace{}{}",
+        "again: cargo run --release -p tern-sim -- --seed {} --trace{}{}{}",
         plan.seed,
         if args.cluster { " --cluster" } else { "" },
+        if args.storm { " --storm" } else { "" },
         wrong.unwrap_or_default()
     );
     let small = shrink::shrink(plan, args.wrong, rule, args.shrink);

@@ -134,6 +134,60 @@ impl Plan {
         self.nodes > 0 || self.steps.iter().any(|step| matches!(step.action, Action::Second { .. }))
     }
 
+    /// A short plan of a seed, on a cluster of three: everybody writes to everybody, and in the midst of it a link breaks, or
+    /// a node dies, stands still or loses the store; then all is quiet, and who has not been told by then never will be.
+    pub fn storm(seed: u64) -> Self {
+        let mut random = Random::new(seed.rotate_left(32));
+        let (users, latency) = (random.within(4..7), random.below(20));
+        let mut steps = Vec::new();
+        let step = |after_ms, action| Step { after_ms, action };
+        for device in 0..2 {
+            steps.push(step(500, Action::Create { device, users: u64::MAX }));
+        }
+        steps.push(step(0, Action::Calm));
+        for _ in 0..3 {
+            let (sends, node) = (random.within(5..30), random.below(100));
+            let fault_at = random.below(sends);
+            for n in 0..sends {
+                let (device, to) = (random.below(1_000), random.below(1_000));
+                let bytes = random.below(100);
+                // Few within the moments in which it matters, so that no later one brings to light what is missing.
+                let after_ms = random.below(if n < fault_at { 100 } else { 400 });
+                // Who has no SDK does not send again; nobody is away for long.
+                let (moves, seed) = (random.within(1..3), random.below(2_000));
+                let action = match random.one_in(4) {
+                    true => Action::Fill { session: Session { user: to, moves, seed }, to, bytes, away: device },
+                    false => Action::Send { device, to, count: 1, bytes },
+                };
+                steps.push(step(after_ms, action));
+                if n == fault_at {
+                    let fault = match random.below(8) {
+                        0..3 => Action::CutLink { one: node, other: node + 1, ms: random.within(1_000..20_000) },
+                        3..5 => Action::Kill { down_ms: random.within(1..20_000) },
+                        5 => Action::Pause { node, ms: random.within(1_000..PAUSE_MS_MAX) },
+                        6 => Action::Stop { down_ms: random.within(1..3_000) },
+                        _ => Action::CutStore {
+                            node,
+                            ms: random.within(1_000..20_000),
+                            hangs: random.chance(500),
+                        },
+                    };
+                    steps.push(step(random.below(30), fault));
+                }
+            }
+            steps.push(step(random.below(10_000), Action::Calm));
+        }
+        Self {
+            seed,
+            users,
+            devices: users + random.below(users),
+            shards: random.within(1..3) as u16,
+            nodes: 3,
+            latency_ms: (latency, latency + random.below(20)),
+            steps,
+        }
+    }
+
     /// Whether the clocks of all nodes agree as far as they have to.
     pub fn clocks_agree(&self) -> bool {
         let agrees = |ahead: i64| (0..SKEW_MS_MAX as i64).contains(&ahead);

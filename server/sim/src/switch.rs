@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep};
 
-use crate::net::{self, Trouble};
+use crate::net::{self, End, Trouble};
 use crate::tampered::{self, AllAsked};
 use crate::wrong::Wrong;
 
@@ -101,20 +101,19 @@ impl Switch {
             return None;
         }
         let (here, there, trouble) = net::connection(LATENCY_MS, self.random.borrow_mut().split());
-        let mut troubles = vec![trouble];
-        let there = match self.wrong.filter(|wrong| wrong.is_of_links()) {
-            None => there,
-            Some(wrong) => {
-                let (near, far, trouble) = net::connection((0, 0), self.random.borrow_mut().split());
-                troubles.push(trouble);
-                spawn_local(tampered::carry(wrong, self.asked.clone(), (from, there), (to, near)));
-                far
-            }
-        };
+        let (here, there) = (self.tampered((from, to), here), self.tampered((to, from), there));
         self.nodes.borrow().get(&to)?.try_send(Box::new(there)).ok()?;
         self.kill(|other| other == link);
-        self.links.borrow_mut().extend(troubles.into_iter().map(|trouble| (link, trouble)));
+        self.links.borrow_mut().push((link, trouble));
         Some(Box::new(here))
+    }
+
+    /// What a node has of its end of a link to another one.
+    fn tampered(&self, (node, other): (NodeId, NodeId), end: End) -> End {
+        let Some(wrong) = self.wrong.filter(|wrong| wrong.is_of_links()) else { return end };
+        let (theirs, near, _) = net::connection((0, 0), self.random.borrow_mut().split());
+        spawn_local(tampered::stand_between(wrong, self.asked.clone(), (node, near), (other, end)));
+        theirs
     }
 }
 

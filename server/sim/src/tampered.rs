@@ -1,4 +1,4 @@
-//! Links of nodes that are wrong on purpose: what one says is changed on its way.
+//! Links of nodes that are wrong on purpose: between each node and its links is somebody who changes what it says and hears.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -42,11 +42,12 @@ pub struct Asked {
 /// By who asks, and whom.
 pub type AllAsked = Rc<RefCell<BTreeMap<(NodeId, NodeId), Asked>>>;
 
-/// One direction of a link.
+/// What a node says on a link, or what it hears.
 struct Way<'a> {
     wrong: Wrong,
-    from: NodeId,
-    to: NodeId,
+    node: NodeId,
+    other: NodeId,
+    says: bool,
     asked: &'a AllAsked,
     /// On to where it goes.
     on: mpsc::Sender<Bytes>,
@@ -54,20 +55,26 @@ struct Way<'a> {
     back: mpsc::Sender<Bytes>,
 }
 
-/// Carries what two nodes say to each other until one of them has ended it.
-pub async fn carry(wrong: Wrong, asked: AllAsked, (a, a_end): (NodeId, End), (b, b_end): (NodeId, End)) {
-    let ((from_a, to_a), (from_b, to_b)) = (tokio::io::split(a_end), tokio::io::split(b_end));
-    let (for_a, a_out) = mpsc::channel(FRAMES_MAX);
-    let (for_b, b_out) = mpsc::channel(FRAMES_MAX);
+/// Stands between a node and its link to another one, until either has ended it.
+pub async fn stand_between(
+    wrong: Wrong,
+    asked: AllAsked,
+    (node, node_end): (NodeId, End),
+    (other, link_end): (NodeId, End),
+) {
+    let ((says, to_node), (hears, to_link)) = (tokio::io::split(node_end), tokio::io::split(link_end));
+    let (for_node, node_out) = mpsc::channel(FRAMES_MAX);
+    let (for_link, link_out) = mpsc::channel(FRAMES_MAX);
     let asked = &asked;
-    let there = Way { wrong, from: a, to: b, asked, on: for_b.clone(), back: for_a.clone() };
-    let back = Way { wrong, from: b, to: a, asked, on: for_a, back: for_b };
-    // Whatever ends it, both nodes hear of it, since both ends are dropped.
+    let there =
+        Way { wrong, node, other, says: true, asked, on: for_link.clone(), back: for_node.clone() };
+    let here = Way { wrong, node, other, says: false, asked, on: for_node, back: for_link };
+    // Whatever ends it, both ends are dropped.
     let _ = tokio::select! {
-        ended = there.pass(from_a) => ended,
-        ended = back.pass(from_b) => ended,
-        ended = write(to_a, a_out) => ended,
-        ended = write(to_b, b_out) => ended,
+        ended = there.pass(says) => ended,
+        ended = here.pass(hears) => ended,
+        ended = write(to_node, node_out) => ended,
+        ended = write(to_link, link_out) => ended,
     };
 }
 
@@ -115,12 +122,12 @@ impl Way<'_> {
 
     /// What the link before has left without an answer is asked once more, as if it were something else.
     async fn ask_again(&self) {
-        if self.wrong != Wrong::SendsTwice {
+        if self.wrong != Wrong::SendsTwice || !self.says {
             return;
         }
         let again: Vec<_> = {
             let mut all = self.asked.borrow_mut();
-            let Asked { open, forged, .. } = all.entry((self.from, self.to)).or_default();
+            let Asked { open, forged, .. } = all.entry((self.node, self.other)).or_default();
             std::mem::take(open)
                 .into_values()
                 .map(|mut ask| {
@@ -139,32 +146,32 @@ impl Way<'_> {
     }
 
     async fn tamper(&self, message: Message) {
-        let message = match (self.wrong, message) {
-            (Wrong::DropsArrivals, Message::Deliver(number, delivery)) => {
+        let message = match (self.wrong, self.says, message) {
+            (Wrong::DropsArrivals, false, Message::Deliver(number, delivery)) => {
                 Message::Deliver(number, for_nobody(delivery))
             }
-            (Wrong::NeverRegisters, Message::Register(_, device, session, login)) => {
+            (Wrong::NeverRegisters, true, Message::Register(_, device, session, login)) => {
                 Message::Register(NOBODY, device, session, login)
             }
-            (Wrong::ForgetsUntaken, Message::Deliver(number, delivery)) => {
+            (Wrong::ForgetsUntaken, true, Message::Deliver(number, delivery)) => {
                 if number > 0 {
                     let _ = self.back.send(framed(&Message::Taken(number))).await;
                 }
                 Message::Deliver(number, delivery)
             }
-            (Wrong::AcksForOwners | Wrong::SendsTwice, Message::Ask(ask)) => {
+            (Wrong::AcksForOwners | Wrong::SendsTwice, true, Message::Ask(ask)) => {
                 if let Some(frame) = self.on_ask(&ask) {
                     let _ = self.back.send(frame).await;
                 }
                 Message::Ask(ask)
             }
-            (Wrong::AcksForOwners | Wrong::SendsTwice, Message::Answer(number, answer)) => {
+            (Wrong::AcksForOwners | Wrong::SendsTwice, false, Message::Answer(number, answer)) => {
                 if self.on_answer(number, &answer) {
                     return;
                 }
                 Message::Answer(number, answer)
             }
-            (_, message) => message,
+            (_, _, message) => message,
         };
         self.say(framed(&message)).await;
     }
@@ -173,7 +180,7 @@ impl Way<'_> {
     fn on_ask(&self, ask: &Ask) -> Option<Bytes> {
         let AskBody::Send(_) = &ask.body else { return None };
         let mut all = self.asked.borrow_mut();
-        let asked = all.entry((self.from, self.to)).or_default();
+        let asked = all.entry((self.node, self.other)).or_default();
         asked.open.insert(ask.number, ask.clone());
         let head = asked.heads.get_mut(&ask.conversation()).filter(|_| self.wrong == Wrong::AcksForOwners)?;
         *head = head.next();
@@ -185,7 +192,7 @@ impl Way<'_> {
     /// Whether the node that has asked is not to hear of it: it did not ask, or has an answer.
     fn on_answer(&self, number: u64, answer: &Answer) -> bool {
         let mut all = self.asked.borrow_mut();
-        let asked = all.entry((self.to, self.from)).or_default();
+        let asked = all.entry((self.node, self.other)).or_default();
         let Some(ask) = asked.open.remove(&number) else { return number >= FORGED };
         let is_answered = self.wrong == Wrong::AcksForOwners && asked.heads.contains_key(&ask.conversation());
         if let Answer::Sent(Ok(ok)) = answer {

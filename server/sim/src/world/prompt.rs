@@ -23,26 +23,37 @@ const CUT: Duration = Duration::from_secs(60);
 /// Then: 4 s until they notice, a send that goes again, 5 s until the store is asked, and as long again for what is in between.
 const SOON: Duration = Duration::from_secs(20);
 
-/// What must not change while it is looked how soon everybody is told.
+/// After sends have arrived a node dies within this time: some of them are stored by then, and not told.
+const DIES_WITHIN_MS: u64 = 16;
+
+/// What there is when all works.
 #[derive(PartialEq, Eq)]
 struct Scene {
-    nodes: Vec<Option<NodeId>>,
+    nodes: Vec<NodeId>,
     /// Of each device, how many it has had.
     connections: Vec<u64>,
 }
 
 impl World {
-    /// Everybody is told at once; and soon, when two nodes do not reach each other.
+    /// Everybody is told at once; soon, when two nodes do not reach each other; and soon, when a node has died.
     pub(super) async fn tell_promptly(self: &Rc<Self>, plan: &Plan, devices: &[Rc<Device>]) {
         let Some(scene) = self.well(devices).await else { return };
-        self.tell_within(plan, devices, &scene, AT_ONCE, "all is well").await;
+        self.all_send(plan, devices);
+        self.demand(devices, &scene, AT_ONCE, "all is well").await;
+
         let Some(scene) = self.well(devices).await else { return };
-        let nodes: Vec<_> = scene.nodes.iter().flatten().copied().collect();
-        let (Some(switch), 2..) = (&self.switch, nodes.len()) else { return };
-        let first = self.random.borrow_mut().below(nodes.len() as u64) as usize;
-        switch.cut(nodes[first], nodes[(first + 1) % nodes.len()], CUT);
-        self.tell_within(plan, devices, &scene, SOON, "two nodes do not reach each other").await;
+        let (Some(switch), [first, second, ..]) = (&self.switch, &*scene.nodes) else { return };
+        switch.cut(*first, *second, CUT);
+        self.all_send(plan, devices);
+        self.demand(devices, &scene, SOON, "two nodes do not reach each other").await;
         switch.heal();
+
+        let Some(scene) = self.well(devices).await else { return };
+        self.all_send(plan, devices);
+        sleep(self.delay(plan.latency_ms.1 + DIES_WITHIN_MS)).await;
+        self.kill_first_node();
+        self.demand(devices, &scene, SOON, "a node has died").await;
+        self.start_nodes();
     }
 
     /// What there is, if all that is there works.
@@ -52,7 +63,8 @@ impl World {
         if !is_complete || self.rude_running.get() > 0 || nodes.iter().any(|node| node.stands_still()) {
             return None;
         }
-        let nodes = nodes.iter().map(|node| node.name()).collect();
+        let mut nodes: Vec<_> = nodes.iter().filter_map(|node| node.name()).collect();
+        nodes.sort_unstable();
         let connections = devices.iter().map(|device| device.connection()).collect::<Option<_>>()?;
         Some(Scene { nodes, connections })
     }
@@ -60,44 +72,44 @@ impl World {
     /// Waits until all has been well for a while.
     async fn well(&self, devices: &[Rc<Device>]) -> Option<Scene> {
         let end = Instant::now() + WELL_WITHIN;
-        let mut since = (None, Instant::now());
+        let mut since = Instant::now();
+        let mut before = self.scene(devices);
         while Instant::now() < end {
-            let scene = self.scene(devices);
-            if scene.is_none() || scene != since.0 {
-                since = (scene, Instant::now());
-            } else if since.1.elapsed() >= WELL {
-                let lacking = self.lacking(devices).await;
-                return scene.filter(|_| lacking.is_none());
-            }
             sleep(LOOK).await;
+            let scene = self.scene(devices);
+            if scene.is_none() || scene != before {
+                since = Instant::now();
+            } else if since.elapsed() >= WELL {
+                return if self.lacking(devices).await.is_none() { scene } else { None };
+            }
+            before = scene;
         }
         None
     }
 
-    async fn tell_within(
-        self: &Rc<Self>,
-        plan: &Plan,
-        devices: &[Rc<Device>],
-        scene: &Scene,
-        time: Duration,
-        while_what: &str,
-    ) {
+    fn all_send(&self, plan: &Plan, devices: &[Rc<Device>]) {
         for device in devices {
             let to = self.random.borrow_mut().below(1_000);
             let text = text(&mut self.random.borrow_mut(), 16);
             device.command(Command::Send(self.target(plan, to), text));
         }
+    }
+
+    async fn demand(&self, devices: &[Rc<Device>], scene: &Scene, time: Duration, while_what: &str) {
         let end = Instant::now() + time;
         let mut lacking = None;
         while Instant::now() < end {
             sleep(time / 10).await;
-            lacking = self.lacking(devices).await;
+            // A device that has lost its connection is told when it has another one.
+            let steady = devices.iter().zip(&scene.connections);
+            let steady = steady.filter(|(device, had)| device.connection() == Some(**had));
+            let steady: Vec<_> = steady.map(|(device, _)| device.clone()).collect();
+            lacking = self.lacking(&steady).await;
             if lacking.is_none() {
                 return;
             }
         }
-        // A device that has lost its connection is told when it has another one.
-        if let Some(what) = lacking.filter(|_| self.scene(devices).as_ref() == Some(scene)) {
+        if let Some(what) = lacking {
             let what = format!("{} s after a send, while {while_what}: {what}", time.as_secs());
             self.history.borrow_mut().violate(Promise::GapFreeSync, "told late", what);
         }
