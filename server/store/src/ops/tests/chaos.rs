@@ -40,7 +40,7 @@ async fn send(kv: &dyn Kv, id: ConversationId, sender: Sender, client_seq: u64) 
             return *seq;
         }
         let Ok(mut batch) = owner.batch(sender, client_seq, vec![message("chaos")]).await else { continue };
-        if client_seq % 2 == 0 {
+        if client_seq.is_multiple_of(2) {
             batch.base.version = None;
         }
         if batch.base.head.last == Seq(0) {
