@@ -214,6 +214,9 @@ impl Notice {
             ("without_service_p50_ms", served.longest.at_ms(0.5)),
             ("without_service_p99_ms", served.longest.at_ms(0.99)),
             ("without_service_max_ms", served.longest.at_ms(1.0)),
+            ("stayed_without_service_p50_ms", served.stayed.at_ms(0.5)),
+            ("stayed_without_service_p99_ms", served.stayed.at_ms(0.99)),
+            ("connections_lost", served.moved as f64),
             ("served_again_p99_ms", served.again.at_ms(0.99)),
             ("served_again_max_ms", served.again.at_ms(1.0)),
             ("still_waiting", served.waiting as f64),
@@ -236,11 +239,15 @@ impl fmt::Display for Notice {
         let seconds = |times: &Latencies, quantile| times.at_ms(quantile) / 1e3;
         write!(
             f,
-            "without service p50 {:.2} s, p99 {:.2} s, max {:.2} s; served again p99 {:.2} s, max {:.2} s; {} sends, p50 \
+            "without service p50 {:.2} s, p99 {:.2} s, max {:.2} s; {} lost their connection, of the others p50 {:.2} s, \
+             p99 {:.2} s; served again p99 {:.2} s, max {:.2} s; {} sends, p50 \
              {:.1} ms, p99 {:.0} ms; nodes together after {:.1} s",
             seconds(&served.longest, 0.5),
             seconds(&served.longest, 0.99),
             seconds(&served.longest, 1.0),
+            served.moved,
+            seconds(&served.stayed, 0.5),
+            seconds(&served.stayed, 0.99),
             seconds(&served.again, 0.99),
             seconds(&served.again, 1.0),
             sends.count(),

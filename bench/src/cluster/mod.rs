@@ -152,8 +152,8 @@ impl Cluster {
     }
 
     /// CPU time of all nodes so far, and of the store.
-    pub fn cpu(&self) -> (Duration, Duration) {
-        (self.nodes.iter().map(Node::cpu).sum(), self.store.cpu())
+    pub fn cpu(&mut self) -> (Duration, Duration) {
+        (self.nodes.iter_mut().map(Node::cpu).sum(), self.store.cpu())
     }
 }
 

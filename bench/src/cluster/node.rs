@@ -23,8 +23,10 @@ pub struct Node {
     log: PathBuf,
     /// `None`: it is down, as was wanted.
     child: Option<Child>,
-    /// CPU time of its earlier processes.
+    /// CPU time of its earlier processes ..
     before: Duration,
+    /// .. and of this one, when it was last seen running.
+    so_far: Duration,
 }
 
 impl Node {
@@ -37,6 +39,7 @@ impl Node {
             log: files.logs().join(format!("node-{number}.log")),
             child: None,
             before: Duration::ZERO,
+            so_far: Duration::ZERO,
         }
     }
 
@@ -62,6 +65,7 @@ impl Node {
             .map_err(Error::io(format!("cannot start {}", self.program.display())))?;
         interrupt::takes_along(child.id());
         self.child = Some(child);
+        self.before += std::mem::take(&mut self.so_far);
         Ok(())
     }
 
@@ -77,8 +81,8 @@ impl Node {
 
     /// Kills it, whatever it is about to do.
     pub fn kill(&mut self) {
+        self.note_cpu();
         let Some(mut child) = self.child.take() else { return };
-        self.before += cpu(&child);
         let _ = child.kill();
         interrupt::leaves(child.id());
         let _ = child.wait();
@@ -89,13 +93,12 @@ impl Node {
     /// # Errors
     /// When it has, in another way than it should.
     pub fn has_stopped(&mut self) -> Result<bool, Error> {
+        self.note_cpu();
         let Some(child) = &mut self.child else { return Ok(true) };
-        let so_far = cpu(child);
         match exited(child)? {
             None => Ok(false),
             Some(status) => {
                 self.child = None;
-                self.before += so_far;
                 if status.success() { Ok(true) } else { Err(self.ended(&status)) }
             }
         }
@@ -147,8 +150,15 @@ impl Node {
     }
 
     /// CPU time of all its processes.
-    pub fn cpu(&self) -> Duration {
-        self.before + self.child.as_ref().map(cpu).unwrap_or_default()
+    pub fn cpu(&mut self) -> Duration {
+        self.note_cpu();
+        self.before + self.so_far
+    }
+
+    /// A process that has ended does not say it any more.
+    fn note_cpu(&mut self) {
+        let used = self.child.as_ref().and_then(|child| process::usage(child.id()).ok());
+        self.so_far = used.map_or(self.so_far, |usage| usage.cpu);
     }
 }
 
@@ -165,8 +175,4 @@ fn exited(child: &mut Child) -> Result<Option<ExitStatus>, Error> {
         interrupt::leaves(child.id());
     }
     Ok(status)
-}
-
-fn cpu(child: &Child) -> Duration {
-    process::usage(child.id()).map(|usage| usage.cpu).unwrap_or_default()
 }

@@ -155,6 +155,9 @@ impl Member {
                 }
                 Left::Lost => {
                     self.meter().count(|interval| interval.count("connections_lost", 1));
+                    if let Some(service) = &self.scene.service {
+                        service.lost(self.returning.number());
+                    }
                     Coming::Again(Duration::from_nanos(clock::nanos() - self.online_since))
                 }
             };

@@ -4,7 +4,7 @@
 //! resend, reconnect, come to another node. What it waited before the stretch began does not count.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::clock;
 use crate::stats::Latencies;
@@ -27,6 +27,8 @@ struct Waits {
     slow_until: AtomicU64,
     /// When the oldest send was due that is not acknowledged. 0: there is none.
     oldest: AtomicU64,
+    /// It has lost its connection in this stretch of time, or was sent away.
+    moved: AtomicBool,
 }
 
 /// A stretch of time, over all clients who had something to send.
@@ -34,6 +36,10 @@ struct Waits {
 pub struct Served {
     /// The longest that each has waited for an acknowledgement.
     pub longest: Latencies,
+    /// The same, of those alone whose connection stayed.
+    pub stayed: Latencies,
+    /// Clients whose connection ended.
+    pub moved: u64,
     /// From the beginning until each was served again as usual, without waiting for a second; 0 for those who always were.
     pub again: Latencies,
     /// Clients who wait for more than a second at the end.
@@ -61,11 +67,19 @@ impl Service {
         }
     }
 
+    /// This client's connection has ended.
+    pub fn lost(&self, client: usize) {
+        if let Some(waits) = self.clients.get(client) {
+            waits.moved.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// A stretch of time begins.
     pub fn begin(&self) {
         for waits in &self.clients {
             waits.longest.store(0, Ordering::Relaxed);
             waits.slow_until.store(0, Ordering::Relaxed);
+            waits.moved.store(false, Ordering::Relaxed);
         }
         self.since.store(clock::nanos(), Ordering::Relaxed);
     }
@@ -80,9 +94,14 @@ impl Service {
                 waits.note(oldest, since, now);
                 served.waiting += u64::from(now.saturating_sub(oldest) > SLOW);
             }
+            let moved = waits.moved.load(Ordering::Relaxed);
+            served.moved += u64::from(moved);
             let longest = waits.longest.load(Ordering::Relaxed);
             if longest > 0 {
                 served.longest.record(longest);
+                if !moved {
+                    served.stayed.record(longest);
+                }
                 served.again.record(waits.slow_until.load(Ordering::Relaxed));
             }
         }
@@ -104,6 +123,8 @@ impl Served {
     /// Takes in another stretch.
     pub fn add(&mut self, other: &Self) {
         self.longest.add(&other.longest);
+        self.stayed.add(&other.stayed);
+        self.moved += other.moved;
         self.again.add(&other.again);
         self.waiting += other.waiting;
     }
@@ -131,8 +152,10 @@ mod tests {
         service.begin();
         service.acked(0, clock::nanos());
         service.waits(1, Some(1));
+        service.lost(1);
         let served = service.so_far();
         assert_eq!((served.longest.count(), served.waiting), (2, 1));
+        assert_eq!((served.stayed.count(), served.moved), (1, 1));
         service.waits(1, None);
         service.begin();
         assert_eq!(service.so_far().longest.count(), 0);
