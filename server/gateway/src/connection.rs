@@ -536,4 +536,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Io<'_, S> {
 
 #[cfg(test)]
 #[path = "connection_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,7 +4,7 @@ use std::time::Duration;
 use bytes::BufMut;
 use tern_core::routing::ShardId;
 use tern_protocol::convert::{encode_request, parse_server};
-use tern_protocol::event::ServerBody;
+use tern_protocol::event::{ServerBody, ServerMessage};
 use tern_protocol::ids::{DeviceId, StoreEpoch};
 use tern_protocol::limits::{FRAME_BYTES_MAX, MARKS_MAX, VERSION_MAX, VERSION_MIN};
 use tern_protocol::request::{ListConversations, Login, Mark, Request, RequestBody};
@@ -28,22 +28,27 @@ const PIPE_BYTES: usize = 8 << 20;
 const TURNS_MAX: u64 = 8;
 
 /// A shard on this thread alone, without limits.
-struct Alone {
-    shard: Rc<Shard>,
+pub(crate) struct Alone {
+    /// The shard.
+    pub(crate) shard: Rc<Shard>,
     minter: Minter,
     _phase: watch::Sender<Phase>,
     _dir: tempfile::TempDir,
 }
 
 impl Alone {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
+        Self::on(Memory::new())
+    }
+
+    /// On a store that others may have as well.
+    pub(crate) fn on(store: Memory) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let minter = Minter::load_or_create(dir.path()).expect("a key");
         let verifier = Verifier::new(vec![minter.token_key().expect("a key")], Duration::ZERO);
         let (mailbox, inbox) = mailbox();
         let epoch = StoreEpoch::from_bytes([7; 16]);
-        let kv = Arc::new(Memory::new());
-        let node = Node::new(kv, epoch, verifier, &Limits::OFF, Clock::new(), vec![mailbox]);
+        let node = Node::new(Arc::new(store), epoch, verifier, &Limits::OFF, Clock::new(), vec![mailbox]);
         let (phase, phases) = watch::channel(Phase::Running);
         let shard = Shard::new(ShardId(0), Arc::new(node), phases);
         tokio::task::spawn_local(shard.clone().run(inbox));
@@ -51,7 +56,11 @@ impl Alone {
     }
 
     /// A client that has sent its login and these requests, all of them before it is heard.
-    async fn client(&self, name: &str, requests: impl IntoIterator<Item = RequestBody>) -> DuplexStream {
+    pub(crate) async fn client(
+        &self,
+        name: &str,
+        requests: impl IntoIterator<Item = RequestBody>,
+    ) -> DuplexStream {
         let token = self.minter.mint(name, Duration::from_secs(3600), clock::wall()).expect("a good name");
         let login = RequestBody::Login(Login {
             token,
@@ -81,14 +90,19 @@ impl Alone {
 }
 
 /// Reads until this request is answered.
-async fn answered(client: &mut DuplexStream, id: u64) {
+pub(crate) async fn answered(client: &mut DuplexStream, id: u64) {
+    told(client, |message| message.id == RequestId(id)).await;
+}
+
+/// Reads until the client is told something.
+pub(crate) async fn told(client: &mut DuplexStream, is_it: impl Fn(&ServerMessage) -> bool) {
     let mut buffer = BytesMut::new();
     loop {
         while let Some(frame) = frame::decode(&mut buffer, FRAME_BYTES_MAX).expect("frames") {
             if let frame::Frame::Message(bytes) = frame {
                 let message = parse_server(bytes).expect("a frame").expect("of a known kind");
                 assert!(!matches!(message.body, ServerBody::Error(_)), "{message:?}");
-                if message.id == RequestId(id) {
+                if is_it(&message) {
                     return;
                 }
             }

@@ -83,7 +83,11 @@ impl<F: Future> Future for Stands<F> {
 }
 
 /// What the shards of a node that is wrong on purpose are told of the cluster.
-fn misjudged(set: &LocalSet, wrong: Wrong, mut view: watch::Receiver<Arc<View>>) -> watch::Receiver<Arc<View>> {
+fn misjudged(
+    set: &LocalSet,
+    wrong: Wrong,
+    mut view: watch::Receiver<Arc<View>>,
+) -> watch::Receiver<Arc<View>> {
     let (told, theirs) = watch::channel(view.borrow().clone());
     set.spawn_local(async move {
         while view.changed().await.is_ok() {

@@ -156,13 +156,23 @@ impl Plan {
                 // Who has no SDK does not send again; nobody is away for long.
                 let (moves, seed) = (random.within(1..3), random.below(2_000));
                 let action = match random.one_in(4) {
-                    true => Action::Fill { session: Session { user: to, moves, seed }, to, bytes, away: device },
+                    true => {
+                        Action::Fill { session: Session { user: to, moves, seed }, to, bytes, away: device }
+                    }
                     false => Action::Send { device, to, count: 1, bytes },
                 };
                 steps.push(step(after_ms, action));
                 if n == fault_at {
+                    if random.one_in(3) {
+                        // What a node has stored then it may never have learnt.
+                        let (commits_per_mille, ms) =
+                            (random.within(100..900) as u16, random.within(100..3_000));
+                        steps.push(step(0, Action::Fail { commits_per_mille, reads_per_mille: 0, ms }));
+                    }
                     let fault = match random.below(8) {
-                        0..3 => Action::CutLink { one: node, other: node + 1, ms: random.within(1_000..20_000) },
+                        0..3 => {
+                            Action::CutLink { one: node, other: node + 1, ms: random.within(1_000..20_000) }
+                        }
                         3..5 => Action::Kill { down_ms: random.within(1..20_000) },
                         5 => Action::Pause { node, ms: random.within(1_000..PAUSE_MS_MAX) },
                         6 => Action::Stop { down_ms: random.within(1..3_000) },
@@ -191,9 +201,9 @@ impl Plan {
     /// Whether the clocks of all nodes agree as far as they have to.
     pub fn clocks_agree(&self) -> bool {
         let agrees = |ahead: i64| (0..SKEW_MS_MAX as i64).contains(&ahead);
-        self.steps.iter().all(
-            |step| !matches!(step.action, Action::SetClock { ahead_ms, .. } if !agrees(ahead_ms)),
-        )
+        self.steps
+            .iter()
+            .all(|step| !matches!(step.action, Action::SetClock { ahead_ms, .. } if !agrees(ahead_ms)))
     }
 
     /// The plan of a seed, on a cluster.

@@ -74,6 +74,7 @@ impl SimStore {
     /// The same store, for the nodes of a cluster: what one has sent lands, also when the node stands still or is no more.
     pub fn for_cluster(&self) -> Self {
         let (landing, mut sent) = mpsc::channel::<Landing>(LANDING_MAX);
+        self.memory.lands_when_told();
         let store = self.clone();
         spawn_local(async move {
             while let Some(Landing { at, commit, answer }) = sent.recv().await {

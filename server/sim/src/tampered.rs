@@ -66,8 +66,7 @@ pub async fn stand_between(
     let (for_node, node_out) = mpsc::channel(FRAMES_MAX);
     let (for_link, link_out) = mpsc::channel(FRAMES_MAX);
     let asked = &asked;
-    let there =
-        Way { wrong, node, other, says: true, asked, on: for_link.clone(), back: for_node.clone() };
+    let there = Way { wrong, node, other, says: true, asked, on: for_link.clone(), back: for_node.clone() };
     let here = Way { wrong, node, other, says: false, asked, on: for_node, back: for_link };
     // Whatever ends it, both ends are dropped.
     let _ = tokio::select! {

@@ -148,6 +148,7 @@ struct State {
     newest: Version,
     plan: FaultPlan,
     late: Vec<Late>,
+    lands_when_told: bool,
     counts: Counts,
 }
 
@@ -194,6 +195,11 @@ impl Memory {
     /// From now on things go wrong by this plan.
     pub fn set_faults(&self, plan: FaultPlan) {
         self.lock().plan = plan;
+    }
+
+    /// From now on what may still land waits until it is told to [`land`](Self::land), whatever is committed meanwhile.
+    pub fn lands_when_told(&self) {
+        self.lock().lands_when_told = true;
     }
 
     /// Lets every commit that may still land try it, in order; says how many did.
@@ -372,7 +378,7 @@ impl State {
             }
             Some(Fault::UnknownLost) => Err(CommitError::Unknown { may_still_land: false }),
             Some(Fault::UnknownLandsLater) => {
-                let wait = self.plan.delay();
+                let wait = self.plan.delay().filter(|_| !self.lands_when_told);
                 self.late.push(Late { wait, read_version, reads, writes });
                 Err(CommitError::Unknown { may_still_land: true })
             }

@@ -211,3 +211,98 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tern_core::routing::SlotMap;
+    use tern_protocol::ids::{ConversationId, Seq};
+    use tokio::sync::mpsc;
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::clock::Stamp;
+    use crate::cluster::{Lanes, Peer};
+    use crate::connection::tests::Alone;
+
+    const OTHER: NodeId = NodeId(9);
+
+    fn group(n: u32) -> ConversationId {
+        ConversationId::group_from_random(u128::from(n).to_be_bytes())
+    }
+
+    fn head(conversation: ConversationId, head: u64, audience: &Arc<[UserId]>) -> News {
+        News::HeadMoved { conversation, head: Seq(head), audience: audience.clone() }
+    }
+
+    #[tokio::test]
+    async fn a_lower_head_that_is_given_back_does_not_replace_a_higher_one() {
+        let turn = async {
+            let shard = Alone::new().shard;
+            let (one, two): (Arc<[UserId]>, Arc<[UserId]>) =
+                (Arc::new([UserId::from_sub("alice")]), Arc::new([UserId::from_sub("bob")]));
+            let to = To::Node(OTHER, Stage::Connections);
+            let give_back = |news| {
+                let delivery = Delivery { stage: Stage::Connections, news };
+                shard.on_event(Event::Undelivered(OTHER, delivery));
+            };
+            let frames = |last: u64| (1..=last).map(|n| (Seq(n), bytes::Bytes::new())).collect();
+            let entries = |last, audience: &Arc<[UserId]>| {
+                let (frames, audience) = (frames(last), audience.clone());
+                let publication = Publication { conversation: group(1), frames, audience };
+                News::Publish(Arc::new(publication), Stamp::take())
+            };
+            let cases = [
+                (head(group(1), 9, &one), vec![(9, &one)]),
+                // What was on its way when the link broke is older than what could not be sent since.
+                (head(group(1), 5, &one), vec![(9, &one)]),
+                (entries(7, &one), vec![(9, &one)]),
+                (entries(12, &one), vec![(12, &one)]),
+                // Whoever has left with 13 is to hear of 13 and of nothing after it.
+                (head(group(1), 13, &two), vec![(12, &one), (13, &two)]),
+                (head(group(1), 11, &two), vec![(12, &one), (13, &two)]),
+            ];
+            for (news, expected) in cases {
+                give_back(news);
+                let behind = shard.behind.borrow();
+                let told: Vec<_> =
+                    behind[&(to, group(1))].iter().map(|(head, audience)| (head.get(), audience)).collect();
+                assert_eq!(told, expected);
+            }
+        };
+        LocalSet::new().run_until(turn).await;
+    }
+
+    #[tokio::test]
+    async fn a_node_for_which_too_much_waits_is_told_that_it_has_missed_something() {
+        let turn = async {
+            let shard = Alone::new().shard;
+            let (requests, _requests) = mpsc::channel(1);
+            let (news, _news) = mpsc::channel(1);
+            let (homes, mut told) = mpsc::channel(8);
+            let lanes = Lanes { requests, news, homes };
+            let view = |is_up| {
+                let peer = Peer { lanes: lanes.clone(), links: 1, is_up, clients: Arc::default() };
+                let map = SlotMap::new([NodeId(0), OTHER].into_iter());
+                Arc::new(View { map, peers: [(OTHER, peer)].into(), ..View::alone(NodeId(0)) })
+            };
+            shard.on_view(view(false));
+            let audience: Arc<[UserId]> = Arc::new([UserId::from_sub("alice")]);
+            let begun = shard.now().wall;
+            for n in 0..BEHIND_MAX as u32 {
+                shard.tell_elsewhere(head(group(n), 1, &audience));
+            }
+            assert_eq!((shard.behind.borrow().len(), shard.lost.borrow().len()), (BEHIND_MAX, 0));
+            shard.tell_elsewhere(head(group(BEHIND_MAX as u32), 1, &audience));
+            assert_eq!(shard.behind.borrow().len(), 0, "no more is remembered than that");
+            // It is told when there is a link, and once.
+            shard.tell_lost();
+            assert!(told.try_recv().is_err());
+            shard.on_view(view(true));
+            shard.tell_lost();
+            shard.tell_lost();
+            let Ok(HomeMessage::Lost(since)) = told.try_recv() else { panic!("it is not told") };
+            assert!(since >= begun && told.try_recv().is_err());
+        };
+        LocalSet::new().run_until(turn).await;
+    }
+}

@@ -563,9 +563,15 @@ fn put_home(out: &mut BytesMut, message: HomeMessage) {
 
 #[cfg(test)]
 mod tests {
-    use tern_protocol::ids::StoreEpoch;
+    use tern_protocol::event::{ServerBody, ServerMessage};
+    use tern_protocol::ids::{ClientSeq, ConversationId, Seq, StoreEpoch, UserId};
+    use tern_protocol::model::{Change, Message as ChatMessage, Target};
+    use tern_protocol::request::{ListConversations, RequestBody, Send};
+    use tern_store::memory::Memory;
+    use tokio::task::LocalSet;
 
     use super::*;
+    use crate::connection::tests::{Alone, answered, told};
 
     fn hello(node: u64, epoch: u8, versions: (u8, u8)) -> Hello {
         Hello { node: NodeId(node), epoch: StoreEpoch::from_bytes([epoch; 16]), versions }
@@ -609,5 +615,35 @@ mod tests {
         b.write_all(&first).await.expect("there is room");
         let answer = greet(&mut a, &mut input, hello(1, 7, VERSIONS)).await;
         assert!(matches!(answer, Err(LinkError::Malformed(_))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn who_hears_that_news_were_lost_asks_the_store() {
+        let turn = async {
+            // Two servers on a store that do not know of each other: nobody tells.
+            let store = Memory::new();
+            let (here, elsewhere) = (Alone::on(store.clone()), Alone::on(store));
+            let (alice, bob) = (UserId::from_sub("alice"), UserId::from_sub("bob"));
+            let list = RequestBody::ListConversations(ListConversations { after: None, limit: 1 });
+            let mut client = here.client("alice", [list]).await;
+            answered(&mut client, 2).await;
+            let payload = bytes::Bytes::from_static(b"are you there?");
+            let change =
+                Change::Message(ChatMessage { content_type: String::new(), payload, reply_to: None });
+            let send = Send { target: Target::User(alice), client_seq: ClientSeq(1), change };
+            let mut sender = elsewhere.client("bob", [RequestBody::Send(send)]).await;
+            answered(&mut sender, 2).await;
+
+            let link = Link::new(&here.shard.node, NodeId(2));
+            link.on_message(Message::Lost(here.shard.now().wall)).await;
+            let chat = ConversationId::direct(alice, bob);
+            let is_told = |message: &ServerMessage| {
+                matches!(message.body, ServerBody::HeadMoved { conversation, head }
+                    if conversation == chat && head == Seq(1))
+            };
+            told(&mut client, is_told).await;
+        };
+        let waited = LocalSet::new().run_until(timeout(Duration::from_secs(30), turn)).await;
+        waited.expect("alice is told of what is in the store");
     }
 }
