@@ -406,6 +406,7 @@ impl Shard {
         self.tell_homes_again();
         self.tell_lost();
         self.say_farewells();
+        self.recheck_again();
         self.recheck_some();
         if ticks.is_multiple_of(TICKS_PER_SWEEP) {
             let sweeps = (ticks / TICKS_PER_SWEEP) as usize;

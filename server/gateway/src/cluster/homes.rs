@@ -238,7 +238,9 @@ impl Shard {
         // Before there was a link, the other node may not have known that there is somebody here to be told.
         let links = |view: &View, node| view.peers.get(node).map_or(0, |peer: &Peer| peer.links);
         let is_linked = view.peers.keys().any(|node| links(&view, node) > links(&before, node));
-        if is_linked || view.departures > before.departures {
+        if view.departures > before.departures {
+            self.recheck_departed();
+        } else if is_linked {
             self.recheck_all(self.now().wall);
         }
     }

@@ -4,8 +4,10 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use tern_core::time::MonoMillis;
 use tern_protocol::ids::UserId;
 use tern_protocol::model::WallMillis;
+use tern_store::limits::TRANSACTION_LIFE_MS;
 use tern_store::ops::sync;
 use tracing::{info, warn};
 
@@ -23,6 +25,8 @@ const RECHECKS_MAX: usize = 8;
 pub struct Rechecks {
     turns: VecDeque<UserId>,
     since: HashMap<UserId, WallMillis>,
+    /// When all are to have another turn, and since when they may have missed something.
+    again: Option<(MonoMillis, WallMillis)>,
 }
 
 impl Rechecks {
@@ -65,6 +69,24 @@ impl Shard {
         let since = self.unlinked.replace(Some(now)).unwrap_or(now);
         let users: Vec<_> = self.conns.borrow().values().filter_map(|conn| conn.user.get()).collect();
         users.into_iter().for_each(|user| self.recheck(user, since.min(now)));
+    }
+
+    /// A node has gone, and has not told what it had stored; what it had sent may still land, as long as a transaction lives.
+    pub(super) fn recheck_departed(self: &Rc<Self>) {
+        let now = self.now();
+        self.recheck_all(now.wall);
+        let again = &mut self.rechecks.borrow_mut().again;
+        let since = again.map_or(now.wall, |(_, since)| since.min(now.wall));
+        *again = Some((now.mono.plus(TRANSACTION_LIFE_MS), since));
+    }
+
+    /// Asks the store once more when nothing can land any more.
+    pub fn recheck_again(self: &Rc<Self>) {
+        let now = self.now().mono;
+        let due = self.rechecks.borrow_mut().again.take_if(|(due, _)| *due <= now);
+        if let Some((_, since)) = due {
+            self.recheck_all(since);
+        }
     }
 
     /// News for everybody may have been lost since then.
@@ -110,5 +132,65 @@ impl Shard {
                 }
             });
         }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use tern_protocol::event::{ServerBody, ServerMessage};
+    use tern_protocol::ids::{ClientSeq, ConversationId, NodeId, Seq};
+    use tern_protocol::model::{Change, Message, Target};
+    use tern_protocol::request::{ListConversations, RequestBody, Send};
+    use tern_store::memory::Memory;
+    use tokio::task::LocalSet;
+    use tokio::time::{Duration, timeout};
+
+    use super::*;
+    use crate::cluster::View;
+    use crate::connection::tests::{Alone, answered, told};
+
+    /// Bob sends to alice by a server of which hers does not know.
+    pub(in crate::cluster) async fn sends_unheard(store: &Memory) -> impl Fn(&ServerMessage) -> bool + use<> {
+        let [alice, bob] = ["alice", "bob"].map(UserId::from_sub);
+        let elsewhere = Alone::on(store.clone());
+        let payload = Bytes::from_static(b"are you there?");
+        let change = Change::Message(Message { content_type: String::new(), payload, reply_to: None });
+        let send = Send { target: Target::User(alice), client_seq: ClientSeq(1), change };
+        let mut sender = elsewhere.client("bob", [RequestBody::Send(send)]).await;
+        answered(&mut sender, 2).await;
+        let chat = ConversationId::direct(alice, bob);
+        move |message: &ServerMessage| {
+            matches!(message.body, ServerBody::HeadMoved { conversation, head }
+                if conversation == chat && head == Seq(1))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_dead_node_has_sent_is_found_although_it_lands_late() {
+        let turn = async {
+            let store = Memory::new();
+            let here = Alone::on(store.clone());
+            let list = RequestBody::ListConversations(ListConversations { after: None, limit: 1 });
+            let mut client = here.client("alice", [list]).await;
+            answered(&mut client, 2).await;
+            let gone = here.shard.now().mono;
+            here.shard.on_view(Arc::new(View { departures: 1, ..View::alone(NodeId(0)) }));
+            // The store is asked, and has nothing.
+            while here.shard.rechecking.get() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let is_told = sends_unheard(&store).await;
+            let mut rechecks = here.shard.rechecks.borrow_mut();
+            let (due, _) = rechecks.again.as_mut().expect("it is asked again");
+            assert!(*due >= gone.plus(TRANSACTION_LIFE_MS));
+            *due = here.shard.now().mono;
+            drop(rechecks);
+            told(&mut client, is_told).await;
+        };
+        let waited = LocalSet::new().run_until(timeout(Duration::from_secs(60), turn)).await;
+        waited.expect("alice is told of what is in the store");
     }
 }

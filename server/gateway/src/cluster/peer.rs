@@ -563,14 +563,13 @@ fn put_home(out: &mut BytesMut, message: HomeMessage) {
 
 #[cfg(test)]
 mod tests {
-    use tern_protocol::event::{ServerBody, ServerMessage};
-    use tern_protocol::ids::{ClientSeq, ConversationId, Seq, StoreEpoch, UserId};
-    use tern_protocol::model::{Change, Message as ChatMessage, Target};
-    use tern_protocol::request::{ListConversations, RequestBody, Send};
+    use tern_protocol::ids::StoreEpoch;
+    use tern_protocol::request::{ListConversations, RequestBody};
     use tern_store::memory::Memory;
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::cluster::missed::tests::sends_unheard;
     use crate::connection::tests::{Alone, answered, told};
 
     fn hello(node: u64, epoch: u8, versions: (u8, u8)) -> Hello {
@@ -620,27 +619,14 @@ mod tests {
     #[tokio::test]
     async fn who_hears_that_news_were_lost_asks_the_store() {
         let turn = async {
-            // Two servers on a store that do not know of each other: nobody tells.
             let store = Memory::new();
-            let (here, elsewhere) = (Alone::on(store.clone()), Alone::on(store));
-            let (alice, bob) = (UserId::from_sub("alice"), UserId::from_sub("bob"));
+            let here = Alone::on(store.clone());
             let list = RequestBody::ListConversations(ListConversations { after: None, limit: 1 });
             let mut client = here.client("alice", [list]).await;
             answered(&mut client, 2).await;
-            let payload = bytes::Bytes::from_static(b"are you there?");
-            let change =
-                Change::Message(ChatMessage { content_type: String::new(), payload, reply_to: None });
-            let send = Send { target: Target::User(alice), client_seq: ClientSeq(1), change };
-            let mut sender = elsewhere.client("bob", [RequestBody::Send(send)]).await;
-            answered(&mut sender, 2).await;
-
+            let is_told = sends_unheard(&store).await;
             let link = Link::new(&here.shard.node, NodeId(2));
             link.on_message(Message::Lost(here.shard.now().wall)).await;
-            let chat = ConversationId::direct(alice, bob);
-            let is_told = |message: &ServerMessage| {
-                matches!(message.body, ServerBody::HeadMoved { conversation, head }
-                    if conversation == chat && head == Seq(1))
-            };
             told(&mut client, is_told).await;
         };
         let waited = LocalSet::new().run_until(timeout(Duration::from_secs(30), turn)).await;
