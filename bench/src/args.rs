@@ -140,8 +140,8 @@ pub enum Command {
         waited for more than a second; ..._send_..., all messages of that time; ..._whole_again_max_ms, from when the fault \
         was healed until all nodes had links to each other.\n\n\
         Examples:\n  cargo build --release -p tern-server --features tern-server/fdb -p tern-bench\n  \
-        tern-bench cluster --fdbserver /usr/sbin/fdbserver --fdbcli /usr/bin/fdbcli --duration 1800\n  \
-        tern-bench cluster --fdbserver /usr/sbin/fdbserver --fdbcli /usr/bin/fdbcli --faults restart --duration 300"
+        tern-bench cluster --fdbcli /usr/bin/fdbcli --duration 1800\n  \
+        tern-bench cluster --fdbcli /usr/bin/fdbcli --faults restart --duration 300"
     )]
     Cluster(ClusterArgs),
     /// Pairs of clients talk and newcomers come, while others mean harm: what ordinary users notice, what it takes

@@ -21,7 +21,7 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = nodes)]
     pub nodes: usize,
     /// FoundationDB's server
-    #[arg(long, value_name = "FILE", default_value = "fdbserver")]
+    #[arg(long, value_name = "FILE", default_value = "/usr/sbin/fdbserver")]
     pub fdbserver: PathBuf,
     /// FoundationDB's command line [default: fdbcli beside --fdbserver]
     #[arg(long, value_name = "FILE")]
@@ -35,6 +35,9 @@ pub struct ClusterArgs {
         default_value = "kill,pause,stall,links,store,isolate,drain,restart"
     )]
     pub faults: Vec<Fault>,
+    /// Seconds that a fault lasts, where it does not say itself when it is over [default: 10; pause 8, stall 3]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds_above_0)]
+    pub lasts: Option<f64>,
     /// Seconds from one fault to the next; a rolling restart takes longer if it has to
     #[arg(long, value_name = "SECONDS", default_value_t = 45.0, value_parser = seconds_above_0)]
     pub every: f64,

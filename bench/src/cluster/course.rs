@@ -28,6 +28,8 @@ const QUIET: &str = "quiet";
 pub struct Course {
     /// In turn.
     pub faults: Vec<Fault>,
+    /// How long one lasts, if not as long as it usually does.
+    pub lasts: Option<Duration>,
     /// From one to the next.
     pub every: Duration,
 }
@@ -124,7 +126,7 @@ impl Course {
         for place in fault.victims(victim, cluster.nodes.len()) {
             cluster.strike(fault, place)?;
             match fault.lasts() {
-                Some(time) => hold(run, cluster, time)?,
+                Some(time) => hold(run, cluster, self.lasts.unwrap_or(time))?,
                 None => {
                     let mut stopped = Ok(false);
                     run.hold_until(STOP, |_| {

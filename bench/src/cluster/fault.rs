@@ -31,6 +31,8 @@ pub enum Fault {
     Store,
     /// No packet gets from a node to anybody or back, for 10 s
     Isolate,
+    /// FoundationDB is killed, and started again 10 s later
+    Outage,
     /// A node is told to stop, and started again as soon as it has
     Drain,
     /// All nodes are told to stop, one after the other, each as soon as the one before is back
@@ -47,6 +49,7 @@ impl Fault {
             Self::Links => "links",
             Self::Store => "store",
             Self::Isolate => "isolate",
+            Self::Outage => "outage",
             Self::Drain => "drain",
             Self::Restart => "restart",
         }
@@ -55,14 +58,14 @@ impl Fault {
     /// How long it lasts; `None`: until those who are told to stop have, and are back.
     pub fn lasts(self) -> Option<Duration> {
         match self {
-            Self::Kill | Self::Links | Self::Store | Self::Isolate => Some(LASTS),
+            Self::Kill | Self::Links | Self::Store | Self::Isolate | Self::Outage => Some(LASTS),
             Self::Pause => Some(PAUSE),
             Self::Stall => Some(STALL),
             Self::Drain | Self::Restart => None,
         }
     }
 
-    /// Which of so many nodes it meets, when it is the victim's turn.
+    /// Which of so many nodes it meets, when it is the turn of the victim.
     pub fn victims(self, victim: usize, nodes: usize) -> Vec<usize> {
         match self {
             Self::Restart => (0..nodes).map(|further| (victim + further) % nodes).collect(),
@@ -82,6 +85,10 @@ impl Cluster {
                 self.nodes[place].kill();
                 Ok(())
             }
+            Fault::Outage => {
+                self.store.kill();
+                Ok(())
+            }
             Fault::Pause | Fault::Stall => self.nodes[place].signal(Signal::STOP),
             Fault::Drain | Fault::Restart => self.nodes[place].signal(Signal::TERM),
             Fault::Links | Fault::Store | Fault::Isolate => {
@@ -97,6 +104,7 @@ impl Cluster {
     pub fn heal(&mut self, fault: Fault, place: usize) -> Result<(), Error> {
         match fault {
             Fault::Kill | Fault::Drain | Fault::Restart => self.nodes[place].start(&self.network),
+            Fault::Outage => self.store.launch(&self.network),
             Fault::Pause | Fault::Stall => self.nodes[place].signal(Signal::CONT),
             Fault::Links | Fault::Store | Fault::Isolate => {
                 self.ways(fault, place).into_iter().try_for_each(|(one, other)| self.network.mend(one, other))

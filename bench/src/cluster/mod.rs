@@ -115,12 +115,12 @@ impl Cluster {
         (links + 1 == nodes).then_some(nodes)
     }
 
-    /// That everything runs that is to run.
+    /// That everything runs that is to run. FoundationDB is started again when it has ended by itself.
     ///
     /// # Errors
     /// [`Error::Server`] with what has ended, and where it says why.
     pub fn check(&mut self) -> Result<(), Error> {
-        self.store.check()?;
+        self.store.tend(&self.network)?;
         self.nodes.iter_mut().try_for_each(Node::check)
     }
 
@@ -149,6 +149,11 @@ impl Cluster {
                 Ok(kept)
             }
         }
+    }
+
+    /// How often FoundationDB has ended by itself.
+    pub fn store_fell(&self) -> u32 {
+        self.store.fell()
     }
 
     /// CPU time of all nodes so far, and of the store.

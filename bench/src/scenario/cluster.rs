@@ -1,6 +1,6 @@
 //! A day with several nodes on one FoundationDB, while one after the other is killed, paused, cut off or restarted.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::Error;
@@ -13,14 +13,12 @@ use crate::server::beside_this_program;
 
 impl ClusterArgs {
     fn parts(&self) -> Result<Parts, Error> {
-        let beside = |program: &Path| match program.parent() {
-            Some(directory) if directory != Path::new("") => directory.join("fdbcli"),
-            _ => PathBuf::from("fdbcli"),
-        };
+        let ternd = self.common.ternd.clone().map_or_else(beside_this_program, Ok)?;
+        let fdbcli = self.fdbcli.clone().unwrap_or_else(|| self.fdbserver.with_file_name("fdbcli"));
         Ok(Parts {
-            ternd: self.common.ternd.clone().map_or_else(beside_this_program, Ok)?,
-            fdbserver: self.fdbserver.clone(),
-            fdbcli: self.fdbcli.clone().unwrap_or_else(|| beside(&self.fdbserver)),
+            ternd: there("--ternd", ternd)?,
+            fdbserver: there("--fdbserver", self.fdbserver.clone())?,
+            fdbcli: there("--fdbcli", fdbcli)?,
             nodes: self.nodes,
             shards: self.common.shards,
             directory: self.common.data.clone(),
@@ -28,7 +26,22 @@ impl ClusterArgs {
     }
 
     fn course(&self) -> Course {
-        Course { faults: self.faults.clone(), every: Duration::from_secs_f64(self.every) }
+        Course {
+            faults: self.faults.clone(),
+            lasts: self.lasts.map(Duration::from_secs_f64),
+            every: Duration::from_secs_f64(self.every),
+        }
+    }
+}
+
+/// The program that an option names.
+fn there(option: &str, program: PathBuf) -> Result<PathBuf, Error> {
+    match program.is_file() {
+        true => Ok(program),
+        false => Err(Error::Arguments(format!(
+            "there is no {}: name the program with {option}, as a path",
+            program.display()
+        ))),
     }
 }
 
@@ -84,6 +97,7 @@ impl ClusterArgs {
         let (nodes_later, store_later) = cluster.cpu();
         let seconds = run.used().time.as_secs_f64().max(1e-9);
         run.figure("nodes_cores", nodes_later.saturating_sub(nodes).as_secs_f64() / seconds);
+        run.figure("store_ended_by_itself", f64::from(cluster.store_fell()));
         run.figure("store_cores", store_later.saturating_sub(store).as_secs_f64() / seconds);
         Ok(())
     }
