@@ -2,7 +2,8 @@
 //! still for [`LEASE_MS`] by the reader's own clock is dead. No two clocks are compared, and nobody decides for others:
 //! for a moment two nodes may see different ones, which costs a conflict and no more, since ownership is a hint.
 //!
-//! A node that cannot write its own lease for as long is dead for the others, and knows it: it is cut off.
+//! A node that cannot write its own lease for as long is dead for the others, and knows it: it is cut off. When those to whom
+//! it has links cannot either, it is the store that is silent, and nobody is better off elsewhere.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -17,11 +18,30 @@ pub const BEAT_MS: u64 = 1_000;
 pub const LEASE_MS: u64 = 5_000;
 /// The lease of a node that has been dead for so long is taken out of the store, by whoever notices first.
 pub const FORGET_MS: u64 = 60_000;
+/// Who has not read the leases for so long does not know how old they are.
+const UNREAD_MS: u64 = 3 * BEAT_MS;
+/// Of nodes that reach the store as well as each other, none has beaten so much later than another.
+const SPREAD_MS: u64 = 3 * BEAT_MS;
+/// A store that answers again answers all nodes by then: one that is silent for this one only, while others beat, has cut it off.
+const PROOF_MS: u64 = 3 * BEAT_MS;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 128;
 
 const _: () = assert!(BEAT_MS * 3 < LEASE_MS, "a beat or two may be late");
 const _: () = assert!(LEASE_MS < FORGET_MS);
+const _: () =
+    assert!(UNREAD_MS + BEAT_MS < LEASE_MS, "who lived when the leases were last read is not taken for dead");
+
+/// How a node stands with its store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// It writes its lease.
+    Reached,
+    /// It cannot, and neither can any other node of which it hears.
+    Silent,
+    /// It cannot, and others can, or there is nobody whom it could ask. For the others it is dead, or is about to be.
+    CutOff,
+}
 
 /// What the others look at in a node's lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +71,10 @@ pub struct Leases {
     others: BTreeMap<NodeId, Seen>,
     /// When the beat that was written last had been begun.
     beaten: MonoMillis,
+    /// When the leases were last read.
+    read: MonoMillis,
+    /// Since when it is known that others have beaten after this node had stopped to.
+    outdone: Option<MonoMillis>,
 }
 
 /// The nodes that are there.
@@ -65,7 +89,7 @@ pub struct Alive {
 impl Leases {
     /// A node that begins now.
     pub fn new(me: NodeId, now: MonoMillis) -> Self {
-        Self { me, draining: false, others: BTreeMap::new(), beaten: now }
+        Self { me, draining: false, others: BTreeMap::new(), beaten: now, read: now, outdone: None }
     }
 
     /// This node is about to leave.
@@ -75,7 +99,14 @@ impl Leases {
 
     /// The beat that was begun at `begun` is in the store, and these leases were read with it.
     pub fn on_beat(&mut self, begun: MonoMillis, now: MonoMillis, leases: impl IntoIterator<Item = Lease>) {
+        let judged = self.judged(now);
+        if judged < now {
+            // Nobody has looked: who lived begins anew.
+            let lived = self.others.values_mut().filter(|seen| judged.since(seen.since) < LEASE_MS);
+            lived.for_each(|seen| seen.since = now);
+        }
         self.beaten = self.beaten.max(begun);
+        (self.read, self.outdone) = (now, None);
         self.others.values_mut().for_each(|seen| seen.there = false);
         for Lease { node, beat, draining } in leases {
             if node == self.me || (self.others.len() >= NODES_MAX && !self.others.contains_key(&node)) {
@@ -91,13 +122,38 @@ impl Leases {
         self.others.retain(|_, seen| seen.there);
     }
 
-    /// Whether this node's own lease has run out for the others, or is about to: it serves nobody any more.
-    pub fn is_cut_off(&self, now: MonoMillis) -> bool {
-        now.since(self.beaten) >= LEASE_MS
+    /// When this node's last beat was begun.
+    pub fn beaten(&self) -> MonoMillis {
+        self.beaten
+    }
+
+    /// Another node says that it has last beaten then, by this node's clock.
+    pub fn on_told(&mut self, now: MonoMillis, beaten: MonoMillis) {
+        if beaten.since(self.beaten) >= SPREAD_MS {
+            self.outdone.get_or_insert(now);
+        }
+    }
+
+    /// How this node stands with its store. `hears`: there is a node that says when it has last beaten.
+    pub fn reach(&self, now: MonoMillis, hears: bool) -> Reach {
+        let is_outdone = self.outdone.is_some_and(|since| now.since(since) >= PROOF_MS);
+        if now.since(self.beaten) < LEASE_MS {
+            Reach::Reached
+        } else if hears && !is_outdone {
+            Reach::Silent
+        } else {
+            Reach::CutOff
+        }
+    }
+
+    /// The time by which leases are judged: what has not been looked at is not held against anybody.
+    fn judged(&self, now: MonoMillis) -> MonoMillis {
+        now.min(self.read.plus(UNREAD_MS))
     }
 
     /// Who is there.
     pub fn alive(&self, now: MonoMillis) -> Alive {
+        let now = self.judged(now);
         let alive = self.others.iter().filter(|(_, seen)| now.since(seen.since) < LEASE_MS);
         let mut nodes: Vec<_> = alive.clone().map(|(node, _)| *node).collect();
         let mut owners: Vec<_> = alive.filter(|(_, seen)| !seen.draining).map(|(node, _)| *node).collect();
@@ -113,11 +169,17 @@ impl Leases {
 
     /// Whether a node that is not there any more has gone without a word: its lease is still in the store.
     pub fn is_dead(&self, node: NodeId, now: MonoMillis) -> bool {
-        self.others.get(&node).is_some_and(|seen| now.since(seen.since) >= LEASE_MS)
+        self.others.get(&node).is_some_and(|seen| self.judged(now).since(seen.since) >= LEASE_MS)
+    }
+
+    /// When the beat of another node has last been seen to move.
+    pub fn moved(&self, node: NodeId) -> Option<MonoMillis> {
+        self.others.get(&node).map(|seen| seen.since)
     }
 
     /// Leases to be taken out of the store, with the beats at which they have stood still.
     pub fn forgotten(&self, now: MonoMillis) -> Vec<(NodeId, u64)> {
+        let now = self.judged(now);
         let forgotten = self.others.iter().filter(|(_, seen)| now.since(seen.since) >= FORGET_MS);
         forgotten.map(|(node, seen)| (*node, seen.beat)).collect()
     }
@@ -149,6 +211,7 @@ mod tests {
         leases.on_beat(at(0), at(10), [lease(5, 1), lease(9, 100), lease(2, 7)]);
         assert_eq!(nodes(&leases.alive(at(10))), ([2, 5, 9].into(), [2, 5, 9].into()));
         // 2 beats on, 9 does not; what its number is does not matter, only that it changes.
+        leases.on_beat(at(2_000), at(2_010), [lease(9, 100), lease(2, 8)]);
         leases.on_beat(at(4_000), at(4_010), [lease(9, 100), lease(2, 3)]);
         assert_eq!(nodes(&leases.alive(at(5_009))).0, [2, 5, 9]);
         assert!(!leases.is_dead(NodeId(9), at(5_009)));
@@ -176,21 +239,50 @@ mod tests {
     }
 
     #[test]
-    fn a_node_knows_that_it_is_cut_off_before_the_others_do() {
+    fn a_node_that_hears_nobody_knows_that_it_is_cut_off_before_the_others_do() {
         let mut leases = Leases::new(ME, at(0));
         // The store has taken 800 ms: whoever read it early has seen it from then on.
         leases.on_beat(at(1_000), at(1_800), []);
-        assert!(!leases.is_cut_off(at(1_000 + LEASE_MS - 1)));
-        assert!(leases.is_cut_off(at(1_000 + LEASE_MS)));
+        assert_eq!(leases.reach(at(1_000 + LEASE_MS - 1), false), Reach::Reached);
+        assert_eq!(leases.reach(at(1_000 + LEASE_MS), false), Reach::CutOff);
         leases.on_beat(at(7_000), at(7_000), []);
-        assert!(!leases.is_cut_off(at(7_000)));
+        assert_eq!(leases.reach(at(7_000), false), Reach::Reached);
+    }
+
+    #[test]
+    fn a_store_that_answers_nobody_is_told_from_one_that_others_reach() {
+        let mut leases = Leases::new(ME, at(0));
+        leases.on_beat(at(10_000), at(10_000), [lease(9, 1)]);
+        // The other one has beaten a little later, and that was its last.
+        for now in [11_000, 13_000, 15_000, 60_000] {
+            leases.on_told(at(now), at(10_000 + SPREAD_MS - 1));
+        }
+        assert_eq!(leases.reach(at(10_000 + LEASE_MS), true), Reach::Silent);
+        assert_eq!(leases.reach(at(60_000), true), Reach::Silent);
+        assert_eq!(nodes(&leases.alive(at(60_000))).0, [5, 9], "nobody has looked whether it lives");
+        assert_eq!(leases.reach(at(60_000), false), Reach::CutOff, "who knows?");
+        // It answers again, the other one first.
+        leases.on_told(at(60_100), at(60_000));
+        assert_eq!(leases.reach(at(60_100 + PROOF_MS - 1), true), Reach::Silent);
+        assert_eq!(leases.reach(at(60_100 + PROOF_MS), true), Reach::CutOff);
+        leases.on_beat(at(62_000), at(62_000), [lease(9, 1)]);
+        assert_eq!(leases.reach(at(62_000), true), Reach::Reached);
+        // The other one has not beaten where it could be seen, and has its time for it.
+        leases.on_beat(at(64_000), at(64_000), [lease(9, 1)]);
+        leases.on_beat(at(66_000), at(66_000), [lease(9, 1)]);
+        assert_eq!(nodes(&leases.alive(at(62_000 + LEASE_MS - 1))).0, [5, 9]);
+        assert_eq!(nodes(&leases.alive(at(62_000 + LEASE_MS))).0, [5]);
+        // Who is dead already stays so, whoever has looked.
+        leases.on_beat(at(90_000), at(90_000), [lease(9, 1)]);
+        assert_eq!(nodes(&leases.alive(at(90_000))).0, [5]);
     }
 
     #[test]
     fn the_dead_are_forgotten_and_the_number_of_nodes_is_bounded() {
         let mut leases = Leases::new(ME, at(0));
-        leases.on_beat(at(0), at(0), [lease(9, 1)]);
-        leases.on_beat(at(FORGET_MS - 1), at(FORGET_MS - 1), [lease(9, 1)]);
+        for now in (0..FORGET_MS).step_by(BEAT_MS as usize).map(at) {
+            leases.on_beat(now, now, [lease(9, 1)]);
+        }
         assert_eq!(leases.forgotten(at(FORGET_MS - 1)), []);
         assert_eq!(leases.forgotten(at(FORGET_MS)), [(NodeId(9), 1)]);
         leases.on_beat(at(0), at(0), (0..1_000).map(|n| lease(n, 1)));

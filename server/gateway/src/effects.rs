@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
+use tern_core::cluster::Reach;
 use tern_core::conversation::{Append, Mark};
 use tern_core::dedup::Refusal;
 use tern_core::home::SessionId;
@@ -207,6 +208,10 @@ impl Shard {
             return self.answered(conn, Some(frame));
         }
         let question = Question::Send(id, Stamp::take());
+        if self.view.borrow().reach == Reach::Silent {
+            let unavailable = Answer::Sent(Err(ErrorCode::Unavailable.into()));
+            return self.on_answer(conn, question, unavailable);
+        }
         let overloaded = Answer::Sent(Err(ErrorCode::Overloaded.into()));
         let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
@@ -298,7 +303,7 @@ impl Shard {
             }
             (Question::Send(..), Answer::Marked(_))
             | (Question::Mark(_), Answer::Sent(_))
-            | (Question::Link(_), _) => {
+            | (Question::Link(_) | Question::LinkLater(_) | Question::Kept(_), _) => {
                 unreachable!("an owner answers what it was asked")
             }
         };

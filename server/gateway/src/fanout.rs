@@ -6,9 +6,10 @@ use std::sync::atomic::Ordering;
 
 use tern_core::conversation::Publication;
 use tern_core::routing::ShardId;
-use tern_protocol::ids::{ConversationId, NodeId, Seq, UserId};
+use tern_protocol::ids::{ConversationId, Seq, UserId};
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::behind::To;
 use crate::clock::Stamp;
 use crate::cluster::Stage;
 use crate::connection::Conn;
@@ -16,20 +17,8 @@ use crate::mailbox::{Event, News};
 use crate::metrics::shard::Dropped;
 use crate::shard::Shard;
 
-/// Changes of a conversation's members, one after the other, that a full mailbox may delay. Beyond, those who left with
-/// the oldest find out when they ask.
-const AUDIENCES_MAX: usize = 64;
-
-/// For whom news are that could not be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum To {
-    /// The connections of a shard.
-    Shard(ShardId),
-    /// The nodes on which users are connected whose homes are on a shard, but for the one where it came from.
-    Guests(ShardId, NodeId),
-    /// Another node.
-    Node(NodeId, Stage),
-}
+/// Conversations whose heads each of those who are behind is told at one tick.
+const CATCH_UP_MAX: usize = 1_024;
 
 /// A connection in the shard's index of who is here.
 pub struct Handle(pub Rc<Conn>);
@@ -69,13 +58,16 @@ impl Shard {
         }
     }
 
-    /// A mailbox is full, or a node cannot be reached: entries become the head, to be told again at a later tick; at most one
-    /// for each conversation and each of its audiences. Whoever left with an entry is in the audience of that
-    /// entry and in none after it, so audiences are kept apart.
+    /// A mailbox is full, or a node cannot be reached: entries become the head, to be told again at a later tick.
     pub fn fall_behind(&self, to: To, news: News) {
         let (conversation, head, audience) = match news {
             News::Publish(publication, _) => {
-                self.metrics().drops.of(Dropped::MailboxFull).add(publication.frames.len() as u64);
+                let has_link = match to {
+                    To::Shard(_) | To::Guests(..) => true,
+                    To::Node(node, _) => self.view.borrow().up(node).is_some(),
+                };
+                let why = if has_link { Dropped::MailboxFull } else { Dropped::NoLink };
+                self.metrics().drops.of(why).add(publication.frames.len() as u64);
                 let Some((seq, _)) = publication.frames.last() else { return };
                 (publication.conversation, *seq, publication.audience.clone())
             }
@@ -86,29 +78,39 @@ impl Shard {
                 return;
             }
         };
-        let mut behind = self.behind.borrow_mut();
-        let heads = behind.entry((to, conversation)).or_default();
-        match heads.last_mut() {
-            Some((last, same)) if *same == audience => *last = (*last).max(head),
-            _ => heads.push((head, audience)),
-        }
-        if heads.len() > AUDIENCES_MAX {
-            heads.remove(0);
+        self.behind.borrow_mut().add(to, conversation, head, audience);
+    }
+
+    /// Tells again what did not fit before, as far as there is room now.
+    pub fn catch_up(self: &Rc<Self>) {
+        let whom = self.behind.borrow().whom();
+        for to in whom {
+            for _ in 0..CATCH_UP_MAX {
+                if !self.has_room(to) {
+                    break;
+                }
+                let Some((conversation, heads)) = self.behind.borrow_mut().take(to) else { break };
+                for (head, audience) in heads {
+                    let news = News::HeadMoved { conversation, head, audience };
+                    match to {
+                        To::Shard(shard) => self.tell(shard, news),
+                        To::Guests(shard, origin) => self.tell_guests_of(shard, news, origin),
+                        To::Node(node, stage) => self.tell_again(node, stage, news),
+                    }
+                }
+            }
         }
     }
 
-    /// Tells again what did not fit before.
-    pub fn catch_up(self: &Rc<Self>) {
-        let behind = std::mem::take(&mut *self.behind.borrow_mut());
-        for ((to, conversation), heads) in behind {
-            for (head, audience) in heads {
-                let news = News::HeadMoved { conversation, head, audience };
-                match to {
-                    To::Shard(shard) => self.tell(shard, news),
-                    To::Guests(shard, origin) => self.tell_guests_of(shard, news, origin),
-                    To::Node(node, stage) => self.tell_again(node, stage, news),
-                }
-            }
+    fn has_room(&self, to: To) -> bool {
+        match to {
+            To::Shard(shard) | To::Guests(shard, _) => self.node.mailbox(shard).events.capacity() > 0,
+            To::Node(node, stage) => match self.view.borrow().peers.get(&node) {
+                Some(peer) if peer.is_up => peer.lanes.news.capacity() > 0,
+                // Others are told instead when it is a home.
+                Some(_) => stage != Stage::Connections,
+                None => true,
+            },
         }
     }
 

@@ -7,7 +7,7 @@
 //! - [`owners`]: runs the conversations that a shard owns: append, commit, watermarks.
 //! - [`store`], [`epoch`]: what is stored where, and which history of it.
 //! - [`cluster`]: other nodes.
-//! - [`fanout`]: from an owner to the connections of all shards.
+//! - [`fanout`], [`behind`]: from an owner to the connections of all shards; what there was no room for.
 //! - [`limits`]: what one address, user or device may take.
 //! - [`reply`]: results into frames.
 //! - [`shard`], [`mailbox`]: one thread, and how threads talk.
@@ -19,6 +19,7 @@
 pub mod accept;
 pub mod admin;
 pub mod auth;
+pub mod behind;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

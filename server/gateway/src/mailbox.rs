@@ -36,8 +36,8 @@ pub const HOMES_MAX: usize = 16 * 1024;
 /// Bytes of requests that wait for an owner or for the store, on all shards together; more are refused as overloaded.
 /// A stalled disk then costs this much memory and not the machine's.
 pub const WAITING_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// What a request costs beside its payload.
-const REQUEST_BYTES: usize = 512;
+/// What anything that waits costs beside its payload.
+const ITEM_BYTES: usize = 512;
 
 /// What an answer belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +48,10 @@ pub enum Question {
     Mark(u64),
     /// Either, asked by another node, by its number on the link.
     Link(u64),
+    /// A watermark, asked by another node that is in no hurry, by its number on the link.
+    LinkLater(u64),
+    /// A watermark that the shard keeps until another node has persisted it, by the shard's number for it.
+    Kept(u64),
 }
 
 /// The way back to whoever asked.
@@ -63,23 +67,31 @@ pub struct Ticket {
     pub _charge: Charge,
 }
 
-/// Bytes of requests that wait, on all shards together.
-#[derive(Debug, Clone, Default)]
-pub struct Budget(Arc<AtomicUsize>);
+/// Bytes that may wait.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    taken: Arc<AtomicUsize>,
+    bytes_max: usize,
+}
 
 impl Budget {
-    /// Takes this much, if it is there. The answer counts with a fixed size too, so that many small ones add up.
+    /// Of so many bytes.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { taken: Arc::default(), bytes_max }
+    }
+
+    /// Takes this much, if it is there. Each counts with a fixed size too, so that many small ones add up.
     pub fn charge(&self, bytes: usize) -> Option<Charge> {
-        let bytes = bytes + REQUEST_BYTES;
+        let bytes = bytes + ITEM_BYTES;
         let charge = Charge { bytes, budget: self.clone() };
         // Taken back by the drop when it was too much.
-        let before = self.0.fetch_add(bytes, Ordering::Relaxed);
-        (before + bytes <= WAITING_BYTES_MAX).then_some(charge)
+        let before = self.taken.fetch_add(bytes, Ordering::Relaxed);
+        (before + bytes <= self.bytes_max).then_some(charge)
     }
 
     /// What is taken.
     pub fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+        self.taken.load(Ordering::Relaxed)
     }
 }
 
@@ -92,7 +104,7 @@ pub struct Charge {
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.taken.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -3,10 +3,11 @@
 //! - [`shard`]: what a shard counts as it works. Each shard writes its own; nobody else writes to their cache lines.
 //! - [`reloads`]: what is counted when files are read again.
 //! - [`catalog`]: every metric by name, in one table. `spec/operations.md` has the same, and a test compares them.
-//! - [`collect`]: reads everything and fills the page.
+//! - [`collect`]: reads everything and fills the page; `cluster`: its part about other nodes.
 //! - [`text`]: the page's format, Prometheus' text format 0.0.4, written and read.
 
 pub mod catalog;
+mod cluster;
 pub mod collect;
 mod process;
 pub mod reloads;

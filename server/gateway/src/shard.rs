@@ -18,7 +18,7 @@ use tern_core::limits::RECEIPT_COUNTS_INTERVAL_MS;
 use tern_core::routing::{self, ShardId, SlotMap};
 use tern_core::time::{MonoMillis, Now};
 use tern_protocol::error::ErrorCode;
-use tern_protocol::ids::{ConversationId, NodeId, RequestId, Seq, StoreEpoch, UserId};
+use tern_protocol::ids::{ConversationId, NodeId, RequestId, StoreEpoch};
 use tern_protocol::model::WallMillis;
 use tern_store::Kv;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,12 +27,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{debug, info};
 
 use crate::auth::{TokenError, Verifier};
+use crate::behind::Behind;
 use crate::clock::Clock;
-use crate::cluster::{Farewell, HomeMessage, Rechecks, View};
+use crate::cluster::{Farewell, HomeMessage, Rechecks, Roster, View};
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
-use crate::fanout::{Handle, To};
+use crate::fanout::Handle;
 use crate::limits::{Limits, Place, UserLimits};
-use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket};
+use crate::mailbox::{Budget, Charge, HomeRequest, Inbox, Mailbox, Ticket, WAITING_BYTES_MAX};
 use crate::metrics::ShardMetrics;
 use crate::metrics::shard::{Cut, Transport};
 use crate::shutdown::Phase;
@@ -61,6 +62,8 @@ pub struct Node {
     pub slots: SlotMap<ShardId>,
     /// The cluster; this node alone, unless somebody keeps it in one.
     pub view: watch::Receiver<Arc<View>>,
+    /// The nodes of the cluster.
+    pub roster: Roster,
     /// Both clocks.
     pub clock: Clock,
     /// When somebody has last logged in: two logins are never at the same time, and the clock may go back.
@@ -97,13 +100,14 @@ impl Node {
             connections_per_shard_max: limits.connections_per_shard_max(),
             slots: SlotMap::new(routing::shards(shards)),
             view,
+            roster: Roster::default(),
             clock,
             login: AtomicU64::new(0),
             guests: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             metrics: mailboxes.iter().map(|_| ShardMetrics::default()).collect(),
             online: mailboxes.iter().map(|_| AtomicUsize::new(0)).collect(),
             mailboxes,
-            waiting: Budget::default(),
+            waiting: Budget::new(WAITING_BYTES_MAX),
             connections: AtomicUsize::new(0),
         }
     }
@@ -177,9 +181,6 @@ fn take<T>(lane: &mut mpsc::Receiver<T>, each: impl FnMut(T)) {
     std::iter::from_fn(|| lane.try_recv().ok()).take(LANE_BATCH).for_each(each);
 }
 
-/// Heads to be told, each to its audience.
-pub type Behind = Vec<(Seq, Arc<[UserId]>)>;
-
 /// The state of one shard. Single-threaded; no borrow lives over an await.
 pub struct Shard {
     /// Its number.
@@ -209,7 +210,7 @@ pub struct Shard {
     /// Wakes whoever persists.
     pub persist_soon: Notify,
     /// Heads that did not fit into a shard's mailbox.
-    pub behind: RefCell<BTreeMap<(To, ConversationId), Behind>>,
+    pub behind: RefCell<Behind>,
     /// What all connections read into.
     pub read_buffer: RefCell<Box<[u8]>>,
     /// What all connections gather their writes in.
@@ -223,7 +224,7 @@ pub struct Shard {
     /// Connections that former homes of their users still know: at most one for each time that a home moves.
     pub farewells: RefCell<VecDeque<Farewell>>,
     /// Home messages that did not fit into a node's lane: at most a few for each connection.
-    pub homes_elsewhere: RefCell<VecDeque<(NodeId, HomeMessage)>>,
+    pub homes_elsewhere: RefCell<BTreeMap<NodeId, VecDeque<HomeMessage>>>,
     /// Nodes for which news were dropped since then, as there were too many to remember.
     pub lost: RefCell<BTreeMap<NodeId, WallMillis>>,
     /// Users who may have missed something.
@@ -416,6 +417,7 @@ impl Shard {
             self.sweep();
             if sweeps.is_multiple_of(SWEEPS_PER_RECHECK) {
                 self.recheck_unlinked();
+                self.tell_failed_rechecks();
             }
             self.settle_owners();
             self.forget_idle_owners();
@@ -428,6 +430,9 @@ impl Shard {
         metrics.ticked_ms.set(self.now().mono.0);
         metrics.waiting_sends.set(self.admission.borrow().waiting());
         metrics.conversations.set(self.owners.borrow().len() as u64);
+        metrics.rechecks.set(self.rechecks.borrow().waiting() as u64);
+        let (view, behind) = (self.view.borrow(), self.behind.borrow());
+        view.peers.iter().for_each(|(node, peer)| peer.link.set_behind(self.id, behind.of_node(*node).0));
     }
 
     /// Watches the deadlines of all connections, and whether they have been revoked.

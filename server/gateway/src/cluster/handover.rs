@@ -108,26 +108,28 @@ impl Shard {
 mod tests {
     use std::collections::BTreeMap;
 
+    use tern_core::cluster::Reach;
     use tern_core::routing::SlotMap;
+    use tern_core::time::MonoMillis;
     use tern_protocol::convert::parse_server;
     use tern_protocol::ids::NodeId;
     use tokio::sync::mpsc;
 
-    use super::super::{Lanes, Peer};
+    use super::super::{Lanes, LinkState, Peer};
     use super::*;
 
     fn peer(clients: &[&str]) -> Peer {
         let lanes =
             Lanes { requests: mpsc::channel(1).0, news: mpsc::channel(1).0, homes: mpsc::channel(1).0 };
         let clients = clients.iter().map(|client| (*client).to_owned()).collect();
-        Peer { lanes, links: 1, is_up: true, clients }
+        Peer { lanes, link: Arc::new(LinkState::new(MonoMillis(0), 1)), links: 1, is_up: true, clients }
     }
 
     fn view(owners: &[u64], peers: &[(u64, &[&str])]) -> View {
         let peers: BTreeMap<_, _> =
             peers.iter().map(|(node, clients)| (NodeId(*node), peer(clients))).collect();
         let map = SlotMap::new(owners.iter().map(|node| NodeId(*node)));
-        View { me: NodeId(1), map, peers, departures: 0, is_cut_off: false }
+        View { me: NodeId(1), map, peers, departures: 0, reach: Reach::Reached }
     }
 
     fn told(view: &View) -> Vec<Vec<String>> {

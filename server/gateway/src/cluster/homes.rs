@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tern_core::cluster::LEASE_MS;
+use tern_core::cluster::{LEASE_MS, Reach};
 use tern_core::home::{Displaced, Located, Login, SessionId};
 use tern_core::time::MonoMillis;
 use tern_protocol::error::ErrorCode;
@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 
+use super::wire::FIRST_LOSSES;
 use super::{HomeAt, HomeMessage, Peer, View};
 use crate::connection::Conn;
 use crate::mailbox::HomeRequest;
@@ -130,21 +131,22 @@ impl Shard {
         let mut pending = self.homes_elsewhere.borrow_mut();
         let unsent = match (view.up(node), message) {
             // In order, as between shards.
-            (Some(_), _) if pending.iter().any(|(other, _)| *other == node) => true,
+            (Some(_), _) if pending.contains_key(&node) => true,
             (Some(peer), _) => matches!(peer.lanes.homes.try_send(message), Err(TrySendError::Full(_))),
             (None, HomeMessage::Register(..) | HomeMessage::Unregister(..)) => false,
             // What it answers came over a link of which this shard has not heard yet.
             (None, _) => view.peers.contains_key(&node),
         };
         if unsent {
-            pending.push_back((node, message));
+            pending.entry(node).or_default().push_back(message);
         }
     }
 
     /// Hands over what did not fit before.
     pub fn tell_homes_again(&self) {
-        let pending = self.homes_elsewhere.take();
-        pending.into_iter().for_each(|(node, message)| self.to_home_elsewhere(node, message));
+        for (node, messages) in self.homes_elsewhere.take() {
+            messages.into_iter().for_each(|message| self.to_home_elsewhere(node, message));
+        }
     }
 
     /// This shard is the home of a user: a device is connected there.
@@ -203,7 +205,7 @@ impl Shard {
             self.view_changed.set(self.now().mono);
         }
         // What is to be told to nodes that are gone.
-        self.homes_elsewhere.borrow_mut().retain(|(node, _)| view.peers.contains_key(node));
+        self.homes_elsewhere.borrow_mut().retain(|node, _| view.peers.contains_key(node));
         self.lost.borrow_mut().retain(|node, _| view.peers.contains_key(node));
         let mut home = self.home.borrow_mut();
         // Who registers here may have heard before this shard that this is the home, and says so when it is no more.
@@ -235,9 +237,11 @@ impl Shard {
             }
             self.send_away_if_cut_off(&conn);
         }
-        // Before there was a link, the other node may not have known that there is somebody here to be told.
-        let links = |view: &View, node| view.peers.get(node).map_or(0, |peer: &Peer| peer.links);
-        let is_linked = view.peers.keys().any(|node| links(&view, node) > links(&before, node));
+        // Before there was a link, the other node may not have known that there is somebody here to be told. From version 2 on it
+        // says so itself: what it knew of it has kept, and those whose homes it has are registered again above.
+        let links = |node| before.peers.get(node).map_or(0, |peer| peer.links);
+        let is_silent = |peer: &Peer| peer.link.version().is_some_and(|version| version < FIRST_LOSSES);
+        let is_linked = view.peers.iter().any(|(node, peer)| peer.links > links(node) && is_silent(peer));
         if view.departures > before.departures {
             self.recheck_departed();
         } else if is_linked {
@@ -247,7 +251,7 @@ impl Shard {
 
     /// Closes a connection when this node serves nobody any more.
     pub fn send_away_if_cut_off(self: &Rc<Self>, conn: &Rc<Conn>) {
-        if self.view.borrow().is_cut_off {
+        if self.view.borrow().reach == Reach::CutOff {
             let text = "this node cannot reach its store: connect to another one";
             self.close(conn, RequestId(0), ErrorCode::GoingAway, text.into());
         }

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -10,17 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tern_core::cluster::{BEAT_MS, LEASE_MS, Lease, Leases};
+use tern_core::cluster::{BEAT_MS, LEASE_MS, Lease, Leases, Reach};
 use tern_core::routing::SlotMap;
+use tern_core::time::MonoMillis;
 use tern_protocol::ids::NodeId;
 use tern_store::CommitError;
 use tern_store::ops::lease;
 use tern_store::records::NodeLease;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, info, warn};
 
-use super::peer::{BoxStream, LinkError, Moved, PeerTask, greet};
+use super::link::LinkState;
+use super::peer::{BoxStream, LinkError, Moved, Opened, PeerTask, greet};
+use super::roster::Member;
 use super::wire::{Hello, VERSIONS};
 use super::{Peer, View};
 use crate::shard::Node;
@@ -31,6 +35,10 @@ const LOOK: Duration = Duration::from_millis(250);
 const BEAT: Duration = Duration::from_millis(2 * BEAT_MS);
 /// From a call to a link.
 const CALL: Duration = Duration::from_secs(5);
+/// Of calls to a node that fail one after the other, the first of so many is told.
+const FAILED_CALLS_TOLD: u64 = 60;
+/// Between two words about streams of others that are of no use.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Streams from other nodes that have not said yet who they are; further ones wait.
 const GREETINGS_MAX: usize = 64;
 
@@ -40,14 +48,35 @@ pub trait Call {
     fn call(&self, node: NodeId, address: &str) -> Pin<Box<dyn Future<Output = io::Result<BoxStream>>>>;
 }
 
-/// A node that has been greeted over a stream, and what has been read of it since.
-type Greeted = (NodeId, BoxStream, BytesMut);
+/// A node that has been greeted over a stream.
+type Greeted = (NodeId, Opened);
 
 struct Held {
     peer: Peer,
-    streams: mpsc::Sender<(BoxStream, BytesMut)>,
+    streams: mpsc::Sender<Opened>,
     address: String,
-    calling: Rc<Cell<bool>>,
+    calls: Rc<Calls>,
+}
+
+/// Calls to a node since there was a link to it.
+#[derive(Default)]
+struct Calls {
+    under_way: Cell<bool>,
+    failed: Cell<u64>,
+}
+
+impl Calls {
+    /// One was of no use. The first is told, and one in a while.
+    fn failed(&self, node: NodeId, state: &LinkState, why: &dyn Display) {
+        state.call_failed();
+        if self.failed.get().is_multiple_of(FAILED_CALLS_TOLD) {
+            let failed = self.failed.get() + 1;
+            warn!(%node, %why, failed, "no link to a node; it is called again and again");
+        } else {
+            debug!(%node, %why, "no link to a node");
+        }
+        self.failed.set(self.failed.get() + 1);
+    }
 }
 
 /// Keeps a node in its cluster. All of it runs on one thread, beside the shards.
@@ -59,7 +88,10 @@ pub struct Keeper {
     departures: u64,
     links: u64,
     owners: Vec<NodeId>,
+    /// Shards may have served somebody before the leases were read for the first time.
+    has_served: bool,
     joined: Option<Box<dyn FnOnce()>>,
+    refused: Rc<Cell<Option<Instant>>>,
     view: watch::Sender<Arc<View>>,
     calls: Rc<dyn Call>,
     greeted: mpsc::Sender<Greeted>,
@@ -82,7 +114,7 @@ impl Keeper {
         let (moved, moved_in) = mpsc::channel(GREETINGS_MAX);
         let held = BTreeMap::new();
         let lease = NodeLease { versions: VERSIONS, ..lease };
-        let (departures, links, owners, joined) = (0, 0, vec![me], None);
+        let (departures, links, owners, has_served, joined) = (0, 0, vec![me], true, None);
         Self {
             node,
             lease,
@@ -91,7 +123,9 @@ impl Keeper {
             departures,
             links,
             owners,
+            has_served,
             joined,
+            refused: Rc::default(),
             view,
             calls,
             greeted,
@@ -101,10 +135,10 @@ impl Keeper {
         }
     }
 
-    /// Says when the first lease has been written.
+    /// Says when the first lease has been written. Nobody is served before.
     #[must_use]
     pub fn tell_when_joined(self, tell: impl FnOnce() + 'static) -> Self {
-        Self { joined: Some(Box::new(tell)), ..self }
+        Self { joined: Some(Box::new(tell)), has_served: false, ..self }
     }
 
     fn me(&self) -> NodeId {
@@ -130,7 +164,7 @@ impl Keeper {
                 biased;
                 () = &mut left => break,
                 Some(moved) = self.moved_in.recv() => self.on_moved(moved),
-                Some((node, stream, input)) = self.greeted_in.recv() => self.on_greeted(node, stream, input),
+                Some((node, opened)) = self.greeted_in.recv() => self.on_greeted(node, opened),
                 Ok(()) = draining.changed() => {
                     if *draining.borrow_and_update() {
                         info!("draining: other nodes take over what this one owns");
@@ -146,7 +180,7 @@ impl Keeper {
                 }
                 _ = beats.tick(), if beating.is_none() => beating = Some(Box::pin(self.beat())),
                 _ = looks.tick() => {}
-                Some(stream) = incoming.recv() => self.greet(stream, None),
+                Some(stream) = incoming.recv() => self.greet(stream),
             }
             self.publish();
         }
@@ -189,10 +223,9 @@ impl Keeper {
             draining: lease.draining,
         });
         self.leases.on_beat(begun, now, seen);
-        if let Some(tell) = self.joined.take() {
-            tell();
-        }
+        let has_served = std::mem::replace(&mut self.has_served, true);
         let alive = self.leases.alive(now);
+        self.tell_roster(&leases, &alive.nodes);
         for (node, lease) in leases {
             if node == self.me() || !alive.nodes.contains(&node) {
                 continue;
@@ -202,44 +235,80 @@ impl Keeper {
                 continue;
             }
             info!(%node, name = lease.name, address = lease.link, "a node is there");
-            let (task, lanes, streams) = PeerTask::new(self.node.clone(), node, self.moved.clone());
+            let link = Arc::new(LinkState::new(now, self.node.shards().count()));
+            let moved = self.moved.clone();
+            let (task, lanes, streams) =
+                PeerTask::new(self.node.clone(), node, link.clone(), moved, has_served);
             tokio::task::spawn_local(task.run());
-            let peer = Peer { lanes, links: 0, is_up: false, clients: lease.clients.into() };
-            self.held.insert(node, Held { peer, streams, address: lease.link, calling: Rc::default() });
+            let peer = Peer { lanes, link, links: 0, is_up: false, clients: lease.clients.into() };
+            self.held.insert(node, Held { peer, streams, address: lease.link, calls: Rc::default() });
         }
+        self.publish();
+        if let Some(tell) = self.joined.take() {
+            tell();
+        }
+    }
+
+    fn tell_roster(&self, leases: &lease::Leases, alive: &[NodeId]) {
+        let beaten = self.leases.beaten();
+        let mine = (self.me(), &self.lease);
+        let others = leases.iter().map(|(node, lease)| (*node, lease));
+        let others = others.filter(|(node, _)| *node != mine.0 && alive.contains(node));
+        let mut members: Vec<_> = std::iter::once(mine)
+            .chain(others)
+            .map(|(node, lease)| {
+                let beaten = self.leases.moved(node).unwrap_or(beaten);
+                Member { node, lease: lease.clone(), beaten }
+            })
+            .collect();
+        members.sort_unstable_by_key(|member| member.node);
+        self.node.roster.set(beaten, members.into());
     }
 
     /// Calls those to whom there is no link. Of two nodes the one with the lower id calls.
     fn call_all(&self) {
         for (node, held) in self.held.iter().filter(|(node, held)| self.me() < **node && !held.peer.is_up) {
-            if held.calling.replace(true) {
+            if held.calls.under_way.replace(true) {
                 continue;
             }
             let call = self.calls.call(*node, &held.address);
-            let (node, calling) = (*node, held.calling.clone());
+            let (node, calls, link) = (*node, held.calls.clone(), held.peer.link.clone());
             let (hello, greeted) = (self.hello(), self.greeted.clone());
             tokio::task::spawn_local(async move {
                 let called = timeout(CALL, call).await;
                 match called.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                    Ok(stream) => introduce(stream, hello, Some(node), greeted).await,
-                    Err(error) => debug!(%node, %error, "could not be called; it is tried again"),
+                    Ok(stream) => match introduce(stream, hello, Some(node), greeted).await {
+                        Ok(()) => {}
+                        Err(why) => calls.failed(node, &link, &why),
+                    },
+                    Err(error) => calls.failed(node, &link, &error),
                 }
-                calling.replace(false);
+                calls.under_way.set(false);
             });
         }
     }
 
-    fn greet(&self, stream: BoxStream, expected: Option<NodeId>) {
-        tokio::task::spawn_local(introduce(stream, self.hello(), expected, self.greeted.clone()));
+    /// Somebody has called.
+    fn greet(&self, stream: BoxStream) {
+        let (hello, greeted, told) = (self.hello(), self.greeted.clone(), self.refused.clone());
+        tokio::task::spawn_local(async move {
+            let Err(why) = introduce(stream, hello, None, greeted).await else { return };
+            if told.get().is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+                told.set(Some(Instant::now()));
+                warn!(%why, "no link with a node that has called");
+            } else {
+                debug!(%why, "no link with a node that has called");
+            }
+        });
     }
 
     fn hello(&self) -> Hello {
         Hello { node: self.me(), epoch: self.node.epoch, versions: self.lease.versions }
     }
 
-    fn on_greeted(&mut self, node: NodeId, stream: BoxStream, input: BytesMut) {
+    fn on_greeted(&mut self, node: NodeId, opened: Opened) {
         match self.held.get(&node) {
-            Some(held) => drop(held.streams.try_send((stream, input))),
+            Some(held) => drop(held.streams.try_send(opened)),
             // Its lease has not been seen yet: it calls again.
             None => debug!(%node, "a node has called that is not known yet"),
         }
@@ -252,8 +321,24 @@ impl Keeper {
             if held.peer.is_up {
                 self.links += 1;
                 held.peer.links = self.links;
+                let failed = held.calls.failed.take();
+                if failed > 0 {
+                    info!(%node, failed, "there is a link again, after calls that had failed");
+                }
             }
         }
+    }
+
+    /// How this node stands with the store, by what the others say of themselves.
+    fn reach(&mut self, now: MonoMillis) -> Reach {
+        let mut hears = false;
+        for held in self.held.values().filter(|held| held.peer.is_up) {
+            if let Some(beaten) = held.peer.link.beaten() {
+                hears = true;
+                self.leases.on_told(now, beaten);
+            }
+        }
+        self.leases.reach(now, hears)
     }
 
     /// Tells the shards what has changed.
@@ -270,7 +355,7 @@ impl Keeper {
             is_alive
         });
         self.departures = departures;
-        let is_cut_off = self.leases.is_cut_off(now);
+        let reach = self.reach(now);
         let before = self.view.borrow().clone();
         let same_owners = self.owners == alive.owners;
         let same_peers =
@@ -278,44 +363,43 @@ impl Keeper {
                 && before.peers.iter().zip(&self.held).all(|((a, old), (b, new))| {
                     (a, old.links, old.is_up) == (b, new.peer.links, new.peer.is_up)
                 });
-        if same_peers && same_owners && before.departures == departures && before.is_cut_off == is_cut_off {
+        if same_peers && same_owners && before.departures == departures && before.reach == reach {
             return;
         }
-        if before.is_cut_off != is_cut_off {
-            warn!(
-                is_cut_off,
-                "this node is {} by the store",
-                if is_cut_off { "cut off" } else { "heard again" }
-            );
+        if before.reach != reach {
+            match reach {
+                Reach::Reached => info!("the store answers this node again"),
+                Reach::Silent => warn!("the store answers no node: clients are told to wait"),
+                Reach::CutOff => warn!("this node is cut off from the store: its clients are sent away"),
+            }
         }
         let map = if same_owners { before.map.clone() } else { SlotMap::new(alive.owners.iter().copied()) };
         self.owners = alive.owners;
         let peers = self.held.iter().map(|(node, held)| (*node, held.peer.clone())).collect();
-        self.view.send_replace(Arc::new(View { me: before.me, map, peers, departures, is_cut_off }));
+        self.view.send_replace(Arc::new(View { me: before.me, map, peers, departures, reach }));
     }
 }
 
 struct Beat {
-    begun: tern_core::time::MonoMillis,
+    begun: MonoMillis,
     result: Result<lease::Leases, CommitError>,
 }
 
 /// Finds out who is at the other end of a stream, and hands it on.
+///
+/// # Errors
+/// [`LinkError`]: the stream is of no use.
 async fn introduce(
     mut stream: BoxStream,
     hello: Hello,
     expected: Option<NodeId>,
     greeted: mpsc::Sender<Greeted>,
-) {
+) -> Result<(), LinkError> {
     let mut input = BytesMut::new();
-    let result = match greet(&mut stream, &mut input, hello).await {
-        Ok(node) if expected.is_some_and(|expected| expected != node) => Err(LinkError::OtherNode(node)),
-        result => result,
-    };
-    match result {
-        Ok(node) => {
-            let _ = greeted.send((node, stream, input)).await;
-        }
-        Err(why) => info!(%why, "a stream to another node is of no use"),
+    let (node, version) = greet(&mut stream, &mut input, hello).await?;
+    if expected.is_some_and(|expected| expected != node) {
+        return Err(LinkError::OtherNode(node));
     }
+    let _ = greeted.send((node, Opened { stream, input, version })).await;
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use tern_core::time::MonoMillis;
 use tern_protocol::ids::UserId;
 use tern_protocol::model::WallMillis;
+use tern_store::StoreError;
 use tern_store::limits::TRANSACTION_LIFE_MS;
 use tern_store::ops::sync;
 use tracing::{info, warn};
@@ -27,9 +28,21 @@ pub struct Rechecks {
     since: HashMap<UserId, WallMillis>,
     /// When all are to have another turn, and since when they may have missed something.
     again: Option<(MonoMillis, WallMillis)>,
+    /// How often the store could not be asked since that was last told, and why not, the last time.
+    failed: Option<(u64, StoreError)>,
 }
 
 impl Rechecks {
+    /// How many there are.
+    pub fn waiting(&self) -> usize {
+        self.since.len()
+    }
+
+    fn fails(&mut self, error: StoreError) {
+        let before = self.failed.take().map_or(0, |(times, _)| times);
+        self.failed = Some((before + 1, error));
+    }
+
     fn next(&mut self) -> Option<(UserId, WallMillis)> {
         let user = self.turns.pop_front()?;
         self.since.remove(&user).map(|since| (user, since))
@@ -89,6 +102,15 @@ impl Shard {
         }
     }
 
+    /// Tells, for all users together, that the store could not be asked.
+    pub fn tell_failed_rechecks(&self) {
+        let mut rechecks = self.rechecks.borrow_mut();
+        if let Some((times, error)) = rechecks.failed.take() {
+            let users = rechecks.waiting();
+            warn!(shard = self.id.0, users, times, %error, "could not ask what may have been missed; it is tried again");
+        }
+    }
+
     /// News for everybody may have been lost since then.
     pub fn recheck_all(self: &Rc<Self>, since: WallMillis) {
         let conns: Vec<_> = self.conns.borrow().values().cloned().collect();
@@ -125,7 +147,7 @@ impl Shard {
                         shard.recheck_some();
                     }
                     Err(error) => {
-                        warn!(%user, %error, "could not ask what may have been missed; it is tried again");
+                        shard.rechecks.borrow_mut().fails(error);
                         // At the next tick, behind the others.
                         shard.recheck_later(user, since);
                     }

@@ -7,7 +7,7 @@
 //!   shards   hand requests to the owner's node, news to the homes of the users        `homes`, `news`
 //!     |  lanes, bounded
 //!     v
-//!   peer     one for each other node: a link when there is one, else it gives back    [`peer`]
+//!   peer     one for each other node: a link when there is one, else it gives back    [`peer`]; its numbers: `link`
 //!     |  wire: frames of protobuf over any stream
 //! ```
 //!
@@ -26,6 +26,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tern_core::cluster::Reach;
 use tern_core::home::{Login, SessionId};
 use tern_core::routing::SlotMap;
 use tern_protocol::ids::{ConversationId, DeviceId, NodeId, UserId};
@@ -37,16 +38,20 @@ use crate::mailbox::{News, OwnerRequest};
 pub mod handover;
 mod homes;
 pub mod keeper;
+mod link;
 pub mod member;
 mod missed;
 mod news;
 pub mod peer;
 pub mod quic;
+mod roster;
 mod ways;
 pub mod wire;
 
 pub use homes::{Farewell, Registration};
+pub use link::{LinkState, Waiting};
 pub use missed::Rechecks;
+pub use roster::{Member, Roster};
 pub use ways::Ways;
 
 /// Requests that wait for a link.
@@ -100,7 +105,7 @@ pub struct Lanes {
     /// For owners there.
     pub requests: mpsc::Sender<OwnerRequest>,
     /// For connections there, and for those whom homes there know.
-    pub news: mpsc::Sender<Delivery>,
+    pub news: mpsc::Sender<Waiting>,
     /// For homes there.
     pub homes: mpsc::Sender<HomeMessage>,
 }
@@ -110,6 +115,8 @@ pub struct Lanes {
 pub struct Peer {
     /// The way to it.
     pub lanes: Lanes,
+    /// What is known of the link.
+    pub link: Arc<LinkState>,
     /// The number of its last link; no two links of a node have the same.
     pub links: u64,
     /// Whether there is one now.
@@ -129,8 +136,8 @@ pub struct View {
     pub peers: BTreeMap<NodeId, Peer>,
     /// How many nodes have gone so far: what they have told last may not have arrived.
     pub departures: u64,
-    /// The store has not been reached for so long that the others take this node for dead.
-    pub is_cut_off: bool,
+    /// How it stands with the store.
+    pub reach: Reach,
 }
 
 /// Where a user's home is, and since when: another one of these has to be told anew who is connected.
@@ -150,7 +157,7 @@ impl View {
             map: SlotMap::new(std::iter::once(me)),
             peers: BTreeMap::new(),
             departures: 0,
-            is_cut_off: false,
+            reach: Reach::Reached,
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
 use super::{Delivery, HomeMessage, Stage, View};
-use crate::fanout::To;
+use crate::behind::To;
 use crate::mailbox::{Event, News};
 use crate::shard::Shard;
 
@@ -24,6 +24,8 @@ const TRIES_MAX: u8 = 3;
 const SETTLING_MS: u64 = LEASE_MS;
 /// Logs of which a node that cannot be reached is to be told something; of more, it is told that it has missed something.
 const BEHIND_MAX: usize = 64 * 1024;
+/// Bytes of that, on each shard: whom to tell takes most of them.
+const BEHIND_BYTES_MAX: usize = 16 << 20;
 
 impl News {
     /// For these users only.
@@ -167,19 +169,23 @@ impl Shard {
 
     fn tell_node(&self, node: NodeId, stage: Stage, news: News) {
         let delivery = Delivery { stage, news };
+        let now = self.now().mono;
         let unsent = match self.view.borrow().peers.get(&node) {
-            Some(peer) if peer.is_up => match peer.lanes.news.try_send(delivery) {
-                Ok(()) => return,
-                Err(TrySendError::Full(delivery) | TrySendError::Closed(delivery)) => delivery,
+            Some(peer) if peer.is_up => match peer.link.waiting(now, delivery) {
+                Ok(waiting) => match peer.lanes.news.try_send(waiting) {
+                    Ok(()) => return,
+                    Err(TrySendError::Full(unsent) | TrySendError::Closed(unsent)) => unsent.delivery,
+                },
+                Err(unsent) => unsent,
             },
             Some(_) => delivery,
             None => return,
         };
         self.fall_behind(To::Node(node, stage), unsent.news);
-        let is_it = |to: &To| matches!(to, To::Node(other, _) if *other == node);
         let mut behind = self.behind.borrow_mut();
-        if behind.len() > BEHIND_MAX && behind.keys().filter(|(to, _)| is_it(to)).count() > BEHIND_MAX {
-            behind.retain(|(to, _), _| !is_it(to));
+        let (heads, bytes) = behind.of_node(node);
+        if heads > BEHIND_MAX || bytes > BEHIND_BYTES_MAX {
+            behind.forget_node(node);
             let now = self.now().wall;
             self.lost.borrow_mut().entry(node).or_insert(now);
         }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tern_core::home::{Located, SessionId};
 use tern_core::routing::ShardId;
+use tern_core::time::MonoMillis;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::frame::{self, Frame};
 use tern_protocol::ids::NodeId;
@@ -21,12 +22,13 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info};
 
-use super::wire::{Ask, AskBody, Hello, Malformed, Message, VERSIONS};
-use super::{Delivery, HOMES_MAX, HomeMessage, Lanes, NEWS_MAX, REQUESTS_MAX};
+use super::link::{LinkState, Waiting};
+use super::wire::{Ask, AskBody, Hello, Malformed, Message, PULSES, Pulse, VERSIONS, encode_delivery};
+use super::{HOMES_MAX, HomeMessage, Lanes, NEWS_MAX, REQUESTS_MAX};
 use crate::mailbox::{Answer, Event, HomeRequest, News, OwnerRequest, Question, REPLIES_MAX, Reply, Ticket};
 use crate::shard::Node;
 
-/// A link says something at least this often.
+/// A link says something at least this often; from version 2 on, a pulse.
 const PING: Duration = Duration::from_secs(1);
 /// A link that has said nothing for so long is dead.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -77,6 +79,16 @@ pub enum LinkError {
     OtherNode(NodeId),
 }
 
+/// A stream over which both sides have said who they are.
+pub struct Opened {
+    /// The stream.
+    pub stream: BoxStream,
+    /// What has been read of it since.
+    pub input: BytesMut,
+    /// The version that both speak.
+    pub version: u8,
+}
+
 /// What a peer tells the keeper.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
@@ -86,11 +98,15 @@ pub enum Moved {
     Down(NodeId),
 }
 
-/// Greets over a new stream; returns who is there.
+/// Greets over a new stream; returns who is there, and the version that both speak.
 ///
 /// # Errors
 /// [`LinkError`]: nothing is to be said on this stream any more.
-pub async fn greet(stream: &mut BoxStream, input: &mut BytesMut, mine: Hello) -> Result<NodeId, LinkError> {
+pub async fn greet(
+    stream: &mut BoxStream,
+    input: &mut BytesMut,
+    mine: Hello,
+) -> Result<(NodeId, u8), LinkError> {
     let mut out = BytesMut::new();
     mine.encode(&mut out);
     stream.write_all(&out).await?;
@@ -100,8 +116,9 @@ pub async fn greet(stream: &mut BoxStream, input: &mut BytesMut, mine: Hello) ->
     if theirs.epoch != mine.epoch {
         return Err(LinkError::OtherStore);
     }
-    mine.agree(&theirs).ok_or(LinkError::NoVersion(theirs.versions.0, theirs.versions.1))?;
-    Ok(theirs.node)
+    let version = mine.agree(&theirs);
+    let version = version.ok_or(LinkError::NoVersion(theirs.versions.0, theirs.versions.1))?;
+    Ok((theirs.node, version))
 }
 
 /// The next message, whatever pings come before it.
@@ -125,7 +142,7 @@ async fn read_message<R: AsyncRead + Unpin>(
 /// The receiving ends of a peer's lanes.
 struct LaneEnds {
     requests: mpsc::Receiver<OwnerRequest>,
-    news: mpsc::Receiver<Delivery>,
+    news: mpsc::Receiver<Waiting>,
     homes: mpsc::Receiver<HomeMessage>,
 }
 
@@ -134,24 +151,29 @@ pub struct PeerTask {
     node: Arc<Node>,
     peer: NodeId,
     lanes: LaneEnds,
-    streams: mpsc::Receiver<(BoxStream, BytesMut)>,
+    state: Arc<LinkState>,
+    streams: mpsc::Receiver<Opened>,
     moved: mpsc::Sender<Moved>,
+    /// News for the other node may have been dropped before this.
+    has_missed: bool,
 }
 
 impl PeerTask {
-    /// A peer without a link. Streams that have been greeted are handed in with what has been read of them; a later one
-    /// takes the place of an earlier one.
+    /// A peer without a link. Of the streams that are handed in, a later one takes the place of an earlier one. `has_missed`:
+    /// this node has served somebody without knowing of the other one, which is told so over the first link.
     pub fn new(
         node: Arc<Node>,
         peer: NodeId,
+        state: Arc<LinkState>,
         moved: mpsc::Sender<Moved>,
-    ) -> (Self, Lanes, mpsc::Sender<(BoxStream, BytesMut)>) {
+        has_missed: bool,
+    ) -> (Self, Lanes, mpsc::Sender<Opened>) {
         let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
         let (news, news_in) = mpsc::channel(NEWS_MAX);
         let (homes, homes_in) = mpsc::channel(HOMES_MAX);
         let (streams, streams_in) = mpsc::channel(1);
         let lanes = LaneEnds { requests: requests_in, news: news_in, homes: homes_in };
-        let task = Self { node, peer, lanes, streams: streams_in, moved };
+        let task = Self { node, peer, lanes, state, streams: streams_in, moved, has_missed };
         (task, Lanes { requests, news, homes }, streams)
     }
 
@@ -163,8 +185,9 @@ impl PeerTask {
                 Some(stream) => Some(stream),
                 None => self.without_link().await,
             };
-            let Some((stream, input)) = stream else { break };
-            info!(peer = %self.peer, "linked");
+            let Some(opened) = stream else { break };
+            info!(peer = %self.peer, version = opened.version, "linked");
+            self.state.up(self.node.clock.now().mono, opened.version);
             if self.moved.send(Moved::Up(self.peer)).await.is_err() {
                 break;
             }
@@ -175,16 +198,20 @@ impl PeerTask {
                     return;
                 }
             }
-            let mut link = Link::new(&self.node, self.peer);
+            let mut link = Link::new(&self.node, self.peer, &self.state, opened.version);
+            if std::mem::take(&mut self.has_missed) {
+                link.say_first(&Message::Lost(self.node.clock.now().wall));
+            }
             let why = tokio::select! {
                 biased;
                 newer = self.streams.recv() => {
                     next = newer;
                     if next.is_none() { None } else { Some(LinkError::Closed) }
                 }
-                why = link.run(stream, input, &mut self.lanes) => Some(why),
+                why = link.run(opened.stream, opened.input, &mut self.lanes) => Some(why),
             };
             link.end().await;
+            self.state.down(self.node.clock.now().mono);
             let Some(why) = why else { break };
             info!(peer = %self.peer, %why, "the link has ended");
             if self.moved.send(Moved::Down(self.peer)).await.is_err() {
@@ -197,13 +224,13 @@ impl PeerTask {
     }
 
     /// Gives back what comes until there is a stream; `None`: the peer is given up.
-    async fn without_link(&mut self) -> Option<(BoxStream, BytesMut)> {
+    async fn without_link(&mut self) -> Option<Opened> {
         loop {
             tokio::select! {
                 biased;
                 stream = self.streams.recv() => return stream,
                 Some(request) = self.lanes.requests.recv() => refuse(request, ErrorCode::Unavailable),
-                Some(delivery) = self.lanes.news.recv() => give_back(&self.node, self.peer, delivery).await,
+                Some(waiting) = self.lanes.news.recv() => give_back(&self.node, self.peer, waiting).await,
                 // Registered again when there is a link.
                 Some(_) = self.lanes.homes.recv() => {}
                 else => return self.streams.recv().await,
@@ -215,7 +242,7 @@ impl PeerTask {
         tokio::select! {
             biased;
             Some(request) = self.lanes.requests.recv() => refuse(request, ErrorCode::Unavailable),
-            Some(delivery) = self.lanes.news.recv() => give_back(&self.node, self.peer, delivery).await,
+            Some(waiting) = self.lanes.news.recv() => give_back(&self.node, self.peer, waiting).await,
             Some(_) = self.lanes.homes.recv() => {}
             else => return false,
         }
@@ -235,7 +262,7 @@ fn refuse(request: OwnerRequest, code: ErrorCode) {
 fn answer(ticket: Ticket, answer: Answer) {
     let Ticket { session, question, place, .. } = ticket;
     let answer = match (question, answer) {
-        (Question::Mark(_), Answer::Sent(result)) => {
+        (Question::Mark(_) | Question::Kept(_), Answer::Sent(result)) => {
             Answer::Marked(result.map(drop).map_err(|refusal| refusal.code))
         }
         // Another node's fault, which is no answer to what was asked.
@@ -250,7 +277,7 @@ fn answer(ticket: Ticket, answer: Answer) {
 }
 
 /// News that did not get to a node go back to a shard, which remembers the head.
-async fn give_back(node: &Node, peer: NodeId, delivery: Delivery) {
+async fn give_back(node: &Node, peer: NodeId, Waiting { delivery, .. }: Waiting) {
     let conversation = match &delivery.news {
         News::Publish(publication, _) => publication.conversation,
         News::HeadMoved { conversation, .. } => *conversation,
@@ -266,12 +293,19 @@ async fn give_back(node: &Node, peer: NodeId, delivery: Delivery) {
 struct Link<'a> {
     node: &'a Arc<Node>,
     peer: NodeId,
+    state: &'a LinkState,
+    version: u8,
+    begun: Instant,
+    /// What is said before anything else.
+    first: BytesMut,
+    /// When the other side's last pulse was made, by its clock, and when it came.
+    heard: Cell<Option<(u64, Instant)>>,
     /// Numbers of questions.
     asked: Cell<u64>,
     pending: RefCell<BTreeMap<u64, Ticket>>,
     /// Numbers of deliveries.
     delivered: Cell<u64>,
-    untaken: RefCell<VecDeque<(u64, Delivery)>>,
+    untaken: RefCell<VecDeque<(u64, Waiting)>>,
     room: Notify,
     /// The last delivery that was taken over from the other side, and the last of which it was told.
     taken: Cell<u64>,
@@ -286,11 +320,16 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(node: &'a Arc<Node>, peer: NodeId) -> Self {
+    fn new(node: &'a Arc<Node>, peer: NodeId, state: &'a LinkState, version: u8) -> Self {
         let (replies, replies_in) = mpsc::channel(REPLIES_MAX);
         Self {
             node,
             peer,
+            state,
+            version,
+            begun: Instant::now(),
+            first: BytesMut::new(),
+            heard: Cell::new(None),
             asked: Cell::new(0),
             pending: RefCell::default(),
             delivered: Cell::new(0),
@@ -303,6 +342,10 @@ impl<'a> Link<'a> {
             overloaded: RefCell::default(),
             soon: Notify::new(),
         }
+    }
+
+    fn say_first(&mut self, message: &Message) {
+        message.encode(&mut self.first);
     }
 
     async fn run(&mut self, stream: BoxStream, input: BytesMut, lanes: &mut LaneEnds) -> LinkError {
@@ -320,13 +363,13 @@ impl<'a> Link<'a> {
         for (_, ticket) in self.pending.into_inner() {
             // A watermark is said again, whatever became of it.
             let code = match ticket.question {
-                Question::Mark(_) => ErrorCode::Unavailable,
-                Question::Send(..) | Question::Link(_) => ErrorCode::OutcomeUnknown,
+                Question::Mark(_) | Question::Kept(_) => ErrorCode::Unavailable,
+                Question::Send(..) | Question::Link(_) | Question::LinkLater(_) => ErrorCode::OutcomeUnknown,
             };
             answer(ticket, Answer::Sent(Err(code.into())));
         }
-        for (_, delivery) in self.untaken.into_inner() {
-            give_back(self.node, self.peer, delivery).await;
+        for (_, waiting) in self.untaken.into_inner() {
+            give_back(self.node, self.peer, waiting).await;
         }
     }
 
@@ -349,7 +392,9 @@ impl<'a> Link<'a> {
         match message {
             Message::Ask(ask) => self.on_ask(ask),
             Message::Answer(number, result) => {
-                if let Some(ticket) = self.pending.borrow_mut().remove(&number) {
+                let ticket = self.pending.borrow_mut().remove(&number);
+                self.state.set_asked(self.pending.borrow().len());
+                if let Some(ticket) = ticket {
                     answer(ticket, result);
                 }
             }
@@ -375,6 +420,8 @@ impl<'a> Link<'a> {
                 while untaken.front().is_some_and(|(first, _)| *first <= number) {
                     untaken.pop_front();
                 }
+                drop(untaken);
+                self.note_news();
                 self.room.notify_one();
             }
             Message::Register(user, device, session, login) => {
@@ -395,7 +442,33 @@ impl<'a> Link<'a> {
                     self.to_home(shard, HomeRequest::Recheck(since)).await;
                 }
             }
+            Message::Pulse(Pulse { at, echo, held, beaten }) => {
+                self.heard.set(Some((at, Instant::now())));
+                let now = self.node.clock.now().mono;
+                self.state.set_beaten(MonoMillis(now.0.saturating_sub(beaten)));
+                if echo > 0 {
+                    self.state.set_round_trip(self.micros().saturating_sub(echo).saturating_sub(held));
+                }
+            }
         }
+    }
+
+    /// Since the link began; never 0.
+    fn micros(&self) -> u64 {
+        self.begun.elapsed().as_micros() as u64 + 1
+    }
+
+    fn put_pulse(&self, out: &mut BytesMut) {
+        let heard = self.heard.get();
+        let (echo, held) = heard.map_or((0, 0), |(at, came)| (at, came.elapsed().as_micros() as u64));
+        let beaten = self.node.clock.now().mono.since(self.node.roster.beaten());
+        Message::Pulse(Pulse { at: self.micros(), echo, held, beaten }).encode(out);
+    }
+
+    /// Says how much news wait.
+    fn note_news(&self) {
+        let untaken = self.untaken.borrow();
+        self.state.set_news(untaken.len(), untaken.front().map(|(_, waiting)| waiting.since));
     }
 
     async fn to_session(&self, session: SessionId, request: HomeRequest) {
@@ -421,7 +494,7 @@ impl<'a> Link<'a> {
             let charge = self.node.charge(bytes)?;
             let place = self.replies.clone().try_reserve_owned().ok()?;
             let session = SessionId { shard, number: 0 };
-            let question = Question::Link(number);
+            let question = if ask.later { Question::LinkLater(number) } else { Question::Link(number) };
             Some(Ticket { session, question, place: Some(place), _charge: charge })
         };
         let request = match number {
@@ -451,7 +524,10 @@ impl<'a> Link<'a> {
         mut replies: mpsc::Receiver<Reply>,
     ) -> LinkError {
         let mut out = BytesMut::with_capacity(WRITE_BYTES);
-        let mut ping = Instant::now() + PING;
+        out.extend_from_slice(&self.first);
+        let has_pulse = self.version >= PULSES;
+        // The first at once: the other side wants to know how this one is.
+        let mut ping = Instant::now();
         loop {
             let has_room = self.untaken.borrow().len() < UNTAKEN_MAX;
             tokio::select! {
@@ -459,11 +535,20 @@ impl<'a> Link<'a> {
                 Some(reply) = replies.recv() => self.put_reply(&mut out, reply),
                 Some(home) = lanes.homes.recv() => put_home(&mut out, home),
                 Some(request) = lanes.requests.recv() => self.put_request(&mut out, request),
-                Some(delivery) = lanes.news.recv(), if has_room => self.put_news(&mut out, delivery),
+                Some(waiting) = lanes.news.recv(), if has_room => self.put_news(&mut out, waiting),
                 () = self.soon.notified() => {}
                 () = self.room.notified(), if !has_room => {}
-                () = tokio::time::sleep_until(ping) => out.extend_from_slice(frame::HEARTBEAT),
+                () = tokio::time::sleep_until(ping) => {}
                 else => return LinkError::Closed,
+            }
+            // Also while there is much else to say.
+            if Instant::now() >= ping {
+                if has_pulse {
+                    self.put_pulse(&mut out)
+                } else {
+                    out.extend_from_slice(frame::HEARTBEAT)
+                }
+                ping = Instant::now() + PING;
             }
             self.gather(&mut out, lanes, &mut replies);
             for number in self.overloaded.take() {
@@ -487,7 +572,9 @@ impl<'a> Link<'a> {
                 Err(_) => return LinkError::Silent,
             }
             out.clear();
-            ping = Instant::now() + PING;
+            if !has_pulse {
+                ping = Instant::now() + PING;
+            }
         }
     }
 
@@ -508,9 +595,9 @@ impl<'a> Link<'a> {
                 self.put_request(out, request);
             }
             if self.untaken.borrow().len() < UNTAKEN_MAX
-                && let Ok(delivery) = lanes.news.try_recv()
+                && let Ok(waiting) = lanes.news.try_recv()
             {
-                self.put_news(out, delivery);
+                self.put_news(out, waiting);
             }
             if out.len() == before {
                 return;
@@ -519,7 +606,7 @@ impl<'a> Link<'a> {
     }
 
     fn put_reply(&self, out: &mut BytesMut, reply: Reply) {
-        if let Question::Link(number) = reply.question {
+        if let Question::Link(number) | Question::LinkLater(number) = reply.question {
             Message::Answer(number, reply.answer).encode(out);
         }
     }
@@ -527,24 +614,31 @@ impl<'a> Link<'a> {
     fn put_request(&self, out: &mut BytesMut, request: OwnerRequest) {
         let number = self.asked.get() + 1;
         self.asked.set(number);
-        let (ask, ticket) = Ask::new(number, request);
-        if let Some(ticket) = ticket {
-            self.pending.borrow_mut().insert(number, ticket);
+        let (mut ask, ticket) = Ask::new(number, request);
+        match ticket {
+            // It would persist each of these at once: it is taken at its word that it persists them soon.
+            Some(ticket) if ask.later && self.version < PULSES => {
+                (ask.number, ask.later) = (0, false);
+                answer(ticket, Answer::Marked(Ok(())));
+            }
+            Some(ticket) => {
+                self.pending.borrow_mut().insert(number, ticket);
+                self.state.set_asked(self.pending.borrow().len());
+            }
+            None => {}
         }
         Message::Ask(ask).encode(out);
     }
 
-    fn put_news(&self, out: &mut BytesMut, delivery: Delivery) {
-        if matches!(delivery.news, News::Notify(_)) {
-            return Message::Deliver(0, delivery).encode(out);
+    fn put_news(&self, out: &mut BytesMut, waiting: Waiting) {
+        if matches!(waiting.delivery.news, News::Notify(_)) {
+            return encode_delivery(0, &waiting.delivery, out);
         }
         let number = self.delivered.get() + 1;
         self.delivered.set(number);
-        let message = Message::Deliver(number, delivery);
-        message.encode(out);
-        if let Message::Deliver(number, delivery) = message {
-            self.untaken.borrow_mut().push_back((number, delivery));
-        }
+        encode_delivery(number, &waiting.delivery, out);
+        self.untaken.borrow_mut().push_back((number, waiting));
+        self.note_news();
     }
 }
 
@@ -577,7 +671,7 @@ mod tests {
     }
 
     /// What the two ends of a stream make of each other.
-    async fn greeted(one: Hello, other: Hello) -> [Result<NodeId, LinkError>; 2] {
+    async fn greeted(one: Hello, other: Hello) -> [Result<(NodeId, u8), LinkError>; 2] {
         let (a, b) = tokio::io::duplex(1024);
         let (mut a, mut b): (BoxStream, BoxStream) = (Box::new(a), Box::new(b));
         let (mut from_a, mut from_b) = (BytesMut::new(), BytesMut::new());
@@ -589,9 +683,11 @@ mod tests {
     async fn only_a_node_of_the_same_store_that_speaks_the_same_is_greeted() {
         let mine = hello(1, 7, VERSIONS);
         let (min, max) = VERSIONS;
-        assert!(matches!(greeted(mine, hello(2, 7, VERSIONS)).await, [Ok(NodeId(2)), Ok(NodeId(1))]));
-        let newer = hello(2, 7, (max, max + 3));
-        assert!(matches!(greeted(mine, newer).await, [Ok(NodeId(2)), Ok(NodeId(1))]), "one in common");
+        for (versions, version) in [(VERSIONS, max), ((max, max + 3), max), ((1, 1), 1), ((1, 2), 2)] {
+            let [theirs, ours] = greeted(mine, hello(2, 7, versions)).await;
+            let agreed = (theirs.expect("one in common"), ours.expect("one in common"));
+            assert_eq!(agreed, ((NodeId(2), version), (NodeId(1), version)), "{versions:?}");
+        }
 
         let other_store = greeted(mine, hello(2, 8, VERSIONS)).await;
         assert!(matches!(other_store, [Err(LinkError::OtherStore), Err(LinkError::OtherStore)]));

@@ -20,10 +20,14 @@ use tern_protocol::request::{self, Request, RequestBody};
 
 use super::{Delivery, Stage};
 use crate::clock::Stamp;
-use crate::mailbox::{Answer, News, OwnerRequest, Ticket};
+use crate::mailbox::{Answer, News, OwnerRequest, Question, Ticket};
 
 /// The lowest and the highest version of this protocol that this program speaks: its own, and that of the release before.
-pub const VERSIONS: (u8, u8) = (1, 1);
+pub const VERSIONS: (u8, u8) = (1, 2);
+/// From this version on nodes say how they are ([`Message::Pulse`]), and confirm watermarks for which no client waits.
+pub const PULSES: u8 = 2;
+/// From this version on a node that has dropped news before its first link to another one says so ([`Message::Lost`]).
+pub const FIRST_LOSSES: u8 = 2;
 /// Of a connection that has ended.
 const NO_LOGIN: Login = Login { since: WallMillis(0), is_fresh: false };
 /// Bytes of an id of a user or a conversation.
@@ -54,6 +58,21 @@ pub struct Ask {
     pub sender: Sender,
     /// A send, or one watermark.
     pub body: AskBody,
+    /// Nobody waits for the answer: it may come when a watermark is persisted anyway.
+    pub later: bool,
+}
+
+/// How a node is, once a second. Times of others are given back as they came, so no two clocks are compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pulse {
+    /// When it says so, in microseconds by a clock of its own.
+    pub at: u64,
+    /// The `at` of the other side's last pulse; 0: none has come.
+    pub echo: u64,
+    /// Microseconds since that has come.
+    pub held: u64,
+    /// Milliseconds since it began the last beat that it has written.
+    pub beaten: u64,
 }
 
 /// What is asked.
@@ -86,6 +105,8 @@ pub enum Message {
     Displace(SessionId, bool),
     /// News for connections of the node that gets this have been lost since then.
     Lost(WallMillis),
+    /// From version 2 on.
+    Pulse(Pulse),
 }
 
 mod pb {
@@ -105,7 +126,7 @@ mod pb {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Link {
-        #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+        #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
         pub body: Option<Body>,
     }
 
@@ -130,6 +151,8 @@ mod pb {
         Displace(Displace),
         #[prost(uint64, tag = "9")]
         Lost(u64),
+        #[prost(message, tag = "10")]
+        Pulse(Pulse),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -141,6 +164,20 @@ mod pb {
         /// A client's request, by the number of the question.
         #[prost(bytes = "bytes", tag = "3")]
         pub request: Bytes,
+        #[prost(bool, tag = "4")]
+        pub later: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Pulse {
+        #[prost(uint64, tag = "1")]
+        pub at: u64,
+        #[prost(uint64, tag = "2")]
+        pub echo: u64,
+        #[prost(uint64, tag = "3")]
+        pub held: u64,
+        #[prost(uint64, tag = "4")]
+        pub beaten: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -221,6 +258,11 @@ fn session(session: SessionId) -> pb::Session {
     pb::Session { shard: u32::from(session.shard.0), number: session.number }
 }
 
+/// Appends a [`Message::Deliver`], with its length.
+pub fn encode_delivery(number: u64, delivery: &Delivery, out: &mut BytesMut) {
+    frame::encode_into(&pb::Link { body: Some(pb::Body::Deliver(deliver(number, delivery))) }, out);
+}
+
 /// The message in a frame with its length, as clients' messages are encoded.
 fn unframed(framed: Bytes) -> Bytes {
     let length = framed.iter().take_while(|byte| **byte & 0x80 != 0).count() + 1;
@@ -278,7 +320,7 @@ impl Message {
             is_fresh: login.is_fresh,
         };
         match self {
-            Self::Ask(Ask { number, sender, body }) => {
+            Self::Ask(Ask { number, sender, body, later }) => {
                 let body = match body {
                     AskBody::Send(send) => RequestBody::Send(send.clone()),
                     AskBody::Mark(mark) => RequestBody::Mark(vec![*mark]),
@@ -287,6 +329,7 @@ impl Message {
                     user: bytes_of(sender.user.as_bytes()),
                     device: sender.device.get(),
                     request: unframed(encode_request(&Request { id: RequestId(*number), body })),
+                    later: *later,
                 })
             }
             Self::Answer(number, answer) => {
@@ -313,6 +356,9 @@ impl Message {
                 pb::Body::Displace(pb::Displace { session: Some(session(*id)), is_certain: *is_certain })
             }
             Self::Lost(since) => pb::Body::Lost(since.0),
+            Self::Pulse(Pulse { at, echo, held, beaten }) => {
+                pb::Body::Pulse(pb::Pulse { at: *at, echo: *echo, held: *held, beaten: *beaten })
+            }
         }
     }
 
@@ -349,6 +395,9 @@ impl Message {
                 Self::Displace(session_of(session)?, is_certain)
             }
             pb::Body::Lost(since) => Self::Lost(WallMillis(since)),
+            pb::Body::Pulse(pb::Pulse { at, echo, held, beaten }) => {
+                Self::Pulse(Pulse { at, echo, held, beaten })
+            }
         }))
     }
 }
@@ -364,7 +413,7 @@ fn ask_of(ask: pb::Ask) -> Result<Ask, Malformed> {
         },
         _ => return Err(Malformed("an owner is asked for no such thing")),
     };
-    Ok(Ask { number: request.id.get(), sender, body })
+    Ok(Ask { number: request.id.get(), sender, body, later: ask.later })
 }
 
 fn answer_of(answer: Bytes) -> Result<(u64, Answer), Malformed> {
@@ -457,12 +506,14 @@ impl Ask {
             OwnerRequest::Append(conversation, Append { ticket, sender, peer, client_seq, change }) => {
                 let target = peer.map_or(Target::Conversation(conversation), Target::User);
                 let body = AskBody::Send(request::Send { target, client_seq, change });
-                (Self { number, sender, body }, Some(ticket))
+                (Self { number, sender, body, later: false }, Some(ticket))
             }
             OwnerRequest::Mark(conversation, Mark { ticket, sender, delivered, read }) => {
                 let body = AskBody::Mark(request::Mark { conversation, delivered, read });
                 let number = if ticket.is_some() { number } else { 0 };
-                (Self { number, sender, body }, ticket)
+                let later =
+                    ticket.as_ref().is_some_and(|ticket| matches!(ticket.question, Question::Kept(_)));
+                (Self { number, sender, body, later }, ticket)
             }
         }
     }

@@ -65,9 +65,14 @@ fn samples() -> Vec<Message> {
     let homes = Stage::Homes { tries: 2, origin: NODE };
     let deliver = |number, stage, news| Message::Deliver(number, Delivery { stage, news });
     vec![
-        Message::Ask(Ask { number: 1, sender: sender(), body: send(Target::User(PEER)) }),
-        Message::Ask(Ask { number: u64::MAX, sender: sender(), body: send(Target::Conversation(GROUP)) }),
-        Message::Ask(Ask { number: 0, sender: sender(), body: AskBody::Mark(mark) }),
+        Message::Ask(Ask { number: 1, sender: sender(), body: send(Target::User(PEER)), later: false }),
+        Message::Ask(Ask {
+            number: u64::MAX,
+            sender: sender(),
+            body: send(Target::Conversation(GROUP)),
+            later: false,
+        }),
+        Message::Ask(Ask { number: 0, sender: sender(), body: AskBody::Mark(mark), later: false }),
         Message::Answer(1, Answer::Sent(Ok(ok))),
         Message::Answer(2, Answer::Sent(Err(refused))),
         Message::Answer(3, Answer::Marked(Ok(()))),
@@ -87,9 +92,22 @@ fn samples() -> Vec<Message> {
     ]
 }
 
+/// What version 2 says beside that.
+fn samples_of_version_2() -> Vec<Message> {
+    let body = AskBody::Mark(request::Mark { conversation: GROUP, delivered: Seq(8), read: Seq(6) });
+    vec![
+        Message::Ask(Ask { number: 4, sender: sender(), body, later: true }),
+        Message::Pulse(Pulse { at: 1_000_000, echo: 999_000, held: 250, beaten: 700 }),
+    ]
+}
+
+fn all_samples() -> Vec<Message> {
+    samples().into_iter().chain(samples_of_version_2()).collect()
+}
+
 #[test]
 fn messages_come_back() {
-    for message in samples() {
+    for message in all_samples() {
         let back = Message::decode(encoded(&message)).expect("is good").expect("is known");
         assert_eq!(text(&back), text(&message));
     }
@@ -108,7 +126,7 @@ fn an_ask_leads_to_the_log_that_it_is_about() {
 
 #[test]
 fn what_is_cut_or_damaged_never_panics_and_what_is_no_message_is_refused() {
-    for message in samples() {
+    for message in all_samples() {
         let bytes = encoded(&message);
         for end in 0..bytes.len() {
             let _ = Message::decode(bytes.slice(..end));
@@ -126,9 +144,19 @@ fn what_is_cut_or_damaged_never_panics_and_what_is_no_message_is_refused() {
     let unsorted = [*PEER.as_bytes(), *USER.as_bytes()].concat().into();
     let refused: [Bytes; 12] = [
         Bytes::from_static(b"\xff\xff"),
-        link(pb::Body::Ask(pb::Ask { user: Bytes::from_static(b"short"), device: 1, request: Bytes::new() })),
-        link(pb::Body::Ask(pb::Ask { user: user.clone(), device: 0, request: Bytes::new() })),
-        link(pb::Body::Ask(pb::Ask { user: user.clone(), device: 1, request: Bytes::from_static(b"\xff") })),
+        link(pb::Body::Ask(pb::Ask {
+            user: Bytes::from_static(b"short"),
+            device: 1,
+            request: Bytes::new(),
+            later: false,
+        })),
+        link(pb::Body::Ask(pb::Ask { user: user.clone(), device: 0, request: Bytes::new(), later: false })),
+        link(pb::Body::Ask(pb::Ask {
+            user: user.clone(),
+            device: 1,
+            request: Bytes::from_static(b"\xff"),
+            later: false,
+        })),
         link(pb::Body::Answer(Bytes::from_static(b"\xff"))),
         link(pb::Body::Deliver(pb::Deliver { homes: 256, ..deliver.clone() })),
         link(pb::Body::Deliver(pb::Deliver { users: Bytes::from_static(b"short"), ..deliver.clone() })),
@@ -171,11 +199,16 @@ fn nodes_agree_on_the_highest_version_that_both_speak() {
     assert!(Hello::decode(Bytes::from_static(b"\xff")).is_err() && Hello::decode(Bytes::new()).is_err());
 }
 
-/// Nodes of one release and of the next are in one cluster while it is upgraded: these are the bytes of version 1.
+/// Nodes of one release and of the next are in one cluster while it is upgraded: these are the bytes of each version.
 #[test]
-fn version_1_is_spoken_for_ever() {
+fn what_a_version_says_is_spoken_for_ever() {
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let lines: Vec<_> = samples().iter().map(|message| hex(&encoded(message))).collect();
-    let written: Vec<_> = include_str!("wire_version_1.txt").lines().collect();
-    assert_eq!(lines, written);
+    let versions = [
+        (samples(), include_str!("wire_version_1.txt")),
+        (samples_of_version_2(), include_str!("wire_version_2.txt")),
+    ];
+    for (samples, written) in versions {
+        let lines: Vec<_> = samples.iter().map(|message| hex(&encoded(message))).collect();
+        assert_eq!(lines, written.lines().collect::<Vec<_>>());
+    }
 }

@@ -145,6 +145,44 @@ catalog! {
         "Slots of conversations and users that this node takes for its own, of 4,096.";
     CLUSTER_CUT_OFF = Gauge "tern_cluster_cut_off" []
         "1 while the node cannot reach the store for so long that it serves nobody, else 0.";
+    CLUSTER_STORE_SILENT = Gauge "tern_cluster_store_silent" []
+        "1 while the store answers neither this node nor any to which it has a link: clients stay, and are told to try \
+         later; else 0.";
+    CLUSTER_BEAT_AGE = Gauge "tern_cluster_beat_age_seconds" []
+        "Since the node began the last beat that it has written to the store, one a second; 0 without a cluster.";
+    CLUSTER_NODE_INFO = Gauge "tern_cluster_node_info" ["node", "name", "address", "versions"]
+        "1 for each node that this one sees, itself among them: its id, its name, where others reach it, the versions of \
+         links that it speaks.";
+    CLUSTER_NODE_STARTED = Gauge "tern_cluster_node_start_time_seconds" ["node"]
+        "When a node started, seconds since 1970, by its own clock.";
+    CLUSTER_NODE_DRAINING = Gauge "tern_cluster_node_draining" ["node"]
+        "1 while a node is about to leave and owns nothing, else 0.";
+    CLUSTER_NODE_BEAT_AGE = Gauge "tern_cluster_node_beat_age_seconds" ["node"]
+        "Since this node has last seen the beat of a node move.";
+    CLUSTER_NODE_SLOTS = Gauge "tern_cluster_node_slots" ["node"]
+        "Slots that a node owns, as this one sees it, of 4,096.";
+    CLUSTER_LINK_VERSION = Gauge "tern_cluster_link_version" ["peer"]
+        "The version that the link to another node speaks; 0: there is no link.";
+    CLUSTER_LINK_AGE = Gauge "tern_cluster_link_age_seconds" ["peer"]
+        "Since there is a link to another node, or since there is none.";
+    CLUSTER_LINK_ROUND_TRIP = Gauge "tern_cluster_link_round_trip_seconds" ["peer"]
+        "There and back on a link, with what both programs add, measured once a second; NaN while it is not known.";
+    CLUSTER_CALLS_FAILED = Counter "tern_cluster_calls_failed_total" ["peer"]
+        "Calls of this node to another one that made no link; the log says why.";
+    CLUSTER_REQUESTS = Gauge "tern_cluster_requests" ["peer"]
+        "Requests for owners on another node that are not answered yet.";
+    CLUSTER_NEWS = Gauge "tern_cluster_news" ["peer"]
+        "News that another node has not taken over yet.";
+    CLUSTER_NEWS_BYTES = Gauge "tern_cluster_news_bytes" ["peer"]
+        "What they hold, 16 MiB at most; more become heads.";
+    CLUSTER_NEWS_AGE = Gauge "tern_cluster_news_age_seconds" ["peer"]
+        "How long the oldest of them waits; 0 when there are none.";
+    CLUSTER_HEADS_BEHIND = Gauge "tern_cluster_heads_behind" ["peer"]
+        "Heads that are to be told to another node for news for which there was no room or no link.";
+    CLUSTER_MARKS_KEPT = Gauge "tern_cluster_marks_kept" ["shard"]
+        "Watermarks for which no client waits that another node has not persisted yet.";
+    CLUSTER_RECHECKS = Gauge "tern_cluster_rechecks" ["shard"]
+        "Users who may have missed something and for whom the store is to be asked.";
 
     STORE_COMMITS = Counter "tern_store_commits_total" ["result"]
         "Transactions with writes.";

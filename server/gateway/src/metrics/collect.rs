@@ -16,7 +16,7 @@ use super::shard::{
     Asked, By, Committed, Count, Cut, Dropped, Label, Loaded, Login, Sent, ShardMetrics, Transport,
 };
 use super::text::Page;
-use super::{catalog, process};
+use super::{catalog, cluster, process};
 use crate::mailbox::WAITING_BYTES_MAX;
 use crate::shard::Node;
 use crate::shutdown::Phase;
@@ -161,7 +161,7 @@ impl Collector {
         self.requests(&mut page);
         self.owners(&mut page);
         self.queues(&mut page);
-        self.cluster(&mut page);
+        cluster::fill(self, &mut page);
         if let Some(local) = &self.local {
             self.store(&mut page, local);
         }
@@ -182,7 +182,7 @@ impl Collector {
     }
 
     /// A family with one number for each shard.
-    fn by_shard(
+    pub(super) fn by_shard(
         &self,
         page: &mut Page,
         family: &'static catalog::Family,
@@ -313,16 +313,6 @@ impl Collector {
         });
         self.by_shard(page, &catalog::RECEIPTS, |metrics| &metrics.receipts);
         self.by_label::<Dropped, _>(page, &catalog::DROPS, |metrics| &metrics.drops);
-    }
-
-    fn cluster(&self, page: &mut Page) {
-        let view = self.node.view.borrow().clone();
-        let links = view.peers.values().filter(|peer| peer.is_up).count() as u64;
-        let slots = view.map.count(|owner| *owner == view.me) as u64;
-        page.family(&catalog::CLUSTER_NODES, |samples| samples.value(&[], view.peers.len() as u64 + 1));
-        page.family(&catalog::CLUSTER_LINKS_UP, |samples| samples.value(&[], links));
-        page.family(&catalog::CLUSTER_SLOTS_OWNED, |samples| samples.value(&[], slots));
-        page.family(&catalog::CLUSTER_CUT_OFF, |samples| samples.value(&[], u64::from(view.is_cut_off)));
     }
 
     fn owners(&self, page: &mut Page) {

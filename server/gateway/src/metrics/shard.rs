@@ -120,8 +120,10 @@ labels! {
     Dropped {
         /// The connection's queue was full.
         SlowReader = "slow_reader",
-        /// Entries for a shard whose mailbox was full.
+        /// Entries for a shard whose mailbox was full, or for a node whose lane was.
         MailboxFull = "mailbox_full",
+        /// Entries for a node to which there was no link.
+        NoLink = "no_link",
         /// Receipts for a shard whose mailbox was full.
         ReceiptsMailboxFull = "receipts_mailbox_full",
     }
@@ -257,6 +259,10 @@ shard_metrics! {
     commit_micros: Histogram = Histogram::new(MICROS),
     /// Sends taken up and not answered.
     waiting_sends: Count = Count::default(),
+    /// Watermarks that another node has not confirmed.
+    marks_kept: Count = Count::default(),
+    /// Users for whom the store is to be asked.
+    rechecks: Count = Count::default(),
     /// The node's monotonic time at the last tick, in milliseconds.
     ticked_ms: Count = Count::default(),
 }

@@ -14,7 +14,7 @@ use crate::support::{PATIENCE, message, user};
 const MANY: usize = 1_000_000;
 
 #[tokio::test]
-async fn a_store_that_fails_keeps_everybody_waiting() {
+async fn a_store_that_answers_nobody_keeps_everybody_waiting_where_they_are() {
     let (cluster, nodes) = Cluster::of(2).await;
     let mut alice = Person::on(&cluster, &nodes[0], "alice", 1).await;
     let mut bob = Person::on(&cluster, &nodes[1], "bob", 1).await;
@@ -23,12 +23,51 @@ async fn a_store_that_fails_keeps_everybody_waiting() {
     bob.hears(chat, alice.tells(user("bob"), "before it").await.seq).await;
 
     cluster.store.set_faults(FaultPlan::script(std::iter::repeat_n(Some(Fault::Unavailable), MANY)));
-    // The same send again and again: an answer is that it can be sent again, until the node serves nobody.
-    let mut refused = 0;
+    for node in &nodes {
+        node.tells(&catalog::CLUSTER_STORE_SILENT, 1).await;
+    }
     let send = |n| (Target::User(user("bob")), ClientSeq(n), message("while it fails"));
     let (target, client_seq, words) = send(3);
+    let refused = alice.tries(target, client_seq, words).await.expect("an answer");
+    assert_eq!(refused.expect_err("nothing can be stored").code, ErrorCode::Unavailable);
+    // Who comes now is let in.
+    let mut carol = Person::on(&cluster, &nodes[1], "carol", 1).await;
+    for node in &nodes {
+        assert_eq!(node.number(&catalog::CLUSTER_CUT_OFF).await, 0, "nobody is sent anywhere");
+        assert_eq!(node.number(&catalog::CLUSTER_LINKS_UP).await, 1, "and they hear each other");
+    }
+
+    cluster.store.set_faults(FaultPlan::None);
+    for node in &nodes {
+        node.tells(&catalog::CLUSTER_STORE_SILENT, 0).await;
+        assert_eq!(node.number(&catalog::CLUSTER_CUT_OFF).await, 0);
+        assert_eq!(node.number(&catalog::CLUSTER_NODES).await, 2, "nobody was taken for dead");
+    }
+    let stored = alice.tells(user("bob"), "while it fails").await;
+    assert_eq!((stored.seq.get(), stored.duplicate), (3, false), "nothing of it was there");
+    bob.hears(chat, stored.seq).await;
+    alice.hears(chat, stored.seq).await;
+    same_logs(&[&alice, &bob], chat, stored.seq);
+    assert_eq!(alice.reads(chat).await, ["before", "before it", "while it fails"]);
+    assert_eq!(carol.tells(user("bob"), "hello").await.seq.get(), 1);
+    for person in [&alice, &bob, &carol] {
+        assert_eq!(person.told.logins, 0, "{} stays", person.user());
+    }
+}
+
+#[tokio::test]
+async fn without_a_link_nobody_knows_that_it_is_the_store() {
+    let (cluster, nodes) = Cluster::of(2).await;
+    let mut alice = Person::on(&cluster, &nodes[0], "alice", 1).await;
+    nodes[1].cut_links();
+    nodes[0].tells(&catalog::CLUSTER_LINKS_UP, 0).await;
+    cluster.store.set_faults(FaultPlan::script(std::iter::repeat_n(Some(Fault::Unavailable), MANY)));
+    // The same send again and again: an answer is that it can be sent again, until the node serves nobody.
+    let mut refused = 0;
     let trying = async {
-        while let Some(answer) = alice.tries(target, client_seq, words.clone()).await {
+        while let Some(answer) =
+            alice.tries(Target::User(user("bob")), ClientSeq(1), message("while it fails")).await
+        {
             let error = answer.expect_err("nothing can be stored");
             assert_ne!(error.code.retry(), Retry::Never, "{error:?}");
             refused += 1;
@@ -38,27 +77,36 @@ async fn a_store_that_fails_keeps_everybody_waiting() {
     tokio::time::timeout(PATIENCE, trying).await.expect("it is sent away within the patience");
     assert!(refused > 0);
     assert_eq!(alice.session.closing_error().await, ErrorCode::GoingAway);
-    assert_eq!(bob.session.closing_error().await, ErrorCode::GoingAway);
     for node in &nodes {
         node.tells(&catalog::CLUSTER_CUT_OFF, 1).await;
     }
     // Who comes nevertheless is sent away.
     let mut early = Person::on(&cluster, &nodes[1], "bob", 1).await;
     assert_eq!(early.session.closing_error().await, ErrorCode::GoingAway);
-
     cluster.store.set_faults(FaultPlan::None);
     for node in &nodes {
         node.tells(&catalog::CLUSTER_CUT_OFF, 0).await;
     }
-    linked(&nodes.iter().collect::<Vec<_>>()).await;
     alice.moves_to(&nodes[1]).await;
-    bob.moves_to(&nodes[0]).await;
-    let stored = alice.tells(user("bob"), "while it fails").await;
-    assert_eq!((stored.seq.get(), stored.duplicate), (3, false), "nothing of it was there");
-    bob.hears(chat, stored.seq).await;
-    alice.hears(chat, stored.seq).await;
-    same_logs(&[&alice, &bob], chat, stored.seq);
-    assert_eq!(alice.reads(chat).await, ["before", "before it", "while it fails"]);
+    assert_eq!(alice.tells(user("bob"), "after it").await.seq.get(), 1, "nothing of it was there");
+}
+
+#[tokio::test]
+async fn two_nodes_that_do_not_reach_the_store_know_that_a_third_one_does() {
+    let (cluster, nodes) = Cluster::of(3).await;
+    let [mut alice, mut bob] =
+        [Person::on(&cluster, &nodes[0], "alice", 1).await, Person::on(&cluster, &nodes[1], "bob", 1).await];
+    for node in &nodes[..2] {
+        node.reaches_store(false);
+    }
+    // Each hears of the other that it does not either.
+    for (node, person) in nodes.iter().zip([&mut alice, &mut bob]) {
+        node.tells(&catalog::CLUSTER_CUT_OFF, 1).await;
+        assert_eq!(person.session.closing_error().await, ErrorCode::GoingAway);
+    }
+    assert_eq!(nodes[2].number(&catalog::CLUSTER_CUT_OFF).await, 0);
+    alice.moves_to(&nodes[2]).await;
+    assert_eq!(alice.tells(user("bob"), "here").await.seq.get(), 1);
 }
 
 #[tokio::test]
