@@ -41,6 +41,9 @@ pub enum Command {
                             later.\n\nExample:\n  ternd top --once --interval 5"
     )]
     Top(Top),
+    /// What a cluster of several nodes is doing
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Print a token for a user of a development server
     Token(Token),
     /// Print or check a configuration
@@ -49,6 +52,40 @@ pub enum Command {
     /// What an operator does with what is stored
     #[command(flatten)]
     Store(StoreCommand),
+}
+
+/// What an operator does with a cluster.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Show the nodes of a cluster, their links, what waits, and what is wrong
+    #[command(
+        after_help = "A node is asked by way of its admin address, and tells what it sees: two nodes that cannot reach each \
+                            other tell different things, so ask each of them. With --config no node is asked: the leases in \
+                            the store are read twice, 2.5 s apart, which says who lives and not who has links.\n\n\
+                            nodes    id (new at each start), name, address for links, versions of links, time since its \
+                            start by its own clock, time since its lease was last seen to be written, slots owned of \
+                            4,096\n\
+                            links    version spoken, time there and back; requests that are not answered; news that are not \
+                            taken over: how many, their bytes, the age of the oldest; heads to be told for news that had no \
+                            room; calls that made no link\n\n\
+                            Exit status: 0, all is well; 1, there is no answer, or no cluster; 2, the command is wrong; 3, \
+                            something is wrong, which is told in the last lines.\n\nExamples:\n  \
+                            ternd cluster status\n  \
+                            ternd cluster status --admin 127.0.0.1:7481\n  \
+                            ternd cluster status --config /etc/tern/tern.toml"
+    )]
+    Status(Status),
+}
+
+/// `ternd cluster status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The admin address of a node
+    #[arg(long, value_name = "ADDR", default_value_t = admin::DEFAULT_ADDRESS)]
+    pub admin: SocketAddr,
+    /// Ask no node: read the leases in the store of this configuration
+    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    pub config: Option<PathBuf>,
 }
 
 /// What an operator does with what is stored.

@@ -13,7 +13,7 @@
 //! - [`shard`], [`mailbox`]: one thread, and how threads talk.
 //! - [`server`], [`config`], [`serve`], [`dev`], [`reload`], [`shutdown`], [`descriptors`], [`notify`]: putting it together, keeping it up to date
 //!   and ending it.
-//! - [`metrics`], [`admin`], [`top`]: what it counts, the listener that says so, and a live view of it.
+//! - [`metrics`], [`admin`], [`top`], [`status`]: what it counts, the listener that says so, a live view of it, and how its cluster is.
 //! - [`http`]: one question to an HTTP server.
 
 pub mod accept;
@@ -47,6 +47,7 @@ pub mod serve;
 pub mod server;
 pub mod shard;
 pub mod shutdown;
+pub mod status;
 pub mod store;
 pub mod tls;
 pub mod top;

@@ -5,10 +5,13 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tern_server::cli::{Cli, Command, ConfigCommand, Sources};
+use tern_server::cli::{Cli, ClusterCommand, Command, ConfigCommand, Sources};
 use tern_server::config::{ConfigError, EXAMPLE, Loaded, strangers};
 use tern_server::run::{runtime, server_until_signal};
-use tern_server::{dev, offline, serve, top};
+use tern_server::{dev, offline, serve, status, top};
+
+/// What was asked for was done, and something is wrong with what was looked at.
+const EXIT_WRONG: u8 = 3;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -20,7 +23,7 @@ fn main() -> ExitCode {
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
     match run(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("ternd: {error}");
             ExitCode::FAILURE
@@ -28,8 +31,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Box<dyn Error>> {
-    match command {
+fn run(command: Command) -> Result<ExitCode, Box<dyn Error>> {
+    let done = match command {
         Command::Dev(args) => server_until_signal(async || {
             let running = dev::start(&args)?;
             print(&running.greeting)?;
@@ -40,6 +43,10 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             Ok((server, Some(upkeep)))
         }),
         Command::Top(args) => runtime()?.block_on(top::run(&args)),
+        Command::Cluster(ClusterCommand::Status(args)) => {
+            let is_well = runtime()?.block_on(status::run(&args))?;
+            return Ok(if is_well { ExitCode::SUCCESS } else { ExitCode::from(EXIT_WRONG) });
+        }
         Command::Token(args) => print(&dev::token(&args)?),
         Command::Config(ConfigCommand::Example) => print(EXAMPLE.trim_end()),
         Command::Config(ConfigCommand::Check(sources)) => {
@@ -50,7 +57,8 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
             print(load(&sources)?.show(effective).trim_end())
         }
         Command::Store(command) => Ok(offline::run(command, &mut |line| drop(print(line)))?),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn load(sources: &Sources) -> Result<Loaded, ConfigError> {

@@ -150,9 +150,9 @@ catalog! {
          later; else 0.";
     CLUSTER_BEAT_AGE = Gauge "tern_cluster_beat_age_seconds" []
         "Since the node began the last beat that it has written to the store, one a second; 0 without a cluster.";
-    CLUSTER_NODE_INFO = Gauge "tern_cluster_node_info" ["node", "name", "address", "versions"]
+    CLUSTER_NODE_INFO = Gauge "tern_cluster_node_info" ["node", "name", "address", "versions", "this"]
         "1 for each node that this one sees, itself among them: its id, its name, where others reach it, the versions of \
-         links that it speaks.";
+         links that it speaks, and whether it is this one.";
     CLUSTER_NODE_STARTED = Gauge "tern_cluster_node_start_time_seconds" ["node"]
         "When a node started, seconds since 1970, by its own clock.";
     CLUSTER_NODE_DRAINING = Gauge "tern_cluster_node_draining" ["node"]

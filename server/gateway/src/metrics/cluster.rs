@@ -32,7 +32,8 @@ pub(super) fn fill(collector: &Collector, page: &mut Page) {
     page.family(&catalog::CLUSTER_NODE_INFO, |samples| {
         for Member { node, lease, .. } in &*members {
             let versions = format!("{}-{}", lease.versions.0, lease.versions.1);
-            samples.value(&[&node.to_string(), &lease.name, &lease.link, &versions], 1);
+            let this = if *node == view.me { "true" } else { "false" };
+            samples.value(&[&node.to_string(), &lease.name, &lease.link, &versions, this], 1);
         }
     });
     let mut of_members = |family: &'static Family, of: &dyn Fn(&Member) -> f64| {
