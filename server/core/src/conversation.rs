@@ -705,6 +705,13 @@ impl<T> Owner<T> {
         self.receipts.has_moved()
     }
 
+    /// These watermarks are in the store, where another owner may have put them: whoever is concerned is told.
+    pub fn on_watermarks(&mut self, stored: &[(UserId, Watermarks)]) {
+        if let Phase::Ready(known) | Phase::Committing(known, _) = &self.phase {
+            self.receipts.on_stored(known.sequencer.durable(), stored);
+        }
+    }
+
     /// Watermarks that could not be persisted; they will be taken again.
     pub fn put_back_dirty(&mut self, dirty: &[(UserId, Dirty)]) {
         dirty.iter().for_each(|(user, dirty)| self.receipts.put_back(*user, dirty));

@@ -66,6 +66,22 @@ impl Receipts {
         }
     }
 
+    /// Takes watermarks in that are in the store, as far as the log is known here, and will tell what has risen.
+    pub fn on_stored(&mut self, durable: Seq, stored: &[(UserId, Watermarks)]) {
+        for (user, stored) in stored {
+            let marks = self.marks.entry(*user).or_default();
+            let before = *marks;
+            marks.delivered = marks.delivered.max(stored.delivered.min(durable));
+            marks.read = marks.read.max(stored.read.min(durable));
+            if marks.read > before.read {
+                self.own_read.insert(*user);
+            }
+            if *marks != before {
+                self.moved.insert(*user);
+            }
+        }
+    }
+
     /// A user's watermarks.
     pub fn get(&self, user: UserId) -> Watermarks {
         self.marks.get(&user).copied().unwrap_or_default()
@@ -267,6 +283,26 @@ mod tests {
         assert_eq!(counts, [(user(1), count(7, 2, 1)), (user(2), count(8, 2, 0))]);
         receipts.mark(by(3, 2), Seq(8), Seq(7));
         assert_eq!(receipts.take_notices(Kind::Group, &mut members), [], "nothing new");
+    }
+
+    #[test]
+    fn what_another_owner_has_persisted_is_told() {
+        let membership = Membership { role: Role::Member, joined: Seq(1), left: None };
+        let mut members = Members::new((1..=3).map(|n| (user(n), membership)));
+        let mut receipts = Receipts::default();
+        receipts.on_message(user(1), Seq(4));
+        receipts.mark(by(2, 1), Seq(4), Seq(0));
+        let _ = receipts.take_notices(Kind::Group, &mut members);
+        let stored =
+            |n, delivered, read| (user(n), Watermarks { delivered: Seq(delivered), read: Seq(read) });
+        receipts.on_stored(Seq(4), &[stored(2, 3, 0), stored(3, 9, 9)]);
+        let notices = receipts.take_notices(Kind::Group, &mut members);
+        let to_sender = notices.iter().find(|notice| notice.to == user(1)).expect("it has risen");
+        assert_eq!(to_sender.counts, [ReceiptCount { seq: Seq(4), delivered: 2, read: 1, members: 3 }]);
+        assert_eq!(receipts.get(user(3)).read, Seq(4), "not above what is known to be there");
+        assert!(!receipts.is_dirty(), "it is in the store");
+        receipts.on_stored(Seq(4), &[stored(2, 3, 0), stored(3, 9, 9)]);
+        assert!(!receipts.has_moved());
     }
 
     #[test]

@@ -213,7 +213,7 @@ impl Shard {
             return self.on_answer(conn, question, unavailable);
         }
         let overloaded = Answer::Sent(Err(ErrorCode::Overloaded.into()));
-        let Some(ticket) = self.ticket(conn, question, conversation, send.change.size()) else {
+        let Some(ticket) = self.ticket(conn.id, question, conversation, send.change.size()) else {
             return self.on_answer(conn, question, overloaded);
         };
         if !self.take_way(conn, id, conversation) || !self.admission.borrow_mut().take() {
@@ -229,15 +229,11 @@ impl Shard {
     fn mark(self: &Rc<Self>, conn: &Rc<Conn>, id: RequestId, sender: Sender, marks: &[request::Mark]) {
         let request = |mark: &request::Mark, ticket| {
             let request::Mark { conversation, delivered, read } = *mark;
-            OwnerRequest::Mark(conversation, Mark { ticket, sender, delivered, read })
+            OwnerRequest::Mark(conversation, Mark { ticket: Some(ticket), sender, delivered, read })
         };
         self.metrics().requests.one(Asked::Mark);
         if id.get() == 0 {
-            for mark in marks {
-                // Nobody waits for an answer, and what finds no room is said again.
-                let _ = self.to_owner(request(mark, None));
-            }
-            return;
+            return marks.iter().for_each(|mark| self.tell_mark(sender, mark));
         }
         let number = self.next_number();
         let remaining = marks.len();
@@ -250,8 +246,8 @@ impl Shard {
         });
         let question = Question::Mark(number);
         for mark in marks {
-            let ticket = self.ticket(conn, question, mark.conversation, 0);
-            if ticket.is_none_or(|ticket| self.to_owner(request(mark, Some(ticket))).is_err()) {
+            let ticket = self.ticket(conn.id, question, mark.conversation, 0);
+            if ticket.is_none_or(|ticket| self.to_owner(request(mark, ticket)).is_err()) {
                 self.on_answer(conn, question, Answer::Marked(Err(ErrorCode::Overloaded)));
             }
         }
@@ -259,11 +255,11 @@ impl Shard {
         self.on_answer(conn, question, Answer::Marked(Ok(())));
     }
 
-    /// The way back to a connection; `None` when there is no place left for the answer of another shard, or when the
+    /// The way back to a connection, or to this shard; `None` when there is no place left for the answer of another shard, or when the
     /// requests that wait hold too many bytes.
-    fn ticket(
+    pub fn ticket(
         &self,
-        conn: &Conn,
+        session: SessionId,
         question: Question,
         conversation: ConversationId,
         bytes: usize,
@@ -273,7 +269,7 @@ impl Shard {
             && self.view.borrow().owner(conversation).is_none();
         let place =
             if is_here { None } else { Some(self.mailbox().replies.clone().try_reserve_owned().ok()?) };
-        Some(Ticket { session: conn.id, question, place, _charge: charge })
+        Some(Ticket { session, question, place, _charge: charge })
     }
 
     /// An owner has answered.

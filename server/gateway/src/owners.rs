@@ -11,7 +11,7 @@ use tern_core::receipts::Dirty;
 use tern_protocol::error::ErrorCode;
 use tern_protocol::event::SendOk;
 use tern_protocol::ids::{ConversationId, UserId};
-use tern_protocol::model::{SendWindow, Sender};
+use tern_protocol::model::{SendWindow, Sender, Watermarks};
 use tern_store::ops::{append, receipts};
 use tern_store::{CommitError, Corrupt, StoreError};
 use tracing::{error, warn};
@@ -123,9 +123,12 @@ impl Shard {
                 self.tell_all(News::HeadMoved { conversation: id, head, audience });
             }
             Effect::Marked { ticket, result, durable } => {
-                if durable {
+                let is_patient = matches!(ticket.question, Question::Kept(_) | Question::LinkLater(_));
+                if durable || is_patient && result.is_ok() {
                     self.unpersisted.borrow_mut().push(ticket);
-                    self.persist_soon.notify_one();
+                    if !is_patient {
+                        self.persist_soon.notify_one();
+                    }
                 } else {
                     self.reply(ticket, Answer::Marked(result));
                 }
@@ -148,6 +151,9 @@ impl Shard {
     pub fn on_reply(self: &Rc<Self>, reply: Reply) {
         if matches!(reply.question, Question::Send(..)) {
             self.admission.borrow_mut().on_answered();
+        }
+        if let (Question::Kept(number), Answer::Marked(result)) = (reply.question, reply.answer) {
+            return self.on_kept(number, result);
         }
         let conn = self.conns.borrow().get(&reply.session.number).cloned();
         if let Some(conn) = conn {
@@ -185,8 +191,18 @@ impl Shard {
             (Version(version.0), stored)
         });
         self.metrics().loads.one(if loaded.is_ok() { Loaded::Ok } else { Loaded::Failed });
+        if loaded.is_ok() {
+            self.on_fresh_owner(id);
+        }
         let now = self.now();
         self.with_owner(id, |owner| owner.on_loaded(now, loaded));
+    }
+
+    /// These watermarks are in the store.
+    pub fn on_watermarks(self: &Rc<Self>, id: ConversationId, stored: &[(UserId, Watermarks)]) {
+        if self.owners.borrow().contains_key(&id) {
+            self.with_owner(id, |owner| owner.on_watermarks(stored));
+        }
     }
 
     async fn load_windows(self: Rc<Self>, id: ConversationId, senders: Vec<Sender>) {

@@ -29,7 +29,7 @@ use tracing::{debug, info};
 use crate::auth::{TokenError, Verifier};
 use crate::behind::Behind;
 use crate::clock::Clock;
-use crate::cluster::{Farewell, HomeMessage, Rechecks, Roster, View};
+use crate::cluster::{Farewell, HomeMessage, Kept, Rechecks, Roster, View};
 use crate::connection::{Conn, READ_BYTES, WRITE_BYTES, serve};
 use crate::fanout::Handle;
 use crate::limits::{Limits, Place, UserLimits};
@@ -227,6 +227,8 @@ pub struct Shard {
     pub homes_elsewhere: RefCell<BTreeMap<NodeId, VecDeque<HomeMessage>>>,
     /// Nodes for which news were dropped since then, as there were too many to remember.
     pub lost: RefCell<BTreeMap<NodeId, WallMillis>>,
+    /// Watermarks that owners on other nodes have not persisted yet.
+    pub kept: RefCell<Kept>,
     /// Users who may have missed something.
     pub rechecks: RefCell<Rechecks>,
     /// When the store was last asked about all of them, while another node cannot be reached.
@@ -277,6 +279,7 @@ impl Shard {
             farewells: RefCell::default(),
             homes_elsewhere: RefCell::default(),
             lost: RefCell::default(),
+            kept: RefCell::default(),
             rechecks: RefCell::default(),
             unlinked: Cell::default(),
             rechecking: Cell::new(0),
@@ -419,6 +422,8 @@ impl Shard {
                 self.recheck_unlinked();
                 self.tell_failed_rechecks();
             }
+            self.tell_kept_again();
+            self.look_at_fresh_owners();
             self.settle_owners();
             self.forget_idle_owners();
         }
@@ -430,6 +435,7 @@ impl Shard {
         metrics.ticked_ms.set(self.now().mono.0);
         metrics.waiting_sends.set(self.admission.borrow().waiting());
         metrics.conversations.set(self.owners.borrow().len() as u64);
+        metrics.marks_kept.set(self.kept.borrow().len() as u64);
         metrics.rechecks.set(self.rechecks.borrow().waiting() as u64);
         let (view, behind) = (self.view.borrow(), self.behind.borrow());
         view.peers.iter().for_each(|(node, peer)| peer.link.set_behind(self.id, behind.of_node(*node).0));

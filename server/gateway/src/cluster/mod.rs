@@ -38,6 +38,7 @@ use crate::mailbox::{News, OwnerRequest};
 pub mod handover;
 mod homes;
 pub mod keeper;
+mod kept;
 mod link;
 pub mod member;
 mod missed;
@@ -49,6 +50,7 @@ mod ways;
 pub mod wire;
 
 pub use homes::{Farewell, Registration};
+pub use kept::Kept;
 pub use link::{LinkState, Waiting};
 pub use missed::Rechecks;
 pub use roster::{Member, Roster};

@@ -21,7 +21,7 @@ use crate::shard::Shard;
 /// for last.
 const TRIES_MAX: u8 = 3;
 /// For so long after nodes have come or gone, news go to all nodes and not by way of homes.
-const SETTLING_MS: u64 = LEASE_MS;
+pub(super) const SETTLING_MS: u64 = LEASE_MS;
 /// Logs of which a node that cannot be reached is to be told something; of more, it is told that it has missed something.
 const BEHIND_MAX: usize = 64 * 1024;
 /// Bytes of that, on each shard: whom to tell takes most of them.

@@ -54,7 +54,7 @@ pub(crate) struct Cluster {
 pub(crate) struct Node {
     pub(crate) id: NodeId,
     pub(crate) address: SocketAddr,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     server: Server,
     way: Way,
     link: Proxy,
@@ -117,8 +117,6 @@ impl Cluster {
             ..FaultPlan::default()
         };
         let link = Proxy::start(listen, plan, 1).expect("a free port");
-        let load =
-            LinkIdentity::load(&self.path("links.pem"), &self.path("link.pem"), &self.path("link.key"));
         let way = Way { memory: self.store.clone(), is_cut: Arc::default() };
         let setup = Setup {
             data: data.path().to_owned(),
@@ -137,7 +135,7 @@ impl Cluster {
                 advertise: Some(link.address),
                 clients: vec![clients.to_string()],
                 name: name.to_owned(),
-                identity: load.expect("good"),
+                identity: self.identity(),
             }),
             reloads: Default::default(),
         };
@@ -148,6 +146,13 @@ impl Cluster {
         assert_eq!(mine.1.link, link.address.to_string(), "the address that is advertised");
         self.addresses.borrow_mut().push(address);
         Node { id, address, admin: server.admin, server, way, link, _data: data }
+    }
+
+    /// By what its nodes know each other.
+    pub(crate) fn identity(&self) -> LinkIdentity {
+        let load =
+            LinkIdentity::load(&self.path("links.pem"), &self.path("link.pem"), &self.path("link.key"));
+        load.expect("made before")
     }
 
     pub(crate) fn token(&self, user: &str) -> String {
@@ -167,13 +172,18 @@ impl Cluster {
 }
 
 impl Node {
-    /// A number that it tells of itself; the sum, where it tells several.
+    /// A number that it tells of itself, for all shards or nodes together.
     pub(crate) async fn number(&self, family: &Family) -> u64 {
         let (_, page) = get(self.admin, "/metrics").await.expect("the admin listener is there");
         let samples = text::parse(&page).expect("the text format");
-        let values: Vec<_> = samples.iter().filter(|sample| sample.name == family.name).collect();
-        assert!(!values.is_empty(), "{} is there", family.name);
-        values.iter().map(|sample| sample.value as u64).sum()
+        let numbers: Vec<_> =
+            samples.iter().filter(|sample| sample.name == family.name).map(|sample| sample.value).collect();
+        numbers.iter().sum::<f64>() as u64
+    }
+
+    /// Where other nodes reach it.
+    pub(crate) fn link(&self) -> SocketAddr {
+        self.server.link.expect("it is in a cluster")
     }
 
     /// Waits until it tells this number.
@@ -224,8 +234,13 @@ pub(crate) fn owns(owner: &Node, nodes: &[&Node]) -> impl Fn(ConversationId) -> 
 
 /// The ids of groups that a node owns, among these.
 pub(crate) fn groups_of(owner: &Node, nodes: &[&Node]) -> impl Iterator<Item = ConversationId> + use<> {
-    let is_its = owns(owner, nodes);
-    (1..).map(group).filter(move |id| is_its(*id))
+    groups_of_ids(owner.id, &nodes.iter().map(|node| node.id).collect::<Vec<_>>())
+}
+
+/// The same by the nodes' ids.
+pub(crate) fn groups_of_ids(owner: NodeId, nodes: &[NodeId]) -> impl Iterator<Item = ConversationId> + use<> {
+    let map = SlotMap::new(nodes.iter().copied());
+    (1..).map(group).filter(move |id| map.owner(*id) == owner)
 }
 
 /// The first one.

@@ -487,6 +487,13 @@ impl Session {
         }
     }
 
+    /// Says watermarks for which it wants no answer.
+    pub async fn mark_without_answer(&mut self, conversation: ConversationId, delivered: u64, read: u64) {
+        let mark = Mark { conversation, delivered: Seq(delivered), read: Seq(read) };
+        let request = Request { id: RequestId(0), body: RequestBody::Mark(vec![mark]) };
+        self.connection.send_request(&request).await.expect("the connection is open");
+    }
+
     /// The whole log of a conversation, from a seq, page by page.
     pub async fn log_from(
         &mut self,
