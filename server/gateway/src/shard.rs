@@ -435,7 +435,7 @@ impl Shard {
         metrics.ticked_ms.set(self.now().mono.0);
         metrics.waiting_sends.set(self.admission.borrow().waiting());
         metrics.conversations.set(self.owners.borrow().len() as u64);
-        metrics.marks_kept.set(self.kept.borrow().len() as u64);
+        metrics.marks_kept.set(self.kept.borrow().waiting() as u64);
         metrics.rechecks.set(self.rechecks.borrow().waiting() as u64);
         let (view, behind) = (self.view.borrow(), self.behind.borrow());
         view.peers.iter().for_each(|(node, peer)| peer.link.set_behind(self.id, behind.of_node(*node).0));

@@ -51,7 +51,7 @@ pub struct Kept {
 
 impl Kept {
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         self.marks.len()
     }
 
@@ -190,7 +190,7 @@ mod tests {
         assert!(kept.raise(key(1), Seq(4), Seq(3)));
         assert_eq!(kept.ask(key(1), 2), Some((Seq(5), Seq(3))));
         kept.answered(1, Ok(()));
-        assert_eq!((kept.len(), kept.due()), (1, vec![]));
+        assert_eq!((kept.waiting(), kept.due()), (1, vec![]));
         // The link has broken.
         kept.answered(2, Err(ErrorCode::Unavailable));
         assert_eq!(kept.due(), [key(1)]);
@@ -200,7 +200,7 @@ mod tests {
         assert!(kept.raise(key(2), Seq(1), Seq(1)));
         kept.ask(key(2), 4);
         kept.answered(4, Err(ErrorCode::NotMember));
-        assert_eq!(kept.len(), 0, "refused for good");
+        assert_eq!(kept.waiting(), 0, "refused for good");
     }
 
     #[test]
