@@ -2,8 +2,8 @@
 //! still for [`LEASE_MS`] by the reader's own clock is dead. No two clocks are compared, and nobody decides for others:
 //! for a moment two nodes may see different ones, which costs a conflict and no more, since ownership is a hint.
 //!
-//! A node that cannot write its own lease for as long is dead for the others, and knows it: it is cut off. When those to whom
-//! it has links cannot either, it is the store that is silent, and nobody is better off elsewhere.
+//! A node that cannot write its own lease for as long is dead for the others, and knows it: it is cut off. When the others say that
+//! they cannot either, it is the store that is silent, and nobody is better off elsewhere.
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -37,9 +37,9 @@ const _: () =
 pub enum Reach {
     /// It writes its lease.
     Reached,
-    /// It cannot, and neither can any other node of which it hears.
+    /// It cannot, and neither can any other node.
     Silent,
-    /// It cannot, and others can, or there is nobody whom it could ask. For the others it is dead, or is about to be.
+    /// It cannot, and others can, or may. For them it is dead, or is about to be.
     CutOff,
 }
 
@@ -134,12 +134,13 @@ impl Leases {
         }
     }
 
-    /// How this node stands with its store. `hears`: there is a node that says when it has last beaten.
-    pub fn reach(&self, now: MonoMillis, hears: bool) -> Reach {
+    /// How this node stands with its store. `hears_all`: there are others, and each says when it has
+    /// last beaten.
+    pub fn reach(&self, now: MonoMillis, hears_all: bool) -> Reach {
         let is_outdone = self.outdone.is_some_and(|since| now.since(since) >= PROOF_MS);
         if now.since(self.beaten) < LEASE_MS {
             Reach::Reached
-        } else if hears && !is_outdone {
+        } else if hears_all && !is_outdone {
             Reach::Silent
         } else {
             Reach::CutOff

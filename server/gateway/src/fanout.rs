@@ -66,8 +66,10 @@ impl Shard {
                     To::Shard(_) | To::Guests(..) => true,
                     To::Node(node, _) => self.view.borrow().up(node).is_some(),
                 };
-                let why = if has_link { Dropped::MailboxFull } else { Dropped::NoLink };
-                self.metrics().drops.of(why).add(publication.frames.len() as u64);
+                let metrics = self.metrics();
+                let count =
+                    if has_link { metrics.drops.of(Dropped::MailboxFull) } else { &metrics.news_unsent };
+                count.add(publication.frames.len() as u64);
                 let Some((seq, _)) = publication.frames.last() else { return };
                 (publication.conversation, *seq, publication.audience.clone())
             }

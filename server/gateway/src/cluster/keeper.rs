@@ -35,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(250);
 const BEAT: Duration = Duration::from_millis(2 * BEAT_MS);
 /// From a call to a link.
 const CALL: Duration = Duration::from_secs(5);
+/// A node that did not reach the store when it was last heard is taken not to for so long.
+const SILENT_MS: u64 = 60_000;
 /// Of calls to a node that fail one after the other, the first of so many is told.
 const FAILED_CALLS_TOLD: u64 = 60;
 /// Between two words about streams of others that are of no use.
@@ -56,6 +58,8 @@ struct Held {
     streams: mpsc::Sender<Opened>,
     address: String,
     calls: Rc<Calls>,
+    /// When it was last heard that it does not reach the store.
+    silent: Option<MonoMillis>,
 }
 
 /// Calls to a node since there was a link to it.
@@ -241,7 +245,8 @@ impl Keeper {
                 PeerTask::new(self.node.clone(), node, link.clone(), moved, has_served);
             tokio::task::spawn_local(task.run());
             let peer = Peer { lanes, link, links: 0, is_up: false, clients: lease.clients.into() };
-            self.held.insert(node, Held { peer, streams, address: lease.link, calls: Rc::default() });
+            let (address, calls) = (lease.link, Rc::default());
+            self.held.insert(node, Held { peer, streams, address, calls, silent: None });
         }
         self.publish();
         if let Some(tell) = self.joined.take() {
@@ -329,16 +334,18 @@ impl Keeper {
         }
     }
 
-    /// How this node stands with the store, by what the others say of themselves.
+    /// How this node stands with the store, by what the others say of themselves. One of whom nothing is heard may reach it.
     fn reach(&mut self, now: MonoMillis) -> Reach {
-        let mut hears = false;
-        for held in self.held.values().filter(|held| held.peer.is_up) {
-            if let Some(beaten) = held.peer.link.beaten() {
-                hears = true;
+        let mut hears_all = !self.held.is_empty();
+        for held in self.held.values_mut() {
+            if let Some(beaten) = held.peer.link.beaten().filter(|_| held.peer.is_up) {
                 self.leases.on_told(now, beaten);
+                held.silent = (now.since(beaten) >= LEASE_MS).then_some(now);
+            } else {
+                hears_all &= held.silent.is_some_and(|heard| now.since(heard) < SILENT_MS);
             }
         }
-        self.leases.reach(now, hears)
+        self.leases.reach(now, hears_all)
     }
 
     /// Tells the shards what has changed.

@@ -179,6 +179,8 @@ catalog! {
         "How long the oldest of them waits; 0 when there are none.";
     CLUSTER_HEADS_BEHIND = Gauge "tern_cluster_heads_behind" ["peer"]
         "Heads that are to be told to another node for news for which there was no room or no link.";
+    CLUSTER_NEWS_UNSENT = Counter "tern_cluster_news_unsent_total" ["shard"]
+        "Entries for a node to which there was no link; it is told the heads when there is one.";
     CLUSTER_MARKS_KEPT = Gauge "tern_cluster_marks_kept" ["shard"]
         "Watermarks for which no client waits that another node has not persisted yet.";
     CLUSTER_RECHECKS = Gauge "tern_cluster_rechecks" ["shard"]

@@ -62,6 +62,7 @@ pub(super) fn fill(collector: &Collector, page: &mut Page) {
     of_peers(&catalog::CLUSTER_NEWS_BYTES, &|of| of.link.news().1 as f64);
     of_peers(&catalog::CLUSTER_NEWS_AGE, &|of| of.link.news().2.map_or(0.0, seconds));
     of_peers(&catalog::CLUSTER_HEADS_BEHIND, &|of| of.link.behind() as f64);
+    collector.by_shard(page, &catalog::CLUSTER_NEWS_UNSENT, |metrics| &metrics.news_unsent);
     collector.by_shard(page, &catalog::CLUSTER_MARKS_KEPT, |metrics| &metrics.marks_kept);
     collector.by_shard(page, &catalog::CLUSTER_RECHECKS, |metrics| &metrics.rechecks);
 }

@@ -122,8 +122,6 @@ labels! {
         SlowReader = "slow_reader",
         /// Entries for a shard whose mailbox was full, or for a node whose lane was.
         MailboxFull = "mailbox_full",
-        /// Entries for a node to which there was no link.
-        NoLink = "no_link",
         /// Receipts for a shard whose mailbox was full.
         ReceiptsMailboxFull = "receipts_mailbox_full",
     }
@@ -261,6 +259,8 @@ shard_metrics! {
     waiting_sends: Count = Count::default(),
     /// Watermarks that another node has not confirmed.
     marks_kept: Count = Count::default(),
+    /// Entries for nodes to which there was no link.
+    news_unsent: Count = Count::default(),
     /// Users for whom the store is to be asked.
     rechecks: Count = Count::default(),
     /// The node's monotonic time at the last tick, in milliseconds.

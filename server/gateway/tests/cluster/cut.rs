@@ -57,6 +57,9 @@ async fn a_link_is_cut_and_comes_back() {
     }
     assert_eq!(nodes[0].number(&catalog::CLUSTER_LINKS_UP).await, 1, "all that was said without the link");
     assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "and nobody was taken for dead");
+    let unsent = [&nodes[0], &nodes[1]].map(|node| node.number(&catalog::CLUSTER_NEWS_UNSENT));
+    let [one, other] = unsent;
+    assert!(one.await + other.await > 0, "it is told as heads");
     nodes[1].mend_links();
     linked(&all).await;
     for group in &quiet {

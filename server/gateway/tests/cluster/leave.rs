@@ -41,6 +41,7 @@ async fn own_all(nodes: &[Node]) {
         }
     };
     tokio::time::timeout(PATIENCE, owning).await.expect("the others take over");
+    nodes[0].tells(&catalog::CLUSTER_NODE_DRAINING, 1).await;
     assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "before it has left");
 }
 

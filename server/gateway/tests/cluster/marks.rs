@@ -26,6 +26,8 @@ async fn a_watermark_that_is_lost_with_its_link_is_told_again() {
 
     // Nothing gets through any more, and nobody knows yet.
     nodes[1].cut_links();
+    let said = alice.says(group, "and this").await.seq;
+    nodes[0].tells_above(&catalog::CLUSTER_NEWS_AGE, 1.5).await;
     bob.session.mark_without_answer(group, said.get(), said.get()).await;
     has_read(&mut alice, bob.user(), group, said).await;
 }

@@ -174,11 +174,28 @@ impl Cluster {
 impl Node {
     /// A number that it tells of itself, for all shards or nodes together.
     pub(crate) async fn number(&self, family: &Family) -> u64 {
+        self.value(family).await as u64
+    }
+
+    /// The same, with its fraction.
+    pub(crate) async fn value(&self, family: &Family) -> f64 {
         let (_, page) = get(self.admin, "/metrics").await.expect("the admin listener is there");
         let samples = text::parse(&page).expect("the text format");
         let numbers: Vec<_> =
             samples.iter().filter(|sample| sample.name == family.name).map(|sample| sample.value).collect();
-        numbers.iter().sum::<f64>() as u64
+        numbers.iter().sum()
+    }
+
+    /// Waits until it tells more than this.
+    pub(crate) async fn tells_above(&self, family: &Family, number: f64) {
+        let telling = async {
+            // Not a number is not above.
+            while self.value(family).await.partial_cmp(&number) != Some(std::cmp::Ordering::Greater) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, telling).await;
+        assert!(told.is_ok(), "{} does not come above {number}", family.name);
     }
 
     /// Where other nodes reach it.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::process::{Command, Output};
 
+use tern_core::limits::SLOTS;
 use tern_server::metrics::catalog;
 
 use crate::nodes::{Cluster, Node};
@@ -23,6 +24,14 @@ async fn told(admin: SocketAddr) -> (String, Option<i32>) {
 async fn an_operator_is_told_who_is_there_and_what_is_wrong() {
     let (_cluster, nodes) = Cluster::of(2).await;
     let [one, other]: &[Node; 2] = nodes[..].try_into().expect("two");
+    // What the tables are made of.
+    assert_eq!(one.number(&catalog::CLUSTER_NODE_INFO).await, 2);
+    assert_eq!(one.number(&catalog::CLUSTER_NODE_SLOTS).await, u64::from(SLOTS));
+    assert!(one.value(&catalog::CLUSTER_NODE_STARTED).await > 2.0 * 1.7e9, "both have begun in this century");
+    for age in [&catalog::CLUSTER_LINK_AGE, &catalog::CLUSTER_BEAT_AGE, &catalog::CLUSTER_NODE_BEAT_AGE] {
+        one.tells_above(age, 0.0).await;
+    }
+    one.tells_above(&catalog::CLUSTER_LINK_ROUND_TRIP, 0.0).await;
     let (text, code) = told(one.admin).await;
     assert!(code == Some(0) && text.ends_with("\nAll is well.\n"), "{code:?}: {text}");
     for id in [one.id, other.id] {
@@ -35,6 +44,7 @@ async fn an_operator_is_told_who_is_there_and_what_is_wrong() {
 
     other.cut_links();
     one.tells(&catalog::CLUSTER_LINKS_UP, 0).await;
+    one.tells_above(&catalog::CLUSTER_CALLS_FAILED, 0.0).await;
     let (text, code) = told(one.admin).await;
     assert_eq!(code, Some(3), "{text}");
     assert!(

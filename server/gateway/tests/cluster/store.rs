@@ -93,9 +93,21 @@ async fn without_a_link_nobody_knows_that_it_is_the_store() {
 
 #[tokio::test]
 async fn two_nodes_that_do_not_reach_the_store_know_that_a_third_one_does() {
+    third_node(true).await;
+}
+
+#[tokio::test]
+async fn two_nodes_that_reach_neither_the_store_nor_a_third_one_think_that_it_may() {
+    third_node(false).await;
+}
+
+async fn third_node(has_links: bool) {
     let (cluster, nodes) = Cluster::of(3).await;
     let [mut alice, mut bob] =
         [Person::on(&cluster, &nodes[0], "alice", 1).await, Person::on(&cluster, &nodes[1], "bob", 1).await];
+    if !has_links {
+        nodes[2].cut_links();
+    }
     for node in &nodes[..2] {
         node.reaches_store(false);
     }

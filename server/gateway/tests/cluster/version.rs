@@ -7,18 +7,21 @@ use tern_core::routing::SlotMap;
 use tern_protocol::convert::parse_server;
 use tern_protocol::event::ServerBody;
 use tern_protocol::frame::{self, Frame};
-use tern_protocol::ids::{NodeId, RequestId};
+use tern_protocol::ids::{ClientSeq, NodeId, RequestId};
 use tern_protocol::limits::FRAME_BYTES_MAX;
+use tern_protocol::model::Target;
+use tern_protocol::request::{RequestBody, Send};
 use tern_server::cluster::quic::{LinkEndpoint, LinkStream};
 use tern_server::metrics::catalog;
 use tern_store::memory::Memory;
 use tern_store::ops::lease;
 use tern_store::records::NodeLease;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
 
 use crate::nodes::{Cluster, groups_of_ids};
 use crate::person::{AGAIN, Person};
-use crate::support::{PATIENCE, user};
+use crate::support::{PATIENCE, message, user};
 
 /// Lower than any other, so that it is the one that calls.
 const OLD: NodeId = NodeId(1);
@@ -26,6 +29,8 @@ const OLD: NodeId = NodeId(1);
 const RECORDED: &str = include_str!("../../src/cluster/wire_version_1.txt");
 /// Tags of the messages of version 1.
 const TAGS_1: std::ops::RangeInclusive<u64> = 1..=9;
+/// Between two heartbeats.
+const PING: Duration = Duration::from_secs(1);
 const ASK: u64 = 1;
 const ANSWER: u64 = 2;
 const DELIVER: u64 = 3;
@@ -85,6 +90,7 @@ struct Old {
     _endpoint: LinkEndpoint,
     stream: LinkStream,
     input: BytesMut,
+    said: Instant,
 }
 
 impl Old {
@@ -105,7 +111,7 @@ impl Old {
         let any_port = ([127, 0, 0, 1], 0).into();
         let endpoint = LinkEndpoint::bind(any_port, &cluster.identity()).expect("a free port");
         let stream = endpoint.connect(to).await.expect("it answers");
-        let mut old = Self { _endpoint: endpoint, stream, input: BytesMut::new() };
+        let mut old = Self { _endpoint: endpoint, stream, input: BytesMut::new(), said: Instant::now() };
         let hello = old.next().await.expect("a Hello").to_vec();
         let epoch = fields(&hello).iter().find(|(tag, _)| *tag == 2).expect("an epoch").1.to_vec();
         let node = OLD.0.to_le_bytes();
@@ -137,17 +143,23 @@ impl Old {
     async fn next(&mut self) -> Option<Bytes> {
         let reading = async {
             loop {
+                // Who says nothing is dead.
+                if self.said.elapsed() >= PING {
+                    let _ = self.stream.write_all(frame::HEARTBEAT).await;
+                    let _ = self.stream.flush().await;
+                    self.said = Instant::now();
+                }
                 match frame::decode(&mut self.input, FRAME_BYTES_MAX).expect("a frame") {
                     Some(Frame::Message(message)) => return Some(message),
                     Some(Frame::Heartbeat) => {}
-                    None => match self.stream.read_buf(&mut self.input).await {
-                        Ok(0) | Err(_) => return None,
-                        Ok(_) => {}
+                    None => match timeout(PING, self.stream.read_buf(&mut self.input)).await {
+                        Ok(Ok(0) | Err(_)) => return None,
+                        Ok(Ok(_)) | Err(_) => {}
                     },
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, reading).await.expect("something is said")
+        timeout(PATIENCE, reading).await.expect("something is said")
     }
 
     /// The next message with this tag; all until then are of version 1.
@@ -199,6 +211,17 @@ async fn a_node_of_the_release_before_is_spoken_to_in_its_own_words() {
     assert_eq!(ask.iter().map(|(tag, _)| *tag).collect::<Vec<_>>(), [1, 2, 3], "user, device, request");
     assert!(fields(ask[2].1).iter().all(|(tag, _)| *tag != 1), "no answer is wanted");
     node.tells(&catalog::CLUSTER_MARKS_KEPT, 0).await;
+    let send =
+        Send { target: Target::Conversation(group), client_seq: ClientSeq(1), change: message("there?") };
+    alice.session.request(RequestBody::Send(send)).await;
+    node.tells(&catalog::CLUSTER_REQUESTS, 1).await;
+
+    // It says that it has lost news: the store is asked, when it answers.
+    node.reaches_store(false);
+    old.says(&recorded(14)).await;
+    node.tells(&catalog::CLUSTER_RECHECKS, 1).await;
+    node.reaches_store(true);
+    node.tells(&catalog::CLUSTER_RECHECKS, 0).await;
 }
 
 #[tokio::test]
