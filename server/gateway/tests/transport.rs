@@ -244,6 +244,30 @@ async fn tcp_sessions_are_resumed_on_every_shard_and_after_a_restart() {
 }
 
 #[tokio::test]
+async fn sessions_are_resumed_on_another_node_with_the_same_secret() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let one = Server::start(dirs[0].path(), Options::default());
+    for file in fs::read_dir(dirs[0].path()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), dirs[1].path().join(file.file_name())).unwrap();
+    }
+    let other = Server::start(dirs[1].path(), Options::default());
+    let (config, handshakes) = tern_client(&one);
+    let (tcp, endpoint) = (Arc::new(config.clone()), quic_client(config));
+    for server in [&one, &other, &one] {
+        let mut stream = connect_tcp(server.address, &tcp).await.unwrap();
+        ask_tcp(&mut stream, 1).await.unwrap();
+        assert_eq!(handshakes.full(), 1);
+    }
+    for server in [&other, &one, &other] {
+        let connection = connect_quic(&endpoint, server.address).await.unwrap();
+        let mut stream = connection.open_bi().await.unwrap();
+        ask(&mut stream, 1).await.unwrap();
+        assert!(handshakes.full() <= 2, "one with each transport");
+    }
+}
+
+#[tokio::test]
 async fn quic_sessions_are_resumed_on_every_shard_and_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let server = Server::start(dir.path(), Options { shards: 3, ..Options::default() });
