@@ -227,6 +227,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Stamp;
+    use crate::cluster::link::LinkState;
     use crate::cluster::{Lanes, Peer};
     use crate::connection::tests::Alone;
 
@@ -269,10 +270,11 @@ mod tests {
             ];
             for (news, expected) in cases {
                 give_back(news);
-                let behind = shard.behind.borrow();
-                let told: Vec<_> =
-                    behind[&(to, group(1))].iter().map(|(head, audience)| (head.get(), audience)).collect();
+                let mut behind = shard.behind.borrow_mut();
+                let (_, heads) = behind.take(to).expect("a head");
+                let told: Vec<_> = heads.iter().map(|(head, audience)| (head.get(), audience)).collect();
                 assert_eq!(told, expected);
+                heads.into_iter().for_each(|(head, audience)| behind.add(to, group(1), head, audience));
             }
         };
         LocalSet::new().run_until(turn).await;
@@ -286,8 +288,15 @@ mod tests {
             let (news, _news) = mpsc::channel(1);
             let (homes, mut told) = mpsc::channel(8);
             let lanes = Lanes { requests, news, homes };
+            let link = Arc::new(LinkState::new(shard.now().mono, 1));
             let view = |is_up| {
-                let peer = Peer { lanes: lanes.clone(), links: 1, is_up, clients: Arc::default() };
+                let peer = Peer {
+                    lanes: lanes.clone(),
+                    link: link.clone(),
+                    links: 1,
+                    is_up,
+                    clients: Arc::default(),
+                };
                 let map = SlotMap::new([NodeId(0), OTHER].into_iter());
                 Arc::new(View { map, peers: [(OTHER, peer)].into(), ..View::alone(NodeId(0)) })
             };
@@ -297,9 +306,10 @@ mod tests {
             for n in 0..BEHIND_MAX as u32 {
                 shard.tell_elsewhere(head(group(n), 1, &audience));
             }
-            assert_eq!((shard.behind.borrow().len(), shard.lost.borrow().len()), (BEHIND_MAX, 0));
+            let behind = || shard.behind.borrow().of_node(OTHER).0;
+            assert_eq!((behind(), shard.lost.borrow().len()), (BEHIND_MAX, 0));
             shard.tell_elsewhere(head(group(BEHIND_MAX as u32), 1, &audience));
-            assert_eq!(shard.behind.borrow().len(), 0, "no more is remembered than that");
+            assert_eq!(behind(), 0, "no more is remembered than that");
             // It is told when there is a link, and once.
             shard.tell_lost();
             assert!(told.try_recv().is_err());

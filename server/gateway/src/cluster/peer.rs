@@ -721,7 +721,8 @@ mod tests {
             let mut client = here.client("alice", [list]).await;
             answered(&mut client, 2).await;
             let is_told = sends_unheard(&store).await;
-            let link = Link::new(&here.shard.node, NodeId(2));
+            let state = LinkState::new(here.shard.now().mono, 1);
+            let link = Link::new(&here.shard.node, NodeId(2), &state, VERSIONS.1);
             link.on_message(Message::Lost(here.shard.now().wall)).await;
             told(&mut client, is_told).await;
         };
