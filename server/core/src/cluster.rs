@@ -101,9 +101,11 @@ impl Leases {
     pub fn on_beat(&mut self, begun: MonoMillis, now: MonoMillis, leases: impl IntoIterator<Item = Lease>) {
         let judged = self.judged(now);
         if judged < now {
-            // Nobody has looked: who lived begins anew.
+            // Nobody has looked: who lived has time to beat. Not all of it, so that who is dead is found out even by a node that
+            // reads the leases only now and then.
+            let begun = MonoMillis(now.0.saturating_sub(LEASE_MS - UNREAD_MS));
             let lived = self.others.values_mut().filter(|seen| judged.since(seen.since) < LEASE_MS);
-            lived.for_each(|seen| seen.since = now);
+            lived.for_each(|seen| seen.since = seen.since.max(begun));
         }
         self.beaten = self.beaten.max(begun);
         (self.read, self.outdone) = (now, None);
@@ -268,13 +270,18 @@ mod tests {
         assert_eq!(leases.reach(at(60_100 + PROOF_MS), true), Reach::CutOff);
         leases.on_beat(at(62_000), at(62_000), [lease(9, 1)]);
         assert_eq!(leases.reach(at(62_000), true), Reach::Reached);
-        // The other one has not beaten where it could be seen, and has its time for it.
+        // The other one has not beaten where it could be seen, and has some time for it.
         leases.on_beat(at(64_000), at(64_000), [lease(9, 1)]);
-        leases.on_beat(at(66_000), at(66_000), [lease(9, 1)]);
-        assert_eq!(nodes(&leases.alive(at(62_000 + LEASE_MS - 1))).0, [5, 9]);
-        assert_eq!(nodes(&leases.alive(at(62_000 + LEASE_MS))).0, [5]);
+        assert_eq!(nodes(&leases.alive(at(62_000 + UNREAD_MS - 1))).0, [5, 9]);
+        assert_eq!(nodes(&leases.alive(at(62_000 + UNREAD_MS))).0, [5]);
+        leases.on_beat(at(66_000), at(66_000), [lease(9, 2)]);
+        // Looked at only now and then, the dead are found out all the same.
+        for now in [70_000, 74_000] {
+            leases.on_beat(at(now), at(now), [lease(9, 2)]);
+        }
+        assert_eq!(nodes(&leases.alive(at(74_000))).0, [5]);
         // Who is dead already stays so, whoever has looked.
-        leases.on_beat(at(90_000), at(90_000), [lease(9, 1)]);
+        leases.on_beat(at(90_000), at(90_000), [lease(9, 2)]);
         assert_eq!(nodes(&leases.alive(at(90_000))).0, [5]);
     }
 

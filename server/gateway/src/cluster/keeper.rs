@@ -36,7 +36,7 @@ const BEAT: Duration = Duration::from_millis(2 * BEAT_MS);
 /// From a call to a link.
 const CALL: Duration = Duration::from_secs(5);
 /// A node that did not reach the store when it was last heard is taken not to for so long.
-const SILENT_MS: u64 = 60_000;
+const SILENT_MS: u64 = 30_000;
 /// Of calls to a node that fail one after the other, the first of so many is told.
 const FAILED_CALLS_TOLD: u64 = 60;
 /// Between two words about streams of others that are of no use.

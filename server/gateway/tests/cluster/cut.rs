@@ -57,9 +57,10 @@ async fn a_link_is_cut_and_comes_back() {
     }
     assert_eq!(nodes[0].number(&catalog::CLUSTER_LINKS_UP).await, 1, "all that was said without the link");
     assert_eq!(nodes[0].number(&catalog::CLUSTER_NODES).await, 3, "and nobody was taken for dead");
-    let unsent = [&nodes[0], &nodes[1]].map(|node| node.number(&catalog::CLUSTER_NEWS_UNSENT));
-    let [one, other] = unsent;
-    assert!(one.await + other.await > 0, "it is told as heads");
+    for family in [&catalog::CLUSTER_NEWS_UNSENT, &catalog::CLUSTER_HEADS_BEHIND] {
+        let (one, other) = (nodes[0].number(family).await, nodes[1].number(family).await);
+        assert!(one + other > 0, "{}: it is told as heads", family.name);
+    }
     nodes[1].mend_links();
     linked(&all).await;
     for group in &quiet {
