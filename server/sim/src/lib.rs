@@ -5,7 +5,7 @@
 //!    ^                        ├── rude      clients without it, that do what is allowed and what is not
 //!    │                        ├── net       bytes that take their time, and break
 //!    └── shrink               ├── nodes     the server's own shards: sessions, owners, fan-out, links
-//!                             ├── switch    the network between nodes, which breaks too
+//!                             ├── switch    the network between nodes, which breaks too (`tampered`: and lies)
 //!                             └── store     the memory model, with time and faults
 //!                               │
 //!                               └──> history ──> tern-check ──> violations

@@ -1,4 +1,4 @@
-//! Servers, and a storage of the SDK, that are wrong on purpose, at least one for each promise that can be broken from outside of the code: what is
+//! Servers, nodes of a cluster, and a storage of the SDK, that are wrong on purpose, at least one for each promise that can be broken from outside of the code: what is
 //! checked has to find them.
 
 use bytes::Bytes;
