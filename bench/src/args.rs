@@ -134,10 +134,11 @@ pub enum Command {
         after_help = "Needs root on Linux, a ternd with FoundationDB, and FoundationDB's programs. Nodes, store and clients get \
         network namespaces of their own, which end with the run. A way is cut by silence: packets go out and nobody takes \
         them.\n\n\
-        Figures, for each kind of fault and for a quiet time before the first: ..._without_service_..., the longest that \
+        Figures, for each kind of fault and for a `quiet` time before the first: ..._without_service_..., the longest that \
         each client waited for an acknowledgement, from when the message was due, over all clients, from the beginning of \
-        the fault until the next one; ..._served_again_..., from the beginning of the fault until a client no longer \
-        waited for more than a second; ..._send_..., all messages of that time; ..._whole_again_max_ms, from when the fault \
+        the fault until the next one; ..._stayed_without_service_..., the same of those whose connection did not end; \
+        ..._served_again_..., from the beginning of the fault until that wait was over, 0 for clients who never waited for more \
+        than a second; ..._send_..., all messages of that time; ..._whole_again_max_ms, from when the fault \
         was healed until all nodes had links to each other.\n\n\
         Examples:\n  cargo build --release -p tern-server --features tern-server/fdb -p tern-bench\n  \
         tern-bench cluster --fdbcli /usr/bin/fdbcli --duration 1800\n  \

@@ -32,7 +32,7 @@ pub struct ClusterArgs {
         value_enum,
         value_name = "FAULT,…",
         value_delimiter = ',',
-        default_value = "kill,pause,stall,links,store,isolate,drain,restart"
+        default_value = "kill,pause,stall,links,store,isolate,outage,drain,restart"
     )]
     pub faults: Vec<Fault>,
     /// Seconds that a fault lasts, where it does not say itself when it is over [default: 10; pause 8, stall 3]

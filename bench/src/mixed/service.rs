@@ -23,8 +23,8 @@ pub struct Service {
 struct Waits {
     /// In this stretch of time. 0: nothing was acknowledged.
     longest: AtomicU64,
-    /// From its beginning until the last acknowledgement that was waited for too long. 0: there was none.
-    slow_until: AtomicU64,
+    /// From its beginning until that wait was over.
+    over: AtomicU64,
     /// When the oldest send was due that is not acknowledged. 0: there is none.
     oldest: AtomicU64,
     /// It has lost its connection in this stretch of time, or was sent away.
@@ -40,7 +40,7 @@ pub struct Served {
     pub stayed: Latencies,
     /// Clients whose connection ended.
     pub moved: u64,
-    /// From the beginning until each was served again as usual, without waiting for a second; 0 for those who always were.
+    /// From the beginning until that wait was over; 0 for those who never waited for more than a second.
     pub again: Latencies,
     /// Clients who wait for more than a second at the end.
     pub waiting: u64,
@@ -78,7 +78,7 @@ impl Service {
     pub fn begin(&self) {
         for waits in &self.clients {
             waits.longest.store(0, Ordering::Relaxed);
-            waits.slow_until.store(0, Ordering::Relaxed);
+            waits.over.store(0, Ordering::Relaxed);
             waits.moved.store(false, Ordering::Relaxed);
         }
         self.since.store(clock::nanos(), Ordering::Relaxed);
@@ -86,7 +86,11 @@ impl Service {
 
     /// What has been so far.
     pub fn so_far(&self) -> Served {
-        let (since, now) = (self.since.load(Ordering::Relaxed), clock::nanos());
+        self.until(clock::nanos())
+    }
+
+    fn until(&self, now: u64) -> Served {
+        let since = self.since.load(Ordering::Relaxed);
         let mut served = Served::default();
         for waits in &self.clients {
             let oldest = waits.oldest.load(Ordering::Relaxed);
@@ -102,7 +106,8 @@ impl Service {
                 if !moved {
                     served.stayed.record(longest);
                 }
-                served.again.record(waits.slow_until.load(Ordering::Relaxed));
+                let was_slow = longest > SLOW;
+                served.again.record(if was_slow { waits.over.load(Ordering::Relaxed) } else { 0 });
             }
         }
         served
@@ -112,9 +117,8 @@ impl Service {
 impl Waits {
     fn note(&self, due: u64, since: u64, now: u64) {
         let waited = now.saturating_sub(due.max(since)).max(1);
-        self.longest.fetch_max(waited, Ordering::Relaxed);
-        if waited > SLOW {
-            self.slow_until.fetch_max(now.saturating_sub(since), Ordering::Relaxed);
+        if waited > self.longest.fetch_max(waited, Ordering::Relaxed) {
+            self.over.store(now.saturating_sub(since), Ordering::Relaxed);
         }
     }
 }
@@ -139,11 +143,10 @@ mod tests {
         let waits = Waits::default();
         waits.note(10 * SLOW, 12 * SLOW, 12 * SLOW + 7);
         assert_eq!(waits.longest.load(Ordering::Relaxed), 7);
-        assert_eq!(waits.slow_until.load(Ordering::Relaxed), 0);
         waits.note(13 * SLOW, 12 * SLOW, 16 * SLOW);
         waits.note(16 * SLOW, 12 * SLOW, 16 * SLOW + 9);
         assert_eq!(waits.longest.load(Ordering::Relaxed), 3 * SLOW);
-        assert_eq!(waits.slow_until.load(Ordering::Relaxed), 4 * SLOW);
+        assert_eq!(waits.over.load(Ordering::Relaxed), 4 * SLOW);
     }
 
     #[test]
@@ -153,7 +156,7 @@ mod tests {
         service.acked(0, clock::nanos());
         service.waits(1, Some(1));
         service.lost(1);
-        let served = service.so_far();
+        let served = service.until(clock::nanos() + 2 * SLOW);
         assert_eq!((served.longest.count(), served.waiting), (2, 1));
         assert_eq!((served.stayed.count(), served.moved), (1, 1));
         service.waits(1, None);
