@@ -35,6 +35,8 @@ const ORDERED_MAX: usize = IN_FLIGHT_MAX / 2;
 /// Who goes away does so within this time after the last word, in nanoseconds: that may have arrived by then or not,
 /// and its answer, too.
 const LINGER: u64 = 4_000_000;
+/// A send that was refused so often waits no longer than before, but twice as long as the last time until then.
+const DOUBLINGS_MAX: u32 = 6;
 /// Conversations of one client, at most.
 pub const ROOMS_MAX: usize = IN_FLIGHT_MAX - ORDERED_MAX - 2;
 
@@ -78,6 +80,16 @@ enum Asked {
     Look(usize, Look, u64),
 }
 
+impl Asked {
+    /// Of those that go out together.
+    fn order(&self) -> ClientSeq {
+        match self {
+            Self::Send(sending) => sending.client_seq,
+            _ => ClientSeq(0),
+        }
+    }
+}
+
 /// A message that is not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Sending {
@@ -87,6 +99,8 @@ struct Sending {
     made: u64,
     /// Whether it was sent before: an earlier connection has taken that with it, or it was refused for now.
     again: bool,
+    /// How often it was refused for now.
+    refusals: u32,
 }
 
 /// Why a client is not connected any more.
@@ -243,7 +257,8 @@ impl Member {
 
     fn send(&mut self, client: &mut Client, room: usize, due: u64) {
         let client_seq = self.rooms[room].number_next();
-        self.put(client, Sending { room, client_seq, made: due, again: false });
+        let sending = Sending { room, client_seq, made: due, again: false, refusals: 0 };
+        self.put_in_turn(client, sending);
         let late = clock::nanos().saturating_sub(due);
         self.meter().count(|interval| {
             interval.sent += 1;
@@ -256,6 +271,32 @@ impl Member {
         let bytes = self.scene.stage.payload_bytes;
         let id = client.request(self.rooms[room].chat.send_message(made, client_seq, bytes));
         self.unanswered.insert(id, Asked::Send(sending));
+    }
+
+    /// A send with a new number, not past those that wait.
+    fn put_in_turn(&mut self, client: &mut Client, sending: Sending) {
+        match self.held_until(sending.room) {
+            Some(at) => self.again.push((at, Asked::Send(sending))),
+            None => self.put(client, sending),
+        }
+    }
+
+    /// Until when what was refused in this room waits.
+    fn held_until(&self, room: usize) -> Option<u64> {
+        let held = |asked: &Asked| matches!(asked, Asked::Send(sending) if sending.room == room);
+        self.again.iter().filter(|(_, asked)| held(asked)).map(|(at, _)| *at).max()
+    }
+
+    /// A send was refused for now: it waits, longer each time, and so does whatever comes after it in its room.
+    fn hold_back(&mut self, sending: Sending, wait: u64) {
+        let wait = wait << sending.refusals.min(DOUBLINGS_MAX);
+        let at = (clock::nanos() + wait).max(self.held_until(sending.room).unwrap_or(0));
+        for (other_at, asked) in &mut self.again {
+            if matches!(asked, Asked::Send(other) if other.room == sending.room) {
+                *other_at = at;
+            }
+        }
+        self.again.push((at, Asked::Send(Sending { refusals: sending.refusals + 1, ..sending })));
     }
 
     fn create(&mut self, client: &mut Client, room: usize) {
@@ -325,10 +366,10 @@ impl Member {
             client.heartbeat();
             self.heartbeat = next_heartbeat(now);
         }
-        while let Some(due) = self.again.iter().position(|(at, _)| *at <= now) {
-            let (_, asked) = self.again.swap_remove(due);
-            self.ask_again(client, asked);
-        }
+        let mut due: Vec<Asked> =
+            self.again.extract_if(.., |(at, _)| *at <= now).map(|(_, asked)| asked).collect();
+        due.sort_unstable_by_key(Asked::order);
+        due.into_iter().for_each(|asked| self.ask_again(client, asked));
         if self.waits() {
             match self.vigil.check(now) {
                 Verdict::Wait => {}

@@ -54,7 +54,7 @@ impl Member {
                 self.scene.stage.created();
             }
             (Some(Asked::Send(sending)), ServerBody::SendOk(ok)) => {
-                let Sending { room, client_seq, made, again } = sending;
+                let Sending { room, client_seq, made, again, .. } = sending;
                 let room = &mut self.rooms[room];
                 room.chat.on_ack(client_seq, &ok, made, again);
                 let (took, labels) = (clock::nanos().saturating_sub(made), room.labels());
@@ -139,6 +139,9 @@ impl Member {
             Asked::Create(_) if !passing => {
                 return self.scene.stage.fail(format!("a group cannot be created: {what}"));
             }
+            Asked::Send(sending) if passing => {
+                self.hold_back(sending, refusal::wait(error).as_nanos() as u64);
+            }
             asked if passing => {
                 self.again.push((clock::nanos() + refusal::wait(error).as_nanos() as u64, asked));
             }
@@ -146,11 +149,9 @@ impl Member {
         }
         let overtaken = match asked {
             // It was refused for now, and then what was sent after it was stored. It takes a new number.
-            Asked::Send(Sending { room, made, again: true, .. })
-                if error.code == ErrorCode::ClientSeqStale =>
-            {
-                let client_seq = self.rooms[room].number_next();
-                self.put(client, Sending { room, client_seq, made, again: true });
+            Asked::Send(sending) if sending.again && error.code == ErrorCode::ClientSeqStale => {
+                let client_seq = self.rooms[sending.room].number_next();
+                self.put_in_turn(client, Sending { client_seq, ..sending });
                 true
             }
             _ => false,

@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::time::Duration;
 
-use tern_protocol::ids::{ClientSeq, ConversationId};
+use tern_protocol::ids::ConversationId;
 use tern_protocol::request::{Known, RequestBody, Sync};
 use tokio::time::{sleep, sleep_until};
 
@@ -85,10 +85,7 @@ impl Member {
         let unanswered = self.unanswered.drain().map(|(_, asked)| asked).chain(refused);
         let kept = unanswered.filter(|asked| matches!(asked, Asked::Create(_) | Asked::Send(_)));
         let mut kept: Vec<Asked> = kept.collect();
-        kept.sort_unstable_by_key(|asked| match asked {
-            Asked::Send(sending) => sending.client_seq,
-            _ => ClientSeq(0),
-        });
+        kept.sort_unstable_by_key(Asked::order);
         self.unanswered.insert(BEHIND_LOGIN, Asked::Sync(None));
         let meter = self.meter();
         meter.count(|interval| {
