@@ -13,6 +13,7 @@
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
 //! - [`machine`], [`process`]: what was used meanwhile.
 //! - [`floor`]: what the machine allows at best.
+//! - `child`: processes of this program that do a part of the work.
 //! - [`tern_proxy`]: a bad network between clients and server, and the one clock; a crate of its own, which tests use, too.
 //! - [`mod@hostile`]: clients who mean harm.
 //! - [`outcome`]: the result, as JSON; [`table`]: for people; [`page`]: many of them as one HTML page; `figure`: what
@@ -21,6 +22,7 @@
 pub mod args;
 pub mod book;
 pub mod chat;
+mod child;
 pub mod client;
 pub mod cluster;
 mod error;

@@ -5,12 +5,10 @@
 //!   `talk`: its clients; `frames`: what they exchange.
 //! - [`store`]: a process that commits the keys of sends, in batches of the [`shape`] that the server's have.
 //! - [`scenario`]: `tern-bench floor`, for itself.
-//! - `child`: how processes are started and end.
 //!
 //! `send` and `group` have a [`Floor`] beside their server and run slices of it between their own rounds, so that both
 //! meet the same machine.
 
-mod child;
 mod frames;
 pub mod relay;
 pub mod scenario;
@@ -24,12 +22,12 @@ use std::time::{Duration, Instant};
 
 use tern_client::Transport;
 
-use self::child::Process;
 pub use self::shape::Shape;
 use self::store::Store;
 use self::talk::{Counts, Talkers};
 use crate::Error;
 use crate::args::WithFloor;
+use crate::child::Process;
 use crate::pace::Pace;
 use crate::run::{Between, Round, Run};
 

@@ -28,10 +28,10 @@ use tern_server::transport::tcp::{Acceptor, TcpOptions};
 use tern_server::transport::{self, ShardCount, ShardSockets, Steering};
 use tokio::sync::mpsc;
 
-use super::child;
 use super::frames::Frames;
 use super::shard::{Node, Parcel, Shard};
 use crate::Error;
+use crate::child;
 
 /// Parcels that wait at a shard.
 const PARCELS_MAX: usize = 64;

@@ -19,11 +19,11 @@ use tern_store::keys::head::HeadKey;
 use tern_store::keys::window::WindowKey;
 use tern_store::{BoxFuture, CommitError, Kv, Version, records};
 
-use super::child::{self, Process, Told};
 use super::frames::Frames;
 use super::shape::Shape;
 use super::{Cost, FloorPlan};
 use crate::Error;
+use crate::child::{self, Process, Told};
 
 /// What the child is told.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

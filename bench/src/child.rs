@@ -20,7 +20,7 @@ use crate::process;
 const LINGER: Duration = Duration::from_secs(5);
 
 /// The parent's end.
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     /// Closed first at the end.
     input: Option<ChildStdin>,
@@ -29,7 +29,7 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts this program with these arguments.
-    pub(super) fn start(arguments: &[String]) -> Result<Self, Error> {
+    pub(crate) fn start(arguments: &[String]) -> Result<Self, Error> {
         let program = std::env::current_exe().map_err(Error::io("cannot find this program"))?;
         let mut child = Command::new(&program)
             .args(arguments)
@@ -45,24 +45,24 @@ impl Process {
     }
 
     /// Tells it something.
-    pub(super) fn tell(&mut self, what: &impl Serialize) -> Result<(), Error> {
+    pub(crate) fn tell(&mut self, what: &impl Serialize) -> Result<(), Error> {
         let input = self.input.as_mut().ok_or(Error::Driver)?;
-        write_line(input, what).map_err(Error::io("a part of the floor has ended"))
+        write_line(input, what).map_err(Error::io("a part of this program has ended"))
     }
 
     /// The next line that it says.
-    pub(super) fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
+    pub(crate) fn hear<T: DeserializeOwned>(&mut self) -> Result<T, Error> {
         let mut line = String::new();
-        self.output.read_line(&mut line).map_err(Error::io("a part of the floor cannot be heard"))?;
+        self.output.read_line(&mut line).map_err(Error::io("a part of this program cannot be heard"))?;
         match serde_json::from_str(&line) {
             Ok(Said::Done(what)) => Ok(what),
             Ok(Said::Failed(why)) => Err(Error::Scenario(why)),
-            Err(_) => Err(Error::Scenario("a part of the floor has ended: expected it to answer".into())),
+            Err(_) => Err(Error::Scenario("a part of this program has ended: expected it to answer".into())),
         }
     }
 
     /// CPU time of all its threads, so far.
-    pub(super) fn cpu(&self) -> Result<Duration, Error> {
+    pub(crate) fn cpu(&self) -> Result<Duration, Error> {
         Ok(process::usage(self.child.id())?.cpu)
     }
 }
@@ -84,12 +84,12 @@ enum Said<T> {
 }
 
 /// In a child: one line to the parent.
-pub(super) fn say(what: &impl Serialize) -> Result<(), Error> {
+pub(crate) fn say(what: &impl Serialize) -> Result<(), Error> {
     write_line(&mut std::io::stdout().lock(), &Said::Done(what)).map_err(Error::io("nobody listens"))
 }
 
 /// In a child: all of it. The parent is told what went wrong.
-pub(super) fn work(work: impl FnOnce() -> Result<(), Error>) -> ExitCode {
+pub(crate) fn work(work: impl FnOnce() -> Result<(), Error>) -> ExitCode {
     let Err(error) = work() else { return ExitCode::SUCCESS };
     // If the parent is gone, nobody wants to know.
     let _ = write_line(&mut std::io::stdout().lock(), &Said::<()>::Failed(error.to_string()));
@@ -97,16 +97,16 @@ pub(super) fn work(work: impl FnOnce() -> Result<(), Error>) -> ExitCode {
 }
 
 /// In a child: what the parent tells it.
-pub(super) struct Told<T> {
+pub(crate) struct Told<T> {
     /// In order; ends when the parent closes standard input, or says what is not understood.
-    pub(super) lines: mpsc::Receiver<T>,
+    pub(crate) lines: mpsc::Receiver<T>,
     /// True from then on, whatever the child is doing.
-    pub(super) ended: Arc<AtomicBool>,
+    pub(crate) ended: Arc<AtomicBool>,
 }
 
 impl<T: DeserializeOwned + Send + 'static> Told<T> {
     /// Listens from now on.
-    pub(super) fn listen() -> Self {
+    pub(crate) fn listen() -> Self {
         let (line, lines) = mpsc::sync_channel(1);
         let ended = Arc::new(AtomicBool::new(false));
         let end = ended.clone();
@@ -125,7 +125,7 @@ impl<T: DeserializeOwned + Send + 'static> Told<T> {
 }
 
 /// In a child: waits for the parent to close standard input.
-pub(super) fn until_input_ends() {
+pub(crate) fn until_input_ends() {
     Told::<serde::de::IgnoredAny>::listen().lines.iter().for_each(drop);
 }
 
