@@ -80,15 +80,10 @@ pub trait Scenario {
 /// Runs a scenario over each transport that its arguments name; prints and writes what comes out.
 pub fn execute<S: Scenario>(scenario: &S) -> ExitCode {
     let common = scenario.common();
-    if let Err(error) = scenario.check() {
+    if let Err(error) = scenario.check().and_then(|()| prepare(common)) {
         eprintln!("tern-bench: {error}");
         return ExitCode::FAILURE;
     }
-    if let Some(Err(error)) = common.json.as_deref().map(outcome::check_file) {
-        eprintln!("tern-bench: {error}");
-        return ExitCode::FAILURE;
-    }
-    interrupt::catch();
     let mut outcomes = Vec::new();
     for transport in common.transport.each() {
         let outcome = execute_over(scenario, *transport);
@@ -102,12 +97,23 @@ pub fn execute<S: Scenario>(scenario: &S) -> ExitCode {
     if let [one, other] = &outcomes[..] {
         println!("{}", comparison(one, other));
     }
+    conclude(&outcomes, common, common.transport == TransportArg::Both)
+}
+
+/// Before anything is started: that there is a place for the results, and that Ctrl-C is heeded.
+///
+/// # Errors
+/// When they cannot be written.
+pub fn prepare(common: &Common) -> Result<(), Error> {
+    common.json.as_deref().map_or(Ok(()), outcome::check_file)?;
+    interrupt::catch();
+    Ok(())
+}
+
+/// Writes what has come out, if it is wanted, as an array or alone; whether all is well.
+pub fn conclude(outcomes: &[Outcome], common: &Common, as_array: bool) -> ExitCode {
     let mut failed = outcomes.iter().any(|outcome| !outcome.complete);
-    match common
-        .json
-        .as_ref()
-        .map(|file| outcome::write(&outcomes, common.transport == TransportArg::Both, file))
-    {
+    match common.json.as_ref().map(|file| outcome::write(outcomes, as_array, file)) {
         Some(Err(error)) => {
             eprintln!("tern-bench: {error}");
             failed = true;
@@ -126,37 +132,10 @@ pub fn execute<S: Scenario>(scenario: &S) -> ExitCode {
 }
 
 fn execute_over<S: Scenario>(scenario: &S, transport: Transport) -> Outcome {
-    let common = scenario.common();
-    let mut run = Run {
-        common,
-        transport,
-        machine: Machine::here(),
-        sampler: Sampler::new(scenario.rate(), common.quiet),
-        server: None,
-        before: Memory::default(),
-        is_prepared: false,
-        connected: None,
-        after: None,
-        connections: 0,
-        used: Used::default(),
-        groups: None,
-        ended: None,
-        drain: DRAIN,
-        all_may_leave: false,
-        connected_at: clock::nanos(),
-        finishing: false,
-        clients: None,
-        faults: Faults::default(),
-        figures: BTreeMap::new(),
-        floor: None,
-    };
+    let mut run = Run::new(scenario.common(), transport, scenario.rate());
     let started = if S::STARTS_ITS_OWN { Ok(()) } else { run.start_server(S::WITH_LIMITS) };
     let result = started.and_then(|()| scenario.run(&mut run));
-    let problem = run.ended.take().or(result.err());
-    if let Some(problem) = &problem {
-        eprintln!("tern-bench: {problem}");
-    }
-    run.outcome(scenario, problem)
+    run.outcome(S::NAME, scenario.load(), result)
 }
 
 /// One run over one transport: the steps that a scenario is made of, and what they find.
@@ -165,6 +144,7 @@ pub struct Run<'a> {
     pub common: &'a Common,
     /// Over what.
     pub transport: Transport,
+    rate: Option<f64>,
     /// What is wrong; scenarios add what their threads found.
     pub faults: Faults,
     /// What only this scenario has.
@@ -205,6 +185,36 @@ struct Memory {
 impl Memory {
     fn now(server: &Server) -> Self {
         Self { server: server.usage().map(|usage| usage.rss_bytes), kernel: process::kernel_memory_bytes() }
+    }
+}
+
+impl<'a> Run<'a> {
+    /// One that has no server yet. `rate`: what is offered in an open loop, in messages per second.
+    pub fn new(common: &'a Common, transport: Transport, rate: Option<f64>) -> Self {
+        Self {
+            common,
+            transport,
+            rate,
+            machine: Machine::here(),
+            sampler: Sampler::new(rate, common.quiet),
+            server: None,
+            before: Memory::default(),
+            is_prepared: false,
+            connected: None,
+            after: None,
+            connections: 0,
+            used: Used::default(),
+            groups: None,
+            ended: None,
+            drain: DRAIN,
+            all_may_leave: false,
+            connected_at: clock::nanos(),
+            finishing: false,
+            clients: None,
+            faults: Faults::default(),
+            figures: BTreeMap::new(),
+            floor: None,
+        }
     }
 }
 

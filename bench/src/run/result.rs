@@ -4,14 +4,19 @@ use std::time::Duration;
 
 use tern_client::Transport;
 
-use super::{Memory, Run, Scenario};
+use super::{Memory, Run};
 use crate::Error;
 use crate::args::transport_name;
 use crate::outcome::{DriverUse, Floor, Outcome, ServerUse};
 use crate::stats::round;
 
 impl Run<'_> {
-    pub(super) fn outcome<S: Scenario>(mut self, scenario: &S, problem: Option<Error>) -> Outcome {
+    /// What it has found: of this scenario, with so much load, in words. What has ended it early is said, too.
+    pub fn outcome(mut self, scenario: &str, load: String, result: Result<(), Error>) -> Outcome {
+        let problem = self.ended.take().or(result.err());
+        if let Some(problem) = &problem {
+            eprintln!("tern-bench: {problem}");
+        }
         let measured = self.sampler.measured().clone();
         let whole = self.sampler.whole().clone();
         let used = self.used;
@@ -37,12 +42,12 @@ impl Run<'_> {
             store_us_per_message: round(store, 2),
             ratio: per_message.map(|server| round(server / (relay + store), 3)),
         });
-        let offered = scenario.rate().filter(|_| seconds > 0.0).unwrap_or(per_second(measured.sent));
+        let offered = self.rate.filter(|_| seconds > 0.0).unwrap_or(per_second(measured.sent));
         // The store's memory is none of the connections' business.
         let with = if measured.sent > 0 { self.connected } else { self.after.or(self.connected) };
         let login = if measured.login.count() > 0 { &measured.login } else { &whole.login };
         Outcome {
-            scenario: S::NAME.into(),
+            scenario: scenario.into(),
             transport: transport_name(self.transport).into(),
             connections: self.clients.unwrap_or(self.connections),
             duration_s: round(seconds, 3),
@@ -50,7 +55,7 @@ impl Run<'_> {
             problem: problem.map(|problem| problem.to_string()),
             seed: self.common.seed,
             command: command(),
-            load: scenario.load(),
+            load,
             offered_per_s: offered,
             acked_per_s: per_second(measured.acked),
             delivered_per_s: per_second(measured.delivered),

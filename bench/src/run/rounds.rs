@@ -34,6 +34,8 @@ pub struct Round {
     pub time: Duration,
     /// Messages acknowledged.
     pub acked: u64,
+    /// CPU time of the server; `None` when its process is not known.
+    pub cpu: Option<Duration>,
     /// How they were committed; `None` when that cannot be seen from here.
     pub shape: Option<Shape>,
 }
@@ -42,6 +44,7 @@ pub struct Round {
 #[derive(Debug, Clone, Copy, Default)]
 struct Course {
     time: Duration,
+    cpu: Option<Duration>,
     acked: u64,
     groups: Option<u64>,
     entries: u64,
@@ -63,7 +66,8 @@ impl Course {
                     later.transaction_senders - self.transaction_senders,
                 ),
             });
-        Round { time: later.time - self.time, acked, shape }
+        let cpu = later.cpu.map(|cpu| cpu.saturating_sub(self.cpu.unwrap_or_default()));
+        Round { time: later.time - self.time, acked, cpu, shape }
     }
 }
 
@@ -81,29 +85,43 @@ impl Run<'_> {
     ) -> Result<(), Error> {
         let length = self.duration() / ROUNDS;
         for number in 0..ROUNDS {
-            let before = self.course();
-            // Later rounds find everything warm, but nothing under way.
-            let warmup = if number == 0 { self.warmup() } else { self.warmup().min(length / 4) };
-            self.round(fleet, warmup, length)?;
-            self.enter(fleet, Phase::Paused);
-            let round = before.round_to(&self.course());
-            if !self.hold_until(PAUSE_TIMEOUT, |run| run.sampler.in_flight() == 0)? {
-                return Err(Error::Server(format!(
-                    "{} sends have not been answered within {} s of the last one",
-                    self.sampler.in_flight(),
-                    PAUSE_TIMEOUT.as_secs()
-                )));
-            }
-            self.hold(PAUSE_SETTLES)?;
+            let round = self.round_and_pause(fleet, number, length)?;
             between.slice(length, round)?;
         }
         Ok(())
     }
 
+    /// The round with this number, from 0; returns when nothing of it is under way any more.
+    ///
+    /// # Errors
+    /// As [`Self::hold`]; sends that nobody answers.
+    pub fn round_and_pause<R: Send + 'static>(
+        &mut self,
+        fleet: &Fleet<R>,
+        number: u32,
+        length: Duration,
+    ) -> Result<Round, Error> {
+        let before = self.course();
+        // Later rounds find everything warm, but nothing under way.
+        let warmup = if number == 0 { self.warmup() } else { self.warmup().min(length / 4) };
+        self.round(fleet, warmup, length)?;
+        self.enter(fleet, Phase::Paused);
+        let round = before.round_to(&self.course());
+        if !self.hold_until(PAUSE_TIMEOUT, |run| run.sampler.in_flight() == 0)? {
+            return Err(Error::Server(format!(
+                "{} sends have not been answered within {} s of the last one",
+                self.sampler.in_flight(),
+                PAUSE_TIMEOUT.as_secs()
+            )));
+        }
+        self.hold(PAUSE_SETTLES)?;
+        Ok(round)
+    }
+
     fn course(&mut self) -> Course {
         let Interval { acked, entries, transactions, transaction_senders, .. } = *self.sampler.measured();
-        let (time, groups) = (self.used.time, self.groups);
-        Course { time, acked, groups, entries, transactions, transaction_senders }
+        let (time, cpu, groups) = (self.used.time, self.used.server, self.groups);
+        Course { time, cpu, acked, groups, entries, transactions, transaction_senders }
     }
 
     /// How the measured messages were committed; `None` when that cannot be seen from here.
