@@ -10,15 +10,18 @@ use tern_proxy::plan::FaultArgs;
 use crate::floor::relay::RelayArgs;
 use crate::floor::scenario::FloorArgs;
 use crate::floor::store::StoreArgs;
+use crate::nodes::host::HostArgs;
 use crate::page;
 
 mod cluster;
 mod hostile;
 mod mixed;
+mod nodes;
 
 pub use self::cluster::ClusterArgs;
 pub use self::hostile::HostileArgs;
 pub use self::mixed::{DayArgs, MixedArgs};
+pub use self::nodes::NodesArgs;
 
 /// Load generator for Tern servers: drives one with many clients, checks what it promises while it does, and says what
 /// it costs.
@@ -145,6 +148,30 @@ pub enum Command {
         tern-bench cluster --fdbcli /usr/bin/fdbcli --faults restart --duration 300"
     )]
     Cluster(ClusterArgs),
+    /// What a hop costs: the same load on clusters of one node, two and three, on a store in memory
+    #[command(
+        mut_arg("connections", |arg| arg.default_value("300").help("Clients of each load on each cluster")),
+        mut_arg("duration", |arg| arg.default_value("20").help("Seconds of measuring each load on each cluster")),
+        mut_arg("warmup", |arg| arg.help("Seconds of the same load before the first round; before later ones at most a \
+            quarter of the round")),
+        mut_arg("transport", |arg| arg.help("Of clients: tcp or quic; links are always QUIC")),
+        mut_arg("shards", |arg| arg.help("Threads of each node [default: 1]")),
+        mut_arg("server", |arg| arg.hide(true)),
+        mut_arg("ca", |arg| arg.hide(true)),
+        mut_arg("data", |arg| arg.hide(true)),
+        mut_arg("pid", |arg| arg.hide(true)),
+        mut_arg("ternd", |arg| arg.hide(true)),
+        mut_arg("spawn", |arg| arg.hide(true)),
+        after_help = "Each cluster is a process of its own with real nodes, links and clients; the store is a model in \
+        memory. Clients are on random nodes. All clusters are there all the time, and in each round each has both loads, one \
+        after the other: so all meet the same machine. CPU is that of all nodes of a cluster.\n\n\
+        Figures: sends_forwarded and deliveries_crossed, shares of those whose client is on another node than the \
+        conversation's owner; links_per_message, how many links a message crosses as a send, an answer and news; \
+        more_us_per_message, the CPU time above that of the first cluster, median, least and most of all rounds, and \
+        divided by the two.\n\n\
+        Examples:\n  tern-bench nodes\n  tern-bench nodes --nodes 1,3 --members 10 --rate 300 --json nodes.json"
+    )]
+    Nodes(NodesArgs),
     /// Pairs of clients talk and newcomers come, while others mean harm: what ordinary users notice, what it takes
     #[command(
         mut_arg("connections", |arg| arg.default_value("100").help("Ordinary users who talk all the time")),
@@ -171,6 +198,9 @@ pub enum Command {
     /// A part of `floor`: stores keys as lines on standard input say
     #[command(hide = true)]
     FloorStore(StoreArgs),
+    /// A part of `nodes`: the nodes of one cluster, until standard input ends
+    #[command(hide = true)]
+    NodesHost(HostArgs),
 }
 
 /// `send`.

@@ -61,6 +61,11 @@ impl Process {
         }
     }
 
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// CPU time of all its threads, so far.
     pub(crate) fn cpu(&self) -> Result<Duration, Error> {
         Ok(process::usage(self.child.id())?.cpu)

@@ -12,6 +12,10 @@ pub(crate) fn meaning(name: &str) -> Option<&'static str> {
         "pulls" => "pages that clients asked for to fill gaps",
         "marks" => "how often recipients said \"delivered\" or \"read\"",
         "receipts" => "how often senders were told of that",
+        "sends_forwarded" => "share of those whose sender is on another node than the conversation's owner",
+        "deliveries_crossed" => "share of those to somebody on another node than the conversation's owner",
+        "links_per_message" => "links between nodes that a message crosses: as a send, an answer and news",
+        "more_us_per_message" => "server CPU above that of the first cluster, median of the rounds",
         _ => return None,
     })
 }

@@ -90,12 +90,21 @@ pub struct Crew {
     /// A [proxy](tern_proxy) on this machine that they connect through, each as a device of its own: with an address
     /// and a socket that no other has.
     pub through: Option<SocketAddr>,
+    /// Each goes to one of the server's addresses only, by this number; see [`address_of`].
+    pub spread: Option<u64>,
 }
 
 impl Crew {
     /// Single clients who are connected before the work begins, with tickets.
     pub fn new(accounts: Vec<Account>) -> Self {
-        Self { accounts, together: 1, connected: true, handshakes: Handshakes::Resumed, through: None }
+        Self {
+            accounts,
+            together: 1,
+            connected: true,
+            handshakes: Handshakes::Resumed,
+            through: None,
+            spread: None,
+        }
     }
 
     /// The same, with so many neighbours on the same thread.
@@ -103,6 +112,17 @@ impl Crew {
         self.together = together;
         self
     }
+
+    /// The same, each at one of the server's addresses, by this number.
+    pub fn spread(mut self, seed: u64) -> Self {
+        self.spread = Some(seed);
+        self
+    }
+}
+
+/// The place of the address that a client goes to, among so many, when a crew is [spread](Crew::spread).
+pub fn address_of(seed: u64, account: &Account, addresses: usize) -> usize {
+    Random::new(seed, account.number as u64).below(addresses as u64) as usize
 }
 
 /// What a driver thread has.
@@ -138,14 +158,16 @@ impl Share {
 /// Makes connections of one thread's clients.
 pub struct Dialer {
     connectors: Vec<Connector>,
+    spread: Option<u64>,
     transport: Transport,
     meter: Arc<Meter>,
 }
 
 impl Dialer {
     fn connector(&self, account: &Account) -> &Connector {
+        let count = self.connectors.len();
         // Not in a row, so that sockets are used evenly from the start.
-        &self.connectors[account.number % self.connectors.len()]
+        &self.connectors[self.spread.map_or(account.number % count, |seed| address_of(seed, account, count))]
     }
 
     /// The next connection leaves from another port, over QUIC as over TCP. Only for clients who share no socket.
@@ -264,6 +286,7 @@ impl<R: Send + 'static> Fleet<R> {
             let ready = Arc::new(AtomicBool::new(false));
             let dialer = Dialer {
                 connectors: connectors(server, accounts, crew)?,
+                spread: crew.spread,
                 transport: rig.transport,
                 meter: meter.clone(),
             };
@@ -371,7 +394,13 @@ fn connectors(server: &Server, accounts: &[Account], crew: &Crew) -> Result<Vec<
         };
         numbers.into_iter().map(connector).collect()
     };
-    let connectors: Result<Vec<_>, ConnectError> = crew.through.map_or_else(shared, own);
+    let each =
+        || server.address.split(',').map(|one| tickets(Connector::new(one, None, &server.ca)?)).collect();
+    let connectors: Result<Vec<_>, ConnectError> = match (crew.through, crew.spread) {
+        (Some(proxy), _) => own(proxy),
+        (None, Some(_)) => each(),
+        (None, None) => shared(),
+    };
     connectors.map_err(|error| Error::Server(error.to_string()))
 }
 

@@ -7,7 +7,7 @@
 //! - [`talk`]: a client who sends and receives in one conversation, by a [`pace`]; [`chat`]: what it knows of it;
 //!   [`stage`]: what all of a thread share.
 //! - [`mixed`]: a client with many conversations, who does all kinds of things by a plan.
-//! - [`cluster`]: several nodes on one store, and what can go wrong with them.
+//! - [`cluster`]: several nodes on one store, and what can go wrong with them; [`nodes`]: what a hop between nodes costs.
 //! - [`tern_check::stream`]: what is wrong with what members see and are told of each other.
 //! - [`fill`]: conversations that are full before a measurement begins; [`book`]: what is in them.
 //! - [`meter`], [`stats`]: what is counted; [`progress`]: looked at once a second.
@@ -35,6 +35,7 @@ mod interrupt;
 pub mod machine;
 pub mod meter;
 pub mod mixed;
+pub mod nodes;
 pub mod outcome;
 pub mod pace;
 pub mod page;

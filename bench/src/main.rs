@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tern_bench::args::{Cli, Command};
 use tern_bench::run::execute;
-use tern_bench::{floor, page};
+use tern_bench::{floor, nodes, page};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -22,10 +22,12 @@ fn main() -> ExitCode {
         Command::Mixed(scenario) => execute(&scenario),
         Command::Cluster(scenario) => execute(&scenario),
         Command::Hostile(scenario) => execute(&scenario),
+        Command::Nodes(args) => nodes::course::execute(&args),
         Command::Floor(args) => said(floor::scenario::run(&args)),
         Command::Report(args) => said(page::run(&args)),
         Command::Relay(args) => floor::relay::run(&args),
         Command::FloorStore(args) => floor::store::run(&args),
+        Command::NodesHost(args) => nodes::host::run(&args),
     }
 }
 

@@ -209,7 +209,7 @@ pub(crate) fn micros(value: f64) -> String {
     format!("{value:.1} µs")
 }
 
-fn ms(value: f64) -> String {
+pub(crate) fn ms(value: f64) -> String {
     match value {
         value if value < 10.0 => format!("{value:.2}"),
         value if value < 100.0 => format!("{value:.1}"),

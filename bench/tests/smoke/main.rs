@@ -8,6 +8,7 @@ mod history;
 mod hostile;
 mod idle;
 mod mixed;
+mod nodes;
 mod send;
 mod storm;
 mod support;

@@ -9,7 +9,7 @@ use tern_server::dev::{self, Running};
 use tokio::runtime::Runtime;
 
 /// What every result has to say is 0.
-const FAULTS: [&str; 9] = [
+pub(crate) const FAULTS: [&str; 9] = [
     "lost",
     "duplicated",
     "reordered",
