@@ -330,7 +330,7 @@ mod tests {
             lines[2..4],
             [
                 "node              name  address         state   versions  clients         running  slots",
-                "0000000000000001  one   127.0.0.1:7444  serves  1-2       127.0.0.1:7443   1m 30s  2,071",
+                "0000000000000001  one   127.0.0.1:7444  serves  1-2       127.0.0.1:7443   1m 30s  2,035",
             ]
         );
         assert!(lines[4].contains("leaves") && lines[4].ends_with("  0"), "{}", lines[4]);
