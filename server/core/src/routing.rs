@@ -74,6 +74,11 @@ impl<O: Owns> SlotMap<O> {
         self.owners[usize::from(slot.0)]
     }
 
+    /// Whether this owner has any.
+    pub fn has(&self, owner: &O) -> bool {
+        self.owners.iter().any(|other| other.number() == owner.number())
+    }
+
     /// How many slots each of some owners has.
     pub fn count(&self, owner: impl Fn(&O) -> bool) -> usize {
         self.owners.iter().filter(|o| owner(o)).count()

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tern_core::cluster::Reach;
+use tern_protocol::error::ErrorCode;
 use tern_protocol::event::ServerBody;
 use tern_protocol::ids::RequestId;
 use tern_protocol::limits::TARGETS_MAX;
@@ -14,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::View;
 use super::member::HANDOVER;
+use crate::connection::Conn;
 use crate::reply;
 use crate::shard::Shard;
 use crate::shutdown::Phase;
@@ -57,14 +60,16 @@ fn window(connections: usize, nodes: usize) -> Duration {
 /// What clients are told, in turn: each begins with another node.
 fn farewells(view: &View) -> Vec<Bytes> {
     let targets = view.targets();
+    (0..targets.len().max(1)).map(|turn| farewell(view, &targets, turn)).collect()
+}
+
+fn farewell(view: &View, targets: &[&str], turn: usize) -> Bytes {
     // Others are there now, and this one decides who comes when.
     let reconnect_after_ms = if view.others().next().is_some() { 0 } else { RECONNECT_AFTER_MS };
-    let farewell = |first: usize| {
-        let others = targets.iter().cycle().skip(first).take(targets.len().min(TARGETS_MAX));
-        let targets = others.map(|target| (*target).to_owned()).collect();
-        reply::frame(RequestId(0), ServerBody::GoingAway { reconnect_after_ms, targets })
-    };
-    (0..targets.len().max(1)).map(farewell).collect()
+    let first = turn % targets.len().max(1);
+    let others = targets.iter().cycle().skip(first).take(targets.len().min(TARGETS_MAX));
+    let targets = others.map(|target| (*target).to_owned()).collect();
+    reply::frame(RequestId(0), ServerBody::GoingAway { reconnect_after_ms, targets })
 }
 
 /// How many of so many have been told by then.
@@ -82,6 +87,16 @@ impl Shard {
             .values()
             .zip(farewells.iter().cycle())
             .for_each(|(conn, farewell)| conn.answer(farewell.clone()));
+    }
+
+    /// Closes a connection when this node serves nobody any more.
+    pub fn send_away_if_cut_off(self: &Rc<Self>, conn: &Rc<Conn>) {
+        let view = self.view.borrow().clone();
+        if view.reach == Reach::CutOff {
+            conn.answer(farewell(&view, &view.targets(), conn.id.number as usize));
+            let text = "this node cannot reach its store: connect to another one";
+            self.close(conn, RequestId(0), ErrorCode::GoingAway, text.into());
+        }
     }
 
     /// Tells those who are connected now to go, within this time.

@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tern_core::cluster::{LEASE_MS, Reach};
+use tern_core::cluster::LEASE_MS;
 use tern_core::home::{Displaced, Located, Login, SessionId};
 use tern_core::time::MonoMillis;
-use tern_protocol::error::ErrorCode;
-use tern_protocol::ids::{DeviceId, NodeId, RequestId, UserId};
+use tern_protocol::ids::{DeviceId, NodeId, UserId};
 use tern_protocol::model::WallMillis;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::error::TrySendError;
@@ -246,14 +245,6 @@ impl Shard {
             self.recheck_departed();
         } else if is_linked {
             self.recheck_all(self.now().wall);
-        }
-    }
-
-    /// Closes a connection when this node serves nobody any more.
-    pub fn send_away_if_cut_off(self: &Rc<Self>, conn: &Rc<Conn>) {
-        if self.view.borrow().reach == Reach::CutOff {
-            let text = "this node cannot reach its store: connect to another one";
-            self.close(conn, RequestId(0), ErrorCode::GoingAway, text.into());
         }
     }
 }

@@ -181,8 +181,7 @@ impl View {
 
     /// The other nodes that own something: those that do not leave.
     pub fn others(&self) -> impl Iterator<Item = &Peer> {
-        let owns = |node: &NodeId| self.map.count(|owner| owner == node) > 0;
-        self.peers.iter().filter(move |(node, _)| owns(node)).map(|(_, peer)| peer)
+        self.peers.iter().filter(|(node, _)| self.map.has(node)).map(|(_, peer)| peer)
     }
 
     /// An address of each of them that has one for clients.

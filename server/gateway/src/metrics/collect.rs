@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tern_core::cluster::Reach;
 use tern_core::routing::ShardId;
 use tern_protocol::error::ErrorCode;
 use tern_store::histogram::{Histogram, Snapshot};
@@ -115,6 +116,9 @@ impl Collector {
         self.health()?;
         if self.is_draining() {
             return Err("the server is stopping".to_owned());
+        }
+        if self.node.view.borrow().reach == Reach::CutOff {
+            return Err("this node of a cluster does not reach the store".to_owned());
         }
         match self.local.as_ref().and_then(|local| local.store.metrics().writing_for) {
             Some(stall) if stall > STORE_STALLS => {
