@@ -21,7 +21,7 @@ const FOUND: [u64; 2] = [137, 5016];
 const CLUSTERS: [u64; 8] = [1, 2, 3, 8, 42, 98, 263, 307];
 /// Of short plans in which something breaks in the midst of sends. What some of them find when it is put back: that nobody is told
 /// what was stored on the other side of a link while that is cut.
-const STORMS: std::ops::Range<u64> = 1..25;
+const STORMS: std::ops::Range<u64> = 1..13;
 /// Fresh ones.
 const FRESH: u64 = 5;
 /// A wrong server is found within so many seeds.
@@ -69,7 +69,7 @@ fn storms_keep_every_promise() {
         let totals = run_plan(&Plan::storm(seed), " --storm").totals;
         (acked, resent) = (acked + totals.acked, resent + totals.resent);
     }
-    assert!(acked > 1_000 && resent > 50, "{acked} acked, {resent} sent again");
+    assert!(acked > 400 && resent > 20, "{acked} acked, {resent} sent again");
 }
 
 #[test]

@@ -205,11 +205,12 @@ pub(super) mod tests {
                 tokio::task::yield_now().await;
             }
             let is_told = sends_unheard(&store).await;
-            let mut rechecks = here.shard.rechecks.borrow_mut();
-            let (due, _) = rechecks.again.as_mut().expect("it is asked again");
-            assert!(*due >= gone.plus(TRANSACTION_LIFE_MS));
-            *due = here.shard.now().mono;
-            drop(rechecks);
+            {
+                let mut rechecks = here.shard.rechecks.borrow_mut();
+                let (due, _) = rechecks.again.as_mut().expect("it is asked again");
+                assert!(*due >= gone.plus(TRANSACTION_LIFE_MS));
+                *due = here.shard.now().mono;
+            }
             told(&mut client, is_told).await;
         };
         let waited = LocalSet::new().run_until(timeout(Duration::from_secs(60), turn)).await;
