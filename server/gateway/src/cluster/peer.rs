@@ -17,6 +17,7 @@ use tern_protocol::error::ErrorCode;
 use tern_protocol::frame::{self, Frame};
 use tern_protocol::ids::NodeId;
 use tern_protocol::limits::FRAME_BYTES_MAX;
+use tern_protocol::model::WallMillis;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
@@ -154,13 +155,14 @@ pub struct PeerTask {
     state: Arc<LinkState>,
     streams: mpsc::Receiver<Opened>,
     moved: mpsc::Sender<Moved>,
-    /// News for the other node may have been dropped before this.
-    has_missed: bool,
+    /// Since when news for the other node have been dropped, until it has heard of that.
+    lost: Option<WallMillis>,
 }
 
 impl PeerTask {
     /// A peer without a link. Of the streams that are handed in, a later one takes the place of an earlier one. `has_missed`:
-    /// this node has served somebody without knowing of the other one, which is told so over the first link.
+    /// this node has served somebody without knowing of the other one, which is told so until it has heard it: the first links
+    /// may end at once, since it does not know of this node yet.
     pub fn new(
         node: Arc<Node>,
         peer: NodeId,
@@ -173,7 +175,8 @@ impl PeerTask {
         let (homes, homes_in) = mpsc::channel(HOMES_MAX);
         let (streams, streams_in) = mpsc::channel(1);
         let lanes = LaneEnds { requests: requests_in, news: news_in, homes: homes_in };
-        let task = Self { node, peer, lanes, state, streams: streams_in, moved, has_missed };
+        let lost = has_missed.then(|| node.clock.now().wall);
+        let task = Self { node, peer, lanes, state, streams: streams_in, moved, lost };
         (task, Lanes { requests, news, homes }, streams)
     }
 
@@ -199,9 +202,7 @@ impl PeerTask {
                 }
             }
             let mut link = Link::new(&self.node, self.peer, &self.state, opened.version);
-            if std::mem::take(&mut self.has_missed) {
-                link.say_first(&Message::Lost(self.node.clock.now().wall));
-            }
+            link.lost.set(self.lost.map(|since| (since, 0)));
             let why = tokio::select! {
                 biased;
                 newer = self.streams.recv() => {
@@ -210,6 +211,7 @@ impl PeerTask {
                 }
                 why = link.run(opened.stream, opened.input, &mut self.lanes) => Some(why),
             };
+            self.lost = link.lost.get().map(|(since, _)| since);
             link.end().await;
             self.state.down(self.node.clock.now().mono);
             let Some(why) = why else { break };
@@ -231,8 +233,10 @@ impl PeerTask {
                 stream = self.streams.recv() => return stream,
                 Some(request) = self.lanes.requests.recv() => refuse(request, ErrorCode::Unavailable),
                 Some(waiting) = self.lanes.news.recv() => give_back(&self.node, self.peer, waiting).await,
-                // Registered again when there is a link.
-                Some(_) = self.lanes.homes.recv() => {}
+                // The others are registered again when there is a link.
+                Some(home) = self.lanes.homes.recv() => if let HomeMessage::Lost(since) = home {
+                    self.lost = Some(self.lost.map_or(since, |before| before.min(since)));
+                },
                 else => return self.streams.recv().await,
             }
         }
@@ -296,8 +300,8 @@ struct Link<'a> {
     state: &'a LinkState,
     version: u8,
     begun: Instant,
-    /// What is said before anything else.
-    first: BytesMut,
+    /// Since when news for the other side have been lost, and when it was told so on this link, until it has heard it.
+    lost: Cell<Option<(WallMillis, u64)>>,
     /// When the other side's last pulse was made, by its clock, and when it came.
     heard: Cell<Option<(u64, Instant)>>,
     /// Numbers of questions.
@@ -328,7 +332,7 @@ impl<'a> Link<'a> {
             state,
             version,
             begun: Instant::now(),
-            first: BytesMut::new(),
+            lost: Cell::new(None),
             heard: Cell::new(None),
             asked: Cell::new(0),
             pending: RefCell::default(),
@@ -344,8 +348,24 @@ impl<'a> Link<'a> {
         }
     }
 
-    fn say_first(&mut self, message: &Message) {
-        message.encode(&mut self.first);
+    fn put_home(&self, out: &mut BytesMut, message: HomeMessage) {
+        let message = match message {
+            HomeMessage::Register(user, device, session, login) => {
+                Message::Register(user, device, session, login)
+            }
+            HomeMessage::Registered(session) => Message::Registered(session),
+            HomeMessage::Unregister(user, session) => Message::Unregister(user, session),
+            HomeMessage::Displace(session, is_certain) => Message::Displace(session, is_certain),
+            HomeMessage::Lost(since) => return self.put_lost(out, since),
+        };
+        message.encode(out);
+    }
+
+    /// Says that news have been lost since then, and remembers it until the other side has heard it.
+    fn put_lost(&self, out: &mut BytesMut, since: WallMillis) {
+        let since = self.lost.get().map_or(since, |(before, _)| before.min(since));
+        self.lost.set(Some((since, self.micros())));
+        Message::Lost(since).encode(out);
     }
 
     async fn run(&mut self, stream: BoxStream, input: BytesMut, lanes: &mut LaneEnds) -> LinkError {
@@ -446,6 +466,8 @@ impl<'a> Link<'a> {
                 self.heard.set(Some((at, Instant::now())));
                 let now = self.node.clock.now().mono;
                 self.state.set_beaten(MonoMillis(now.0.saturating_sub(beaten)));
+                // It answers a pulse that was said after that.
+                self.lost.set(self.lost.get().filter(|(_, said)| *said >= echo));
                 if echo > 0 {
                     self.state.set_round_trip(self.micros().saturating_sub(echo).saturating_sub(held));
                 }
@@ -524,7 +546,9 @@ impl<'a> Link<'a> {
         mut replies: mpsc::Receiver<Reply>,
     ) -> LinkError {
         let mut out = BytesMut::with_capacity(WRITE_BYTES);
-        out.extend_from_slice(&self.first);
+        if let Some((since, _)) = self.lost.get() {
+            self.put_lost(&mut out, since);
+        }
         let has_pulse = self.version >= PULSES;
         // The first at once: the other side wants to know how this one is.
         let mut ping = Instant::now();
@@ -533,7 +557,7 @@ impl<'a> Link<'a> {
             tokio::select! {
                 biased;
                 Some(reply) = replies.recv() => self.put_reply(&mut out, reply),
-                Some(home) = lanes.homes.recv() => put_home(&mut out, home),
+                Some(home) = lanes.homes.recv() => self.put_home(&mut out, home),
                 Some(request) = lanes.requests.recv() => self.put_request(&mut out, request),
                 Some(waiting) = lanes.news.recv(), if has_room => self.put_news(&mut out, waiting),
                 () = self.soon.notified() => {}
@@ -589,7 +613,7 @@ impl<'a> Link<'a> {
                 self.put_reply(out, reply);
             }
             if let Ok(home) = lanes.homes.try_recv() {
-                put_home(out, home);
+                self.put_home(out, home);
             }
             if let Ok(request) = lanes.requests.try_recv() {
                 self.put_request(out, request);
@@ -640,19 +664,6 @@ impl<'a> Link<'a> {
         self.untaken.borrow_mut().push_back((number, waiting));
         self.note_news();
     }
-}
-
-fn put_home(out: &mut BytesMut, message: HomeMessage) {
-    let message = match message {
-        HomeMessage::Register(user, device, session, login) => {
-            Message::Register(user, device, session, login)
-        }
-        HomeMessage::Registered(session) => Message::Registered(session),
-        HomeMessage::Unregister(user, session) => Message::Unregister(user, session),
-        HomeMessage::Displace(session, is_certain) => Message::Displace(session, is_certain),
-        HomeMessage::Lost(since) => Message::Lost(since),
-    };
-    message.encode(out);
 }
 
 #[cfg(test)]
