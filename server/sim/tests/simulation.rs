@@ -20,7 +20,8 @@ const FOUND: [u64; 2] = [137, 5016];
 /// 307: a device's older connection displaced the newer one when their home was a new one.
 const CLUSTERS: [u64; 8] = [1, 2, 3, 8, 42, 98, 263, 307];
 /// Of short plans in which something breaks in the midst of sends. What some of them find when it is put back: that nobody is told
-/// what was stored on the other side of a link while that is cut.
+/// what was stored on the other side of a link while that is cut. 15: that news were lost was said on a link that the other node closed
+/// unread.
 const STORMS: std::ops::Range<u64> = 1..13;
 /// Fresh ones.
 const FRESH: u64 = 5;
