@@ -22,7 +22,7 @@ const CLUSTERS: [u64; 8] = [1, 2, 3, 8, 42, 98, 263, 307];
 /// Of short plans in which something breaks in the midst of sends. What some of them find when it is put back: that nobody is told
 /// what was stored on the other side of a link while that is cut. 15: that news were lost was said on a link that the other node closed
 /// unread.
-const STORMS: std::ops::Range<u64> = 1..13;
+const STORMS: std::ops::Range<u64> = 1..16;
 /// Fresh ones.
 const FRESH: u64 = 5;
 /// A wrong server is found within so many seeds.
