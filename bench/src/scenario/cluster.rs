@@ -97,6 +97,8 @@ impl ClusterArgs {
         let (nodes_later, store_later) = cluster.cpu();
         let seconds = run.used().time.as_secs_f64().max(1e-9);
         run.figure("nodes_cores", nodes_later.saturating_sub(nodes).as_secs_f64() / seconds);
+        let pushed_again = run.sampler().whole().counts.get("pushed_again").copied();
+        run.figure("pushed_again", pushed_again.unwrap_or(0) as f64);
         run.figure("store_ended_by_itself", f64::from(cluster.store_fell()));
         run.figure("store_cores", store_later.saturating_sub(store).as_secs_f64() / seconds);
         Ok(())

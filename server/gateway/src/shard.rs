@@ -90,7 +90,7 @@ impl Node {
         clock: Clock,
         mailboxes: Vec<Mailbox>,
     ) -> Self {
-        let (_, view) = watch::channel(Arc::new(View::alone(NodeId(0))));
+        let (_, view) = watch::channel(Arc::new(View::single()));
         let shards = u16::try_from(mailboxes.len()).expect("the number of shards was checked at start");
         Self {
             kv,

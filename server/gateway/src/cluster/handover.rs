@@ -144,7 +144,7 @@ mod tests {
         let peers: BTreeMap<_, _> =
             peers.iter().map(|(node, clients)| (NodeId(*node), peer(clients))).collect();
         let map = SlotMap::new(owners.iter().map(|node| NodeId(*node)));
-        View { me: NodeId(1), map, peers, departures: 0, reach: Reach::Reached }
+        View { map, peers, ..View::alone(NodeId(1)) }
     }
 
     fn told(view: &View) -> Vec<Vec<String>> {

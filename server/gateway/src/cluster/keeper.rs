@@ -383,7 +383,14 @@ impl Keeper {
         let map = if same_owners { before.map.clone() } else { SlotMap::new(alive.owners.iter().copied()) };
         self.owners = alive.owners;
         let peers = self.held.iter().map(|(node, held)| (*node, held.peer.clone())).collect();
-        self.view.send_replace(Arc::new(View { me: before.me, map, peers, departures, reach }));
+        self.view.send_replace(Arc::new(View {
+            me: before.me,
+            in_cluster: true,
+            map,
+            peers,
+            departures,
+            reach,
+        }));
     }
 }
 

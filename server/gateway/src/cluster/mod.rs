@@ -134,6 +134,8 @@ pub struct View {
     pub me: NodeId,
     /// Who owns which slot.
     pub map: SlotMap<NodeId>,
+    /// Others may come, though there may be none at the moment.
+    pub in_cluster: bool,
     /// The others.
     pub peers: BTreeMap<NodeId, Peer>,
     /// How many nodes have gone so far: what they have told last may not have arrived.
@@ -152,10 +154,16 @@ pub struct HomeAt {
 }
 
 impl View {
-    /// Of a node that is alone on its store.
+    /// Of a node to which no others can come.
+    pub fn single() -> Self {
+        Self { in_cluster: false, ..Self::alone(NodeId(0)) }
+    }
+
+    /// Of a node of a cluster that has not heard of others.
     pub fn alone(me: NodeId) -> Self {
         Self {
             me,
+            in_cluster: true,
             map: SlotMap::new(std::iter::once(me)),
             peers: BTreeMap::new(),
             departures: 0,

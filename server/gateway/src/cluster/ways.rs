@@ -2,6 +2,7 @@
 
 use tern_protocol::ids::{ConversationId, NodeId, RequestId};
 
+use super::View;
 use crate::connection::Conn;
 use crate::shard::Shard;
 
@@ -20,6 +21,12 @@ impl Ways {
         is_free
     }
 
+    /// The same for the node that is asked as the cluster looks now. Also while nobody else is there: the leases of all others
+    /// may have lapsed for a moment only, and what waits here meanwhile is under way.
+    fn take_in(&mut self, view: &View, id: RequestId, conversation: ConversationId) -> bool {
+        !view.in_cluster || self.take(id, conversation, view.asked(conversation))
+    }
+
     /// A send is answered.
     pub fn answered(&mut self, id: RequestId) {
         self.0.retain(|(other, ..)| *other != id);
@@ -29,14 +36,20 @@ impl Ways {
 impl Shard {
     /// Whether a send may go to the conversation's owner now. The next ones may when those before have been answered.
     pub fn take_way(&self, conn: &Conn, id: RequestId, conversation: ConversationId) -> bool {
-        let view = self.view.borrow();
-        view.peers.is_empty() || conn.ways.borrow_mut().take(id, conversation, view.asked(conversation))
+        conn.ways.borrow_mut().take_in(&self.view.borrow(), id, conversation)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use tern_core::routing::SlotMap;
+    use tern_core::time::MonoMillis;
+    use tokio::sync::mpsc::channel;
+
     use super::*;
+    use crate::cluster::{Lanes, LinkState, Peer};
 
     #[test]
     fn a_conversation_has_one_way_until_all_is_answered() {
@@ -52,5 +65,34 @@ mod tests {
         ways.answered(RequestId(2));
         // What was refused is not under way.
         assert!(ways.take(RequestId(6), one, near) && !ways.take(RequestId(7), one, far));
+    }
+
+    #[test]
+    fn what_waits_here_is_under_way_when_the_others_come_back() {
+        let [here, there] = [1, 2].map(NodeId);
+        let lanes = || Lanes { requests: channel(1).0, news: channel(1).0, homes: channel(1).0 };
+        let peer = || Peer {
+            lanes: lanes(),
+            link: Arc::new(LinkState::new(MonoMillis(0), 1)),
+            links: 1,
+            is_up: true,
+            clients: Arc::default(),
+        };
+        let alone = View::alone(here);
+        let view = View {
+            map: SlotMap::new([here, there].into_iter()),
+            peers: [(there, peer())].into(),
+            ..View::alone(here)
+        };
+        let far = (0..64).map(|n| ConversationId::from_bytes([n; 16])).find(|id| view.asked(*id) == there);
+        let far = far.expect("it owns half of them");
+        let mut ways = Ways::default();
+        assert!(ways.take_in(&alone, RequestId(1), far));
+        assert!(!ways.take_in(&view, RequestId(2), far), "the first is still under way here");
+        ways.answered(RequestId(1));
+        assert!(ways.take_in(&view, RequestId(3), far));
+        // A node to which no others can come has nothing to note.
+        let mut ways = Ways::default();
+        assert!(ways.take_in(&View::single(), RequestId(1), far) && ways.0.is_empty());
     }
 }
