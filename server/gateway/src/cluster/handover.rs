@@ -123,7 +123,6 @@ impl Shard {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tern_core::cluster::Reach;
     use tern_core::routing::SlotMap;
     use tern_core::time::MonoMillis;
     use tern_protocol::convert::parse_server;
