@@ -179,8 +179,9 @@ fn host(args: &HostArgs) -> Result<(), Error> {
         admins: nodes.iter().map(|node| node.admin).collect(),
         ca: ca_pem,
     })?;
-    child::until_input_ends();
-    Ok(())
+    // They tell their metrics meanwhile.
+    let ended = runtime.block_on(tokio::task::spawn_blocking(child::until_input_ends));
+    ended.map_err(|_| Error::Driver)
 }
 
 fn runtime() -> Result<Runtime, Error> {
