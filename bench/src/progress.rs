@@ -78,8 +78,12 @@ impl Sampler {
     /// What is counted from now on belongs to this phase.
     pub fn enter(&mut self, phase: Phase) {
         self.collect();
-        self.phase = phase;
         self.phase_since = clock::nanos();
+        if phase.has_load() && !self.phase.has_load() {
+            // Nobody may have looked for long.
+            self.alive = self.phase_since;
+        }
+        self.phase = phase;
     }
 
     /// What was counted while it was measured.
