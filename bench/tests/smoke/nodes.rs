@@ -17,10 +17,11 @@ fn check(arguments: &[&str]) {
     let nodes: Vec<_> = results.iter().map(|result| result["scenario_figures"]["nodes"].clone()).collect();
     assert_eq!(nodes, [1.0, 1.0, 2.0, 2.0].map(Value::from), "{output:?}");
     above_0(results, &["/acked_per_s", "/delivered_per_s", "/ack_ms/p99", "/deliver_ms/p99"]);
-    above_0(results, &["/server/cpu_us_per_message"]);
     for result in results {
         assert_eq!(result["complete"], true, "{result:#}");
         assert_eq!(result["connections"], 40, "{result:#}");
+        // A fast machine may take less than the kernel counts.
+        assert!(result["server"]["cpu_us_per_message"].is_number(), "{result:#}");
         for name in FAULTS {
             assert_eq!(result[name], 0, "{name}: {result:#}");
         }
