@@ -152,10 +152,12 @@ impl Old {
                 match frame::decode(&mut self.input, FRAME_BYTES_MAX).expect("a frame") {
                     Some(Frame::Message(message)) => return Some(message),
                     Some(Frame::Heartbeat) => {}
-                    None => match timeout(PING, self.stream.read_buf(&mut self.input)).await {
-                        Ok(Ok(0) | Err(_)) => return None,
-                        Ok(Ok(_)) | Err(_) => {}
-                    },
+                    None => {
+                        if let Ok(Ok(0) | Err(_)) = timeout(PING, self.stream.read_buf(&mut self.input)).await
+                        {
+                            return None;
+                        }
+                    }
                 }
             }
         };
