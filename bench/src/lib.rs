@@ -32,6 +32,7 @@ pub mod fleet;
 pub mod floor;
 pub mod hostile;
 mod interrupt;
+pub mod link_keys;
 pub mod machine;
 pub mod meter;
 pub mod mixed;

@@ -4,15 +4,14 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tern_server::auth::Minter;
 use tern_server::clock;
-use tern_server::cluster::quic::NODE_NAME;
 use tern_server::tls::DevIdentity;
 
 use super::network::Host;
 use super::{Parts, host};
 use crate::Error;
+use crate::link_keys::LinkAuthority;
 
 const CLIENT_PORT: u16 = 7443;
 const LINK_PORT: u16 = 7444;
@@ -42,21 +41,12 @@ impl Files {
         DevIdentity::load_or_create(files.keys(), &addresses, clock::wall())
             .map_err(|error| failed(&error))?;
 
-        let authority = KeyPair::generate().map_err(|error| failed(&error))?;
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = params.self_signed(&authority).map_err(|error| failed(&error))?.pem();
-        let authority = Issuer::new(params, authority);
-        files.write("links.pem", &root)?;
+        let authority = LinkAuthority::new()?;
+        files.write("links.pem", &authority.certificate)?;
         for number in 1..=parts.nodes {
-            let params = CertificateParams::new([NODE_NAME.to_owned()]);
-            let mut params = params.map_err(|error| failed(&error))?;
-            params.extended_key_usages =
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-            let key = KeyPair::generate().map_err(|error| failed(&error))?;
-            let certificate = params.signed_by(&key, &authority).map_err(|error| failed(&error))?.pem();
+            let (certificate, key) = authority.node()?;
             files.write(&format!("link-{number}.pem"), &certificate)?;
-            files.write(&format!("link-{number}.key"), &key.serialize_pem())?;
+            files.write(&format!("link-{number}.key"), &key)?;
             // A client of FoundationDB writes its own when the coordinators change.
             files.write(&format!("fdb-{number}.cluster"), &cluster_file())?;
             files.write(&format!("node-{number}.toml"), &configuration(number, parts.shards))?;

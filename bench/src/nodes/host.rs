@@ -1,6 +1,7 @@
 //! The process with all nodes of one cluster, whose links are as between machines: QUIC with mutual TLS. What the nodes take
 //! is what the process takes.
 
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -27,10 +28,10 @@ use tern_store::memory::Memory;
 use tern_store::ops::lease;
 use tokio::runtime::Runtime;
 
-use super::links;
 use crate::Error;
 use crate::child::{self, Process};
 use crate::interrupt::Directory;
+use crate::link_keys::LinkAuthority;
 use crate::server;
 
 /// The clock of the store in memory stands still unless it is moved.
@@ -150,7 +151,7 @@ fn host(args: &HostArgs) -> Result<(), Error> {
     let DevIdentity { identity, ca_pem } = identity.map_err(|error| failed(&error))?;
     let minter = Minter::load_or_create(&args.directory).map_err(|error| failed(&error))?;
     let key = minter.token_key().map_err(|error| failed(&error))?;
-    let link = links::make(&args.directory)?;
+    let link = link_identity(&args.directory)?;
     let store = Memory::new();
     keep_time(store.clone());
     let mut nodes = Vec::new();
@@ -235,6 +236,19 @@ fn keep_time(store: Memory) {
             store.clock().advance_ms(now.saturating_sub(store.clock().now_ms()));
         }
     });
+}
+
+/// What all nodes show each other. Its files are made in this directory.
+fn link_identity(directory: &Path) -> Result<LinkIdentity, Error> {
+    let authority = LinkAuthority::new()?;
+    let (certificate, key) = authority.node()?;
+    let pems = [("links.pem", &authority.certificate), ("link.pem", &certificate), ("link.key", &key)];
+    let paths = pems.map(|(name, pem)| (directory.join(name), pem));
+    for (path, pem) in &paths {
+        fs::write(path, pem).map_err(Error::io(format!("cannot write {}", path.display())))?;
+    }
+    let [(ca, _), (certificate, _), (key, _)] = &paths;
+    LinkIdentity::load(ca, certificate, key).map_err(|error| Error::Server(error.to_string()))
 }
 
 /// Waits until each node has links to all others, and trusts that they know where everybody is.
