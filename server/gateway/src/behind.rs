@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tern_core::routing::ShardId;
 use tern_protocol::ids::{ConversationId, NodeId, Seq, UserId};
+use tern_protocol::model::WallMillis;
 
 use crate::cluster::Stage;
 
@@ -39,6 +40,8 @@ struct Queue {
     /// Whoever left with an entry is in the audience of that entry and in none after it, so audiences are kept apart.
     heads: BTreeMap<ConversationId, Vec<Head>>,
     bytes: usize,
+    /// Since when there has been one.
+    since: WallMillis,
     /// The conversation that was taken last: the ones behind it have their turn.
     last: Option<ConversationId>,
 }
@@ -55,14 +58,33 @@ impl Queue {
     }
 }
 
+/// What a node is not told any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// Since when the oldest of it had waited.
+    pub since: WallMillis,
+    /// Some was for users whose home that node is, wherever they are connected.
+    pub is_for_homes: bool,
+}
+
 /// All of a shard.
 #[derive(Debug, Default)]
 pub struct Behind(BTreeMap<To, Queue>);
 
 impl Behind {
     /// One more: at most one for each conversation and each of its audiences.
-    pub fn add(&mut self, to: To, conversation: ConversationId, head: Seq, audience: Arc<[UserId]>) {
+    pub fn add(
+        &mut self,
+        to: To,
+        conversation: ConversationId,
+        head: Seq,
+        audience: Arc<[UserId]>,
+        now: WallMillis,
+    ) {
         let queue = self.0.entry(to).or_default();
+        if queue.heads.is_empty() {
+            queue.since = now;
+        }
         let heads = queue.heads.entry(conversation).or_default();
         match heads.last_mut() {
             Some((last, same)) if *same == audience => *last = (*last).max(head),
@@ -97,10 +119,14 @@ impl Behind {
             .fold((0, 0), |(count, bytes), (_, queue)| (count + queue.heads.len(), bytes + queue.bytes))
     }
 
-    /// A node is not to be told of anything any more.
-    pub fn forget_node(&mut self, node: NodeId) {
+    /// A node is not to be told of anything any more. `None`: there was nothing.
+    pub fn forget_node(&mut self, node: NodeId) -> Option<Forgotten> {
         let whom: Vec<_> = self.queues_of(node).map(|(to, _)| *to).collect();
-        whom.iter().for_each(|to| drop(self.0.remove(to)));
+        let is_for_homes = whom.iter().any(|to| matches!(to, To::Node(_, Stage::Homes { .. })));
+        let forgotten =
+            whom.iter().filter_map(|to| self.0.remove(to)).filter(|queue| !queue.heads.is_empty());
+        let since = forgotten.map(|queue| queue.since).min()?;
+        Some(Forgotten { since, is_for_homes })
     }
 
     fn queues_of(&self, node: NodeId) -> impl Iterator<Item = (&To, &Queue)> {
@@ -112,6 +138,8 @@ impl Behind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const AT: WallMillis = WallMillis(7);
 
     fn id(n: u8) -> ConversationId {
         ConversationId::from_bytes([n; 16])
@@ -126,18 +154,18 @@ mod tests {
         let mut behind = Behind::default();
         let to = To::Shard(ShardId(1));
         for n in 1..=3 {
-            behind.add(to, id(n), Seq(4), users(2));
-            behind.add(to, id(n), Seq(3), users(2));
-            behind.add(to, id(n), Seq(5), users(1));
+            behind.add(to, id(n), Seq(4), users(2), AT);
+            behind.add(to, id(n), Seq(3), users(2), AT);
+            behind.add(to, id(n), Seq(5), users(1), AT);
         }
         let taken = behind.take(to).expect("three");
         assert_eq!(taken, (id(1), vec![(Seq(4), users(2)), (Seq(5), users(1))]));
-        behind.add(to, id(1), Seq(9), users(1));
+        behind.add(to, id(1), Seq(9), users(1), AT);
         let order: Vec<_> = std::iter::from_fn(|| behind.take(to)).map(|(id, _)| id).collect();
         assert_eq!(order, [id(2), id(3), id(1)], "what came back waits for the others");
         assert!(behind.whom().is_empty());
         for n in 0..=AUDIENCES_MAX as u8 {
-            behind.add(to, id(1), Seq(n.into()), users(n));
+            behind.add(to, id(1), Seq(n.into()), users(n), AT);
         }
         let (_, heads) = behind.take(to).expect("one");
         assert_eq!((heads.len(), heads[0].0), (AUDIENCES_MAX, Seq(1)));
@@ -157,13 +185,23 @@ mod tests {
         ];
         for to in all {
             for n in 1..=2 {
-                behind.add(to, id(n), Seq(1), users(10));
+                behind.add(to, id(n), Seq(1), users(10), AT);
             }
         }
         assert_eq!(behind.of_node(one), (6, 6 * (HEAD_BYTES + 160)));
         let _ = behind.take(all[2]);
         assert_eq!(behind.of_node(one), (5, 5 * (HEAD_BYTES + 160)));
-        behind.forget_node(one);
+        behind.add(all[1], id(3), Seq(1), users(1), WallMillis(9));
+        let forgotten = behind.forget_node(one);
+        assert_eq!(forgotten, Some(Forgotten { since: AT, is_for_homes: true }), "since the oldest");
+        assert_eq!(behind.forget_node(one), None);
+        // When all has been told, what comes then is the oldest.
+        let connections = To::Node(one, Stage::Connections);
+        behind.add(connections, id(1), Seq(1), users(1), AT);
+        let _ = behind.take(connections);
+        behind.add(connections, id(1), Seq(1), users(1), WallMillis(9));
+        let forgotten = behind.forget_node(one);
+        assert_eq!(forgotten, Some(Forgotten { since: WallMillis(9), is_for_homes: false }));
         assert_eq!((behind.of_node(one), behind.of_node(other).0), ((0, 0), 2));
         assert_eq!(behind.whom(), [all[0], all[4]]);
     }

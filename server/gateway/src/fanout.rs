@@ -80,7 +80,8 @@ impl Shard {
                 return;
             }
         };
-        self.behind.borrow_mut().add(to, conversation, head, audience);
+        let now = self.now().wall;
+        self.behind.borrow_mut().add(to, conversation, head, audience, now);
     }
 
     /// Tells again what did not fit before, as far as there is room now.

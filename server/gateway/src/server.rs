@@ -171,12 +171,17 @@ impl Server {
                 warn!(%error, path = %path.display(), "no control socket: backups need the server to be stopped");
             })
             .ok();
-        let (view, seen) = member::view()?;
         let node = Node::new(kv, epoch, setup.verifier, &setup.limits, Clock::new(), mailboxes);
-        let node = Arc::new(node.within(seen));
-        // Before anybody is served, so that the others know of this node.
-        let member = setup.cluster.map(|cluster| Member::join(cluster, node.clone(), view));
-        let member = member.transpose()?;
+        let (node, member) = match setup.cluster {
+            None => (Arc::new(node), None),
+            Some(cluster) => {
+                let (view, seen) = member::view()?;
+                let node = Arc::new(node.within(seen));
+                // Before anybody is served, so that the others know of this node.
+                let member = Member::join(cluster, node.clone(), view)?;
+                (node, Some(member))
+            }
+        };
         let (phase, _) = watch::channel(Phase::Running);
         let mut threads = Vec::with_capacity(shards);
         let mut sources = Vec::with_capacity(shards);

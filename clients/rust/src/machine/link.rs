@@ -97,6 +97,8 @@ pub(super) struct Link {
     asked_fresh_token: bool,
     /// Where a server that was going away said to go, until that has been tried.
     hints: Vec<String>,
+    /// Where the connection that is being made is tried first.
+    asked_hints: Vec<String>,
     expired_in_a_row: u32,
     random: u64,
     /// When a connection was given up whose login was not answered.
@@ -129,6 +131,7 @@ impl Link {
             fresh_token: false,
             asked_fresh_token: false,
             hints: Vec::new(),
+            asked_hints: Vec::new(),
             expired_in_a_row: 0,
             random: seed,
             gave_up_login: None,
@@ -281,8 +284,7 @@ impl Machine {
             }
             // Anew, from the new network.
             Phase::Connecting => {
-                let fresh_token = self.link.asked_fresh_token;
-                let hints = mem::take(&mut self.link.hints);
+                let (fresh_token, hints) = (self.link.asked_fresh_token, self.link.asked_hints.clone());
                 self.outputs.push_back(Output::Connect { fresh_token, hints });
             }
             Phase::LoggingIn { deadline } => *deadline = (*deadline).min(now + CHANGED_DEAD_AFTER),
@@ -363,6 +365,7 @@ impl Machine {
                 self.link.asked_fresh_token = mem::take(&mut self.link.fresh_token);
                 let fresh_token = self.link.asked_fresh_token;
                 let hints = mem::take(&mut self.link.hints);
+                self.link.asked_hints.clone_from(&hints);
                 self.outputs.push_back(Output::Connect { fresh_token, hints });
                 self.told(ConnectionState::Connecting);
             }

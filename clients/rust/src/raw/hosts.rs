@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustls::pki_types::ServerName;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::ConnectError;
 
@@ -56,12 +56,18 @@ pub(super) async fn resolve(hosts: &[Host]) -> Result<Vec<SocketAddr>, ConnectEr
     let numbered = hosts.iter().enumerate();
     let mut looking: FuturesUnordered<_> =
         numbered.map(|(number, host)| async move { (number, host.resolve().await) }).collect();
-    let (mut found, mut why) = (Vec::new(), None);
+    let (mut found, mut why, mut deadline) = (Vec::new(), None, None);
     loop {
         let next = looking.next();
-        let next = if found.is_empty() { Ok(next.await) } else { timeout(OTHERS, next).await };
+        let next = match deadline {
+            None => Ok(next.await),
+            Some(deadline) => timeout_at(deadline, next).await,
+        };
         match next {
-            Ok(Some((number, Ok(addresses)))) => found.push((number, addresses)),
+            Ok(Some((number, Ok(addresses)))) => {
+                deadline.get_or_insert(Instant::now() + OTHERS);
+                found.push((number, addresses));
+            }
             Ok(Some((_, Err(error)))) => why = why.or(Some(error)),
             Ok(None) | Err(_) => break,
         }

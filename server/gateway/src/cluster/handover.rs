@@ -101,12 +101,12 @@ impl Shard {
 
     /// Tells those who are connected now to go, within this time.
     pub async fn hand_over(self: Rc<Self>, window: Duration) {
-        let farewells = farewells(&self.view.borrow());
         let numbers: Vec<_> = self.conns.borrow().keys().copied().collect();
         let begun = Instant::now();
         let mut told = 0;
         while told < numbers.len() {
             let due = due(numbers.len(), begun.elapsed(), window);
+            let farewells = farewells(&self.view.borrow());
             for turn in told..due {
                 let conn = self.conns.borrow().get(&numbers[turn]).cloned();
                 if let Some(conn) = conn {

@@ -84,8 +84,8 @@ impl Kept {
             return;
         };
         match result {
-            Err(code) if code.retry() != Retry::Never => marks.number = None,
-            // What is refused for good would be refused again.
+            Err(code) if code.retry() != Retry::Never && code != ErrorCode::Internal => marks.number = None,
+            // What is refused for good would be refused again, and a damaged log read again and again.
             Ok(()) | Err(_) => drop(self.marks.remove(&key)),
         }
     }
@@ -142,7 +142,7 @@ impl Shard {
         let view = self.view.borrow();
         let mut kept = self.kept.borrow_mut();
         let is_settled = self.now().mono >= self.view_changed.get().plus(SETTLING_MS);
-        if !view.peers.is_empty() && !is_settled && kept.fresh.len() < FRESH_MAX {
+        if view.in_cluster && !is_settled && kept.fresh.len() < FRESH_MAX {
             kept.fresh.insert(id);
         }
     }

@@ -118,7 +118,7 @@ impl LinkState {
         self.calls_failed.load(Ordering::Relaxed)
     }
 
-    /// Takes room for news; `None`: too much waits already, and the news are given back.
+    /// Takes room for news; they are given back when too much waits already.
     pub(super) fn waiting(&self, now: MonoMillis, delivery: Delivery) -> Result<Waiting, Delivery> {
         match self.news.charge(delivery.news.bytes()) {
             Some(_charge) => Ok(Waiting { delivery, since: now, _charge }),

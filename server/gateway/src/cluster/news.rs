@@ -13,7 +13,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tracing::debug;
 
 use super::{Delivery, HomeMessage, Stage, View};
-use crate::behind::To;
+use crate::behind::{Forgotten, To};
 use crate::mailbox::{Event, News};
 use crate::shard::Shard;
 
@@ -167,7 +167,7 @@ impl Shard {
         }
     }
 
-    fn tell_node(&self, node: NodeId, stage: Stage, news: News) {
+    fn tell_node(self: &Rc<Self>, node: NodeId, stage: Stage, news: News) {
         let delivery = Delivery { stage, news };
         let now = self.now().mono;
         let unsent = match self.view.borrow().peers.get(&node) {
@@ -185,9 +185,25 @@ impl Shard {
         let mut behind = self.behind.borrow_mut();
         let (heads, bytes) = behind.of_node(node);
         if heads > BEHIND_MAX || bytes > BEHIND_BYTES_MAX {
-            behind.forget_node(node);
-            let now = self.now().wall;
-            self.lost.borrow_mut().entry(node).or_insert(now);
+            let forgotten = behind.forget_node(node);
+            drop(behind);
+            forgotten.into_iter().for_each(|forgotten| self.lose(node, forgotten));
+        }
+    }
+
+    /// Whoever was to hear of what a node is not told any more asks the store.
+    fn lose(self: &Rc<Self>, node: NodeId, Forgotten { since, is_for_homes }: Forgotten) {
+        let mut lost = self.lost.borrow_mut();
+        let mut note = |node| {
+            let before = lost.entry(node).or_insert(since);
+            *before = since.min(*before);
+        };
+        note(node);
+        if is_for_homes {
+            // Only that node knew where they are connected.
+            self.view.borrow().peers.keys().for_each(|node| note(*node));
+            drop(lost);
+            self.recheck_all(since);
         }
     }
 
@@ -274,7 +290,8 @@ mod tests {
                 let (_, heads) = behind.take(to).expect("a head");
                 let told: Vec<_> = heads.iter().map(|(head, audience)| (head.get(), audience)).collect();
                 assert_eq!(told, expected);
-                heads.into_iter().for_each(|(head, audience)| behind.add(to, group(1), head, audience));
+                let now = shard.now().wall;
+                heads.into_iter().for_each(|(head, users)| behind.add(to, group(1), head, users, now));
             }
         };
         LocalSet::new().run_until(turn).await;
@@ -318,6 +335,39 @@ mod tests {
             shard.tell_lost();
             let Ok(HomeMessage::Lost(since)) = told.try_recv() else { panic!("it is not told") };
             assert!(since >= begun && told.try_recv().is_err());
+        };
+        LocalSet::new().run_until(turn).await;
+    }
+
+    #[tokio::test]
+    async fn who_is_connected_elsewhere_is_looked_after_when_a_home_is_told_no_more() {
+        const THIRD: NodeId = NodeId(10);
+        let turn = async {
+            let shard = Alone::new().shard;
+            let peer = || Peer {
+                lanes: Lanes {
+                    requests: mpsc::channel(1).0,
+                    news: mpsc::channel(1).0,
+                    homes: mpsc::channel(1).0,
+                },
+                link: Arc::new(LinkState::new(shard.now().mono, 1)),
+                links: 1,
+                is_up: true,
+                clients: Arc::default(),
+            };
+            let map = SlotMap::new([NodeId(0), OTHER, THIRD].into_iter());
+            let peers = [(OTHER, peer()), (THIRD, peer())].into();
+            shard.on_view(Arc::new(View { map, peers, ..View::alone(NodeId(0)) }));
+            let audience: Arc<[UserId]> = Arc::new([UserId::from_sub("alice")]);
+            let overflow = |stage, more: u32| {
+                for n in 0..=BEHIND_MAX as u32 {
+                    shard.tell_node(OTHER, stage, head(group(n + more), 1, &audience));
+                }
+                shard.lost.take().into_keys().collect::<Vec<_>>()
+            };
+            assert_eq!(overflow(Stage::Connections, 0), [OTHER]);
+            let homes = Stage::Homes { tries: 1, origin: NodeId(0) };
+            assert_eq!(overflow(homes, 0), [OTHER, THIRD], "alice may be connected there");
         };
         LocalSet::new().run_until(turn).await;
     }

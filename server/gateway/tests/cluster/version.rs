@@ -241,12 +241,15 @@ async fn a_node_of_the_release_before_takes_news_over() {
     let entry = fields(&deliver).into_iter().find(|(tag, _)| *tag == 6).expect("the entry itself").1;
     assert!(!entry.is_empty());
     assert!(node.number(&catalog::CLUSTER_NEWS).await >= 1, "it has not said that it has them");
-    let mut taken = 0;
-    while node.number(&catalog::CLUSTER_NEWS).await > 0 {
-        taken += 1;
-        old.takes(taken).await;
-        tokio::time::sleep(AGAIN).await;
-    }
+    let taking = async {
+        let mut taken = 0;
+        while node.number(&catalog::CLUSTER_NEWS).await > 0 {
+            taken += 1;
+            old.takes(taken).await;
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, taking).await.expect("what it has taken does not wait");
 }
 
 #[tokio::test]

@@ -321,7 +321,12 @@ fn waits_grow_are_jittered_and_heed_advice() {
     for hints in [targets, Vec::new()] {
         rig.other.clear();
         rig.advance(seconds(60));
-        assert_eq!(rig.other[0], Output::Connect { fresh_token: false, hints });
+        let connect = Output::Connect { fresh_token: false, hints };
+        assert_eq!(rig.other[0], connect);
+        rig.other.clear();
+        rig.machine.network_changed(rig.now);
+        rig.drain();
+        assert_eq!(rig.other[0], connect, "anew, from another network");
         rig.machine.disconnected(rig.now, Lost::Unreachable("no".into()));
         rig.drain();
     }
