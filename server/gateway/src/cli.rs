@@ -86,6 +86,9 @@ pub struct Status {
     /// Ask no node: read the leases in the store of this configuration
     #[arg(long, value_name = "FILE", conflicts_with = "admin")]
     pub config: Option<PathBuf>,
+    /// Nodes that there should be: it is wrong when there are others; else nobody knows of one that is missing
+    #[arg(long, value_name = "N")]
+    pub expect: Option<usize>,
 }
 
 /// What an operator does with what is stored.

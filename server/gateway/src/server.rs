@@ -155,6 +155,9 @@ impl Server {
             None => Store::open(&setup.store, &setup.data)?,
         };
         let epoch = epoch::load_or_begin(&*kv)?;
+        if setup.cluster.is_none() && local.is_none() {
+            member::check_alone(&*kv)?;
+        }
         abort_on_shard_panic();
         let secrets = Secrets::load_or_create(&setup.data)?;
         let tls = tls::server_config(setup.identity, &secrets)?;

@@ -35,6 +35,8 @@ const _: () = assert!(LEASE_MS / 2 > 2 * BEAT_MS, "whoever lives beats meanwhile
 /// What there is to say.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Nodes that are there.
+    pub nodes: usize,
     /// Tables.
     pub text: String,
     /// A line for each thing that is wrong.
@@ -46,10 +48,13 @@ pub struct Report {
 /// # Errors
 /// When nobody answers, or there is no cluster.
 pub async fn run(args: &Status) -> Result<bool, Box<dyn Error>> {
-    let report = match &args.config {
+    let mut report = match &args.config {
         Some(config) => of_store(config).await?,
         None => of_node(args.admin).await?,
     };
+    if let Some(expected) = args.expect.filter(|expected| *expected != report.nodes) {
+        report.wrong.push(format!("there are {} nodes: expected {expected}", report.nodes));
+    }
     let mut out = report.text;
     match &report.wrong[..] {
         [] => out += "\nAll is well.\n",
@@ -140,7 +145,7 @@ fn report(admin: &str, samples: &[Sample]) -> Result<Report, String> {
     let Some(me) = me.and_then(|info| info.label("node")) else {
         return Err(format!("the ternd at {admin} is in no cluster: its configuration has no [cluster]"));
     };
-    let mut report = Report::default();
+    let mut report = Report { nodes: infos.len(), ..Report::default() };
     page.state(&mut report, admin, me);
     page.nodes(&mut report, &infos, me);
     page.links(&mut report);
@@ -148,7 +153,7 @@ fn report(admin: &str, samples: &[Sample]) -> Result<Report, String> {
 }
 
 impl Page<'_> {
-    fn state(&self, Report { text, wrong }: &mut Report, admin: &str, me: &str) {
+    fn state(&self, Report { text, wrong, .. }: &mut Report, admin: &str, me: &str) {
         let beaten = self.sum(&c::CLUSTER_BEAT_AGE, &[]);
         let commits = |result| number(self.sum(&c::COMMITS, &[("result", result)]));
         let name = self.name(me);
@@ -178,7 +183,7 @@ impl Page<'_> {
         }
     }
 
-    fn nodes(&self, Report { text, wrong }: &mut Report, infos: &[&Sample], me: &str) {
+    fn nodes(&self, Report { text, wrong, .. }: &mut Report, infos: &[&Sample], me: &str) {
         let mut rows =
             vec![words(["node", "name", "address", "state", "versions", "running", "last beat", "slots"])];
         for info in infos {
@@ -205,7 +210,7 @@ impl Page<'_> {
         table(text, 5, &rows);
     }
 
-    fn links(&self, Report { text, wrong }: &mut Report) {
+    fn links(&self, Report { text, wrong, .. }: &mut Report) {
         let peers: Vec<_> =
             self.of(&c::CLUSTER_LINK_VERSION, &[]).filter_map(|sample| sample.label("peer")).collect();
         text.push('\n');
@@ -255,9 +260,10 @@ impl Page<'_> {
 
 /// What two looks at the leases say, with time for a beat between them.
 fn report_of_leases(before: &Leases, now: &Leases, wall: WallMillis) -> Report {
-    let mut report = Report::default();
     let beats =
         |node: NodeId, beat: u64| !before.iter().any(|(other, lease)| *other == node && lease.beat == beat);
+    let nodes = now.iter().filter(|(node, lease)| beats(*node, lease.beat)).count();
+    let mut report = Report { nodes, ..Report::default() };
     let owners: Vec<_> = now
         .iter()
         .filter(|(node, lease)| beats(*node, lease.beat) && !lease.draining)
@@ -324,7 +330,7 @@ mod tests {
             (node(3), lease(1, "new\n", false)),
         ];
         let report = report_of_leases(&before, &all_beat, WallMillis(91_000));
-        assert_eq!(report.wrong, [""; 0]);
+        assert_eq!((report.nodes, &report.wrong[..]), (3, &[][..]));
         let lines: Vec<_> = report.text.lines().collect();
         assert_eq!(
             lines[2..4],
@@ -337,6 +343,7 @@ mod tests {
         assert!(lines[5].contains("new?"), "{}", lines[5]);
         let one_dead = vec![(node(1), lease(5, "one", false)), (node(2), lease(9, "two", false))];
         let report = report_of_leases(&before, &one_dead, WallMillis(91_000));
+        assert_eq!(report.nodes, 1);
         assert!(report.wrong.len() == 1 && report.wrong[0].starts_with("one (0000000000000001) has not"));
         assert!(report.text.contains("SILENT") && report.text.contains("4,096"), "{}", report.text);
         assert_eq!(report_of_leases(&before, &Vec::new(), WallMillis(0)).wrong.len(), 1);

@@ -71,8 +71,8 @@ pub enum StoreError {
     NotBuilt,
     /// It is to be in FoundationDB, and there is one here.
     #[error(
-        "{0} holds what this server has stored so far, of which nothing is in the FoundationDB cluster: go on with the \
-         embedded store, or take another data directory"
+        "{0} holds what this server has stored so far, and the store is to be in FoundationDB: if all of it has been moved there \
+         (ternd store migrate), take a data directory without it; else go on with the embedded store"
     )]
     EmbeddedThere(PathBuf),
     /// The cluster cannot be opened.

@@ -4,7 +4,7 @@
 //! - [`person`]: a user who talks, goes on elsewhere, and remembers all that was told.
 //! - [`talk`], [`cut`], [`leave`], [`store`]: what is promised with all nodes well, without a link, without a node, and
 //!   without the store. [`marks`]: watermarks that get lost on their way.
-//! - [`version`]: a node of the release before. [`status`]: what an operator is told.
+//! - [`version`]: a node of the release before. [`status`]: what an operator is told. [`refused`]: who does not get in.
 
 #[path = "cluster/cut.rs"]
 mod cut;
@@ -16,6 +16,8 @@ mod marks;
 mod nodes;
 #[path = "cluster/person.rs"]
 mod person;
+#[path = "cluster/refused.rs"]
+mod refused;
 #[path = "cluster/status.rs"]
 mod status;
 #[path = "cluster/store.rs"]

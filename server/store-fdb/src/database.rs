@@ -103,8 +103,10 @@ impl Fdb {
             _ => OpenError::Client(error),
         };
         network::start().map_err(explain)?;
-        let (database, version) = connect(path).await.map_err(explain)?;
+        let connected = connect(path).await;
+        // Also after a try in vain: the library has made what it needs for one.
         network::stop_first().map_err(explain)?;
+        let (database, version) = connected.map_err(explain)?;
         let (prefix, recent, opened) = (prefix.to_vec(), Recent::default(), Instant::now());
         recent.hear(version, opened.elapsed());
         Ok(Self(Arc::new(Inner { database, prefix, recent, opened })))

@@ -33,7 +33,7 @@ pub(crate) fn start() -> FdbResult<()> {
 }
 
 /// Has it ended before what the library has made for itself since it was started. To be called when a database has
-/// answered: much of that is made with the first transaction.
+/// answered, or has not: much of that is made with the first transaction.
 ///
 /// # Errors
 /// When the system has no room for it.

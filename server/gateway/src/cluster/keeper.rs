@@ -409,8 +409,11 @@ async fn introduce(
     expected: Option<NodeId>,
     greeted: mpsc::Sender<Greeted>,
 ) -> Result<(), LinkError> {
-    let mut input = BytesMut::new();
+    let (mut input, me) = (BytesMut::new(), hello.node);
     let (node, version) = greet(&mut stream, &mut input, hello).await?;
+    if node == me {
+        return Err(LinkError::Itself);
+    }
     if expected.is_some_and(|expected| expected != node) {
         return Err(LinkError::OtherNode(node));
     }

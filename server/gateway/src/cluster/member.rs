@@ -12,7 +12,9 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use tern_core::cluster::BEAT_MS;
 use tern_protocol::ids::NodeId;
+use tern_store::ops::lease;
 use tern_store::records::NodeLease;
+use tern_store::{Kv, StoreError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::LocalSet;
@@ -23,6 +25,7 @@ use super::peer::BoxStream;
 use super::quic::{LinkEndpoint, LinkIdentity};
 use crate::clock;
 use crate::shard::Node;
+use crate::store;
 
 /// The name of its thread.
 pub const THREAD: &str = "tern-cluster";
@@ -56,9 +59,36 @@ pub enum JoinError {
     /// The store.
     #[error("this node's lease could not be written within {} s: can the store be reached?", JOIN.as_secs())]
     NoLease,
+    /// The server is in no cluster, and its store is that of one.
+    #[error(
+        "the nodes of a cluster serve this store ({0}), and would not hear of what is stored by a server that is none of them: give \
+         this one a [cluster] section too, or another store.prefix"
+    )]
+    NotOfTheCluster(String),
+    /// Whether there are nodes.
+    #[error("cannot read the leases of a cluster's nodes: {0}")]
+    Leases(#[from] StoreError),
     /// The system.
     #[error("cannot start the cluster's thread: {0}")]
     Io(#[from] io::Error),
+}
+
+/// That no nodes of a cluster serve this store. Blocks, for as long as a node that lives needs to beat if there are leases.
+///
+/// # Errors
+/// [`JoinError::NotOfTheCluster`]; when that cannot be found out.
+pub fn check_alone(kv: &dyn Kv) -> Result<(), JoinError> {
+    let read = || -> Result<_, JoinError> { Ok(store::block_on(|| lease::read(kv))??) };
+    let before = read()?;
+    if before.is_empty() {
+        return Ok(());
+    }
+    thread::sleep(HANDOVER);
+    let lives = |(node, lease): &(NodeId, NodeLease)| {
+        before.iter().all(|(other, earlier)| other != node || earlier.beat != lease.beat)
+    };
+    let names: Vec<_> = read()?.into_iter().filter(lives).map(|(_, lease)| lease.name).collect();
+    if names.is_empty() { Ok(()) } else { Err(JoinError::NotOfTheCluster(names.join(", "))) }
 }
 
 /// Calls over QUIC.
@@ -108,10 +138,17 @@ impl Member {
         view: watch::Sender<Arc<View>>,
     ) -> Result<Self, JoinError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let endpoint = {
+        let bound = {
             let _entered = runtime.enter();
             LinkEndpoint::bind(setup.listen, &setup.identity)
-                .map_err(|error| JoinError::Bind(setup.listen, error))?
+        };
+        let endpoint = match bound {
+            Ok(endpoint) => endpoint,
+            Err(error) => {
+                // A server is started within a runtime, where no other one may wait for its end.
+                runtime.shutdown_background();
+                return Err(JoinError::Bind(setup.listen, error));
+            }
         };
         let link = setup.advertise.unwrap_or(endpoint.address());
         let mut clients = setup.clients;

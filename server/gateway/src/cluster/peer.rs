@@ -75,6 +75,11 @@ pub enum LinkError {
     /// It is too old, or too new.
     #[error("it speaks versions {0} to {1} of links, this node {min} to {max}", min = VERSIONS.0, max = VERSIONS.1)]
     NoVersion(u8, u8),
+    /// The address that was called is this node's own.
+    #[error(
+        "this node itself has answered: two nodes advertise one address, or the other one was there before"
+    )]
+    Itself,
     /// The node that answered is not the one that was called.
     #[error("node {0} has answered instead")]
     OtherNode(NodeId),

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use tern_server::cluster::quic::{LinkIdentity, NODE_NAME};
 use tern_server::limits::Limits;
 use tern_server::metrics::catalog::{self, Family};
 use tern_server::metrics::text;
-use tern_server::server::{Server, Setup};
+use tern_server::server::{Server, Setup, StartError};
 use tern_server::store::Place;
 use tern_server::tls::{CurrentIdentity, DevIdentity};
 use tern_server::transport::inherited::Inherited;
@@ -102,9 +102,6 @@ impl Cluster {
     /// Starts one more. Others reach it by way of a proxy.
     pub(crate) async fn start(&self, name: &str) -> Node {
         let data = tempfile::tempdir().expect("a temporary directory");
-        let identity =
-            DevIdentity::load_or_create(self.files.path(), &[], clock::wall()).expect("made before");
-        let any_port = ([127, 0, 0, 1], 0).into();
         let (clients, listen) = (port::lasting(), port::lasting());
         let plan = FaultPlan {
             blackout: Some(Blackout {
@@ -118,27 +115,14 @@ impl Cluster {
         };
         let link = Proxy::start(listen, plan, 1).expect("a free port");
         let way = Way { memory: self.store.clone(), is_cut: Arc::default() };
-        let setup = Setup {
-            data: data.path().to_owned(),
-            store: Place::Embedded,
-            tcp: vec![clients],
-            quic: vec![clients],
-            shards: SHARDS,
-            inherited: Inherited::default(),
-            proxies: Vec::new(),
-            admin: vec![any_port],
-            identity: CurrentIdentity::new(identity.identity),
-            verifier: Verifier::new(vec![self.minter.token_key().expect("a key")], Duration::ZERO),
-            limits: Limits::OFF,
-            cluster: Some(ClusterSetup {
-                listen,
-                advertise: Some(link.address),
-                clients: vec![clients.to_string()],
-                name: name.to_owned(),
-                identity: self.identity(),
-            }),
-            reloads: Default::default(),
+        let node = ClusterSetup {
+            listen,
+            advertise: Some(link.address),
+            clients: vec![clients.to_string()],
+            name: name.to_owned(),
+            identity: self.identity(),
         };
+        let setup = self.setup(data.path(), clients, Some(node));
         let server = Server::start_on(setup, Some(Arc::new(way.clone()))).expect("it starts");
         let leases = lease::read(&self.store).await.expect("it can be read");
         let mine = leases.iter().find(|(_, lease)| lease.name == name).expect("the lease is there first");
@@ -146,6 +130,40 @@ impl Cluster {
         assert_eq!(mine.1.link, link.address.to_string(), "the address that is advertised");
         self.addresses.borrow_mut().push(address);
         Node { id, address, admin: server.admin, server, way, link, _data: data }
+    }
+
+    /// Tries to start a server on the same store: a node that listens there for links, or none.
+    pub(crate) fn try_start(&self, links: Option<SocketAddr>) -> Result<(Server, TempDir), StartError> {
+        let data = tempfile::tempdir().expect("a temporary directory");
+        let node = links.map(|listen| ClusterSetup {
+            listen,
+            advertise: None,
+            clients: Vec::new(),
+            name: "one more".to_owned(),
+            identity: self.identity(),
+        });
+        let setup = self.setup(data.path(), port::lasting(), node);
+        Server::start_on(setup, Some(Arc::new(self.store.clone()))).map(|server| (server, data))
+    }
+
+    fn setup(&self, data: &Path, clients: SocketAddr, cluster: Option<ClusterSetup>) -> Setup {
+        let identity =
+            DevIdentity::load_or_create(self.files.path(), &[], clock::wall()).expect("made before");
+        Setup {
+            data: data.to_owned(),
+            store: Place::Embedded,
+            tcp: vec![clients],
+            quic: vec![clients],
+            shards: SHARDS,
+            inherited: Inherited::default(),
+            proxies: Vec::new(),
+            admin: vec![([127, 0, 0, 1], 0).into()],
+            identity: CurrentIdentity::new(identity.identity),
+            verifier: Verifier::new(vec![self.minter.token_key().expect("a key")], Duration::ZERO),
+            limits: Limits::OFF,
+            cluster,
+            reloads: Default::default(),
+        }
     }
 
     /// By what its nodes know each other.

@@ -34,6 +34,12 @@ async fn an_operator_is_told_who_is_there_and_what_is_wrong() {
     one.tells_above(&catalog::CLUSTER_LINK_ROUND_TRIP, 0.0).await;
     let (text, code) = told(one.admin).await;
     assert!(code == Some(0) && text.ends_with("\nAll is well.\n"), "{code:?}: {text}");
+    let admin = one.admin.to_string();
+    for (expected, exits) in [("2", 0), ("3", 3)] {
+        let arguments = [String::from("--admin"), admin.clone(), "--expect".into(), expected.into()];
+        let asked = tokio::task::spawn_blocking(move || status(&arguments.each_ref().map(String::as_str)));
+        assert_eq!(asked.await.expect("it ends").status.code(), Some(exits), "{expected} are expected");
+    }
     for id in [one.id, other.id] {
         let row = text.lines().find(|line| line.starts_with(&id.to_string())).expect("each node has a row");
         assert!(row.contains(" node ") && row.contains("serves") && row.contains("1-2"), "{row}");
