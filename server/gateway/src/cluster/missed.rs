@@ -78,6 +78,10 @@ impl Shard {
             return self.unlinked.set(None);
         }
         let now = self.now().wall;
+        if self.rechecks.borrow().waiting() > 0 {
+            // The look before is not done: the next one begins where that did.
+            return self.unlinked.set(Some(self.unlinked.get().unwrap_or(now)));
+        }
         // All since the last time.
         let since = self.unlinked.replace(Some(now)).unwrap_or(now);
         let users: Vec<_> = self.conns.borrow().values().filter_map(|conn| conn.user.get()).collect();
