@@ -70,6 +70,7 @@ pub async fn stand_between(
     let here = Way { wrong, node, other, says: false, asked, on: for_node, back: for_link };
     // Whatever ends it, both ends are dropped.
     let _ = tokio::select! {
+        biased;
         ended = there.pass(says) => ended,
         ended = here.pass(hears) => ended,
         ended = write(to_node, node_out) => ended,

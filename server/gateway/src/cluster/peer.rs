@@ -378,6 +378,8 @@ impl<'a> Link<'a> {
         let (read, write) = tokio::io::split(stream);
         let link = &*self;
         tokio::select! {
+            // One seed of the simulation is one run.
+            biased;
             why = link.read(read, input) => why,
             why = link.write(write, lanes, replies) => why,
         }

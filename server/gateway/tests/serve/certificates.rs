@@ -184,7 +184,7 @@ fn documented(section: &str) -> Vec<String> {
 #[tokio::test]
 async fn the_documented_commands_make_nodes_that_accept_each_other() {
     let commands = documented("A cluster's certificates");
-    let [authority, node, look] = &commands[..] else { panic!("three commands: {commands:#?}") };
+    let [authority, node, look, ..] = &commands[..] else { panic!("three commands: {commands:#?}") };
     assert!(node.contains("node-1.key"), "{node}");
     let dir = tempfile::tempdir().expect("a temporary directory");
     let run = |command: &str| {
