@@ -357,13 +357,12 @@ impl Shard {
                         break;
                     }
                 }
+                // Nobody keeps a node that is alone.
+                Ok(()) = view.changed() => {
+                    let view = view.borrow_and_update().clone();
+                    self.on_view(view);
+                }
                 _ = tick.tick() => {
-                    // Nobody keeps a node that is alone. Whoever waits for a change is woken in no order, and one seed of the
-                    // simulation is one run.
-                    if view.has_changed().unwrap_or(false) {
-                        let view = view.borrow_and_update().clone();
-                        self.on_view(view);
-                    }
                     ticks = ticks.wrapping_add(1);
                     self.on_tick(ticks);
                 }

@@ -378,7 +378,7 @@ impl<'a> Link<'a> {
         let (read, write) = tokio::io::split(stream);
         let link = &*self;
         tokio::select! {
-            // One seed of the simulation is one run.
+            // In one order, for the simulation.
             biased;
             why = link.read(read, input) => why,
             why = link.write(write, lanes, replies) => why,
